@@ -8,23 +8,21 @@ __all__ = ['terminal', 'returns', 'whiten', 'reinforce_pp', 'per_group', 'deviat
 # %% ../nbs/api/30_advantage.ipynb #b413b74a
 import torch
 
-# %% ../nbs/api/30_advantage.ipynb #6714f726
+# %% ../nbs/api/30_advantage.ipynb #3a99fcb8
 def terminal(
     reward, # (B,) reward of each response
-    mask    # (B,T) 1 on response tokens
-):
+    mask):  # (B,T) 1 on response tokens
     "Token rewards (B,T): the reward on the last response token, zero elsewhere."
     place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     last = (mask.bool() * place).argmax(1, keepdim=True)     # (B,1)
     alone = torch.zeros_like(mask, dtype=torch.bool).scatter(1, last, True) & mask.bool()
     return torch.where(alone, reward[:, None], 0.)
 
-# %% ../nbs/api/30_advantage.ipynb #05abc426
+# %% ../nbs/api/30_advantage.ipynb #92ce4411
 def returns(
-    rewards, # (B,T) token rewards
-    mask,    # (B,T) 1 on response tokens
-    gamma=1. # discount in [0,1]
-):
+    rewards,   # (B,T) token rewards
+    mask,      # (B,T) 1 on response tokens
+    gamma=1.): # discount in [0,1]
     "Discounted reward-to-go of every response token."
     R, reach = torch.where(mask.bool(), rewards, 0.), 1
     while reach < R.shape[1]:
@@ -32,12 +30,11 @@ def returns(
         R, reach = R + gamma**reach * ahead, 2*reach
     return torch.where(mask.bool(), R, 0.)
 
-# %% ../nbs/api/30_advantage.ipynb #17824e82
+# %% ../nbs/api/30_advantage.ipynb #4bc1f0f1
 def whiten(
-    x,       # (B,T) any token quantity
-    mask,    # (B,T) 1 on the tokens that count
-    eps=1e-8 # keeps a constant `x` at zero
-):
+    x,         # (B,T) any token quantity
+    mask,      # (B,T) 1 on the tokens that count
+    eps=1e-8): # keeps a constant `x` at zero
     "Zero mean and unit sample variance over all tokens of `mask`."
     on = mask.bool()
     n = on.sum()
@@ -46,32 +43,29 @@ def whiten(
     var = away.square().sum() / (n - 1).clamp(min=1)
     return away * torch.rsqrt(var + eps)
 
-# %% ../nbs/api/30_advantage.ipynb #2458315c
+# %% ../nbs/api/30_advantage.ipynb #02e0669b
 def reinforce_pp(
     rewards,     # (B,T) token rewards of the *global* batch
     mask,        # (B,T) 1 on response tokens
     groups=None, # (B,) ignored: the whole batch is one group
-    gamma=1.     # discount in [0,1]
-):
+    gamma=1.):   # discount in [0,1]
     "REINFORCE++: returns, whitened over every response token of the batch."
     return whiten(returns(rewards, mask, gamma), mask)
 
-# %% ../nbs/api/30_advantage.ipynb #3b9f1400
+# %% ../nbs/api/30_advantage.ipynb #f59110b3
 def per_group(
-    x,        # (B,) one number per row
-    groups,   # (B,) long, any integers; equal means same group
-    how='sum' # 'sum' or 'amax'
-):
+    x,          # (B,) one number per row
+    groups,     # (B,) long, any integers; equal means same group
+    how='sum'): # 'sum' or 'amax'
     "The sum (or largest value) of `x` in each row's group, (B,)."
     ids, place = groups.unique(return_inverse=True)
     return x.new_zeros(len(ids)).scatter_reduce(0, place, x, how, include_self=False)[place]
 
-# %% ../nbs/api/30_advantage.ipynb #4fdc0f18
+# %% ../nbs/api/30_advantage.ipynb #fb562a74
 def deviations(
     rewards, # (B,T) token rewards
     mask,    # (B,T) 1 on response tokens
-    groups   # (B,) long, the instruction each row belongs to
-):
+    groups): # (B,) long, the instruction each row belongs to
     "Each row's score minus its group's mean (B,), and the size of its group (B,)."
     score = torch.where(mask.bool(), rewards, 0.).sum(1)
     real = mask.bool().any(1).to(score.dtype)                # 0 for an empty row
@@ -79,24 +73,22 @@ def deviations(
     n = per_group(real, groups)
     return (score - per_group(score, groups) / n.clamp(min=1)) * real, n
 
-# %% ../nbs/api/30_advantage.ipynb #28ecf3a1
+# %% ../nbs/api/30_advantage.ipynb #8a96dff5
 def grpo(
-    rewards, # (B,T) token rewards
-    mask,    # (B,T) 1 on response tokens
-    groups,  # (B,) long; a replay carries the group of its original
-    eps=1e-6 # keeps an all-equal group at zero
-):
+    rewards,   # (B,T) token rewards
+    mask,      # (B,T) 1 on response tokens
+    groups,    # (B,) long; a replay carries the group of its original
+    eps=1e-6): # keeps an all-equal group at zero
     "GRPO: a row's score in its group's sample standard deviations, on every token."
     away, n = deviations(rewards, mask, groups)
     std = (per_group(away.square(), groups) / (n - 1).clamp(min=1)).sqrt()
     return torch.where(mask.bool(), (away / (std + eps))[:, None], 0.)
 
-# %% ../nbs/api/30_advantage.ipynb #0c5fddac
+# %% ../nbs/api/30_advantage.ipynb #66b9b960
 def rloo(
     rewards, # (B,T) token rewards
     mask,    # (B,T) 1 on response tokens
-    groups   # (B,) long; a replay carries the group of its original
-):
+    groups): # (B,) long; a replay carries the group of its original
     "RLOO: a row's score minus the mean of the others in its group, on every token."
     away, n = deviations(rewards, mask, groups)
     return torch.where(mask.bool(), (away * n / (n - 1).clamp(min=1))[:, None], 0.)

@@ -6,10 +6,12 @@
 __all__ = ['Word', 'NOUNS', 'VERBS', 'ADJECTIVES', 'ADVERBS', 'STARTS', 'PHRASES', 'DETERMINERS', 'TASKS', 'DRAW', 'word_list',
            'body', 'sentence_count', 'case', 'include', 'twice', 'no_comma', 'sentences', 'end', 'start', 'at_most',
            'at_least', 'quotes', 'title', 'avoid', 'mark', 'noun_phrase', 'clause', 'spread', 'plan_lengths',
-           'frame_words', 'place_words', 'finish', 'attempt', 'witness', 'draw_instruction', 'draw_instructions']
+           'frame_words', 'place_words', 'finish', 'attempt', 'witness', 'draw_instruction', 'draw_instructions',
+           'shipped']
 
-# %% ../nbs/api/09_toy.ipynb #6c7b1471
+# %% ../nbs/api/09_toy.ipynb #0e54cd8b
 import random, re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from .constraint import Constraint, Positive, Where, kind   # 00
@@ -218,3 +220,12 @@ def draw_instructions(
         q = draw_instruction(rng, **kw)
         if q not in seen: seen.add(q); out.append(q)
     return out
+
+# %% ../nbs/api/09_toy.ipynb #5cdf0d31
+def shipped(
+    name:str): # e.g. 'toy/heldout.jsonl', 'toy/start'
+    "Path of a file or folder of `data/` that travels with the package."
+    here = Path(__file__).parent if '__file__' in globals() else Path('../../hir').resolve()
+    for home in (here/'data', here.parent/'data'):
+        if (home/name).exists(): return home/name
+    raise FileNotFoundError(f'{name!r} is not among the files shipped with hir, in {here/"data"}')
