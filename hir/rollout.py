@@ -37,10 +37,10 @@ class Rollout:
     @property
     def logp(self): return sum(self.logps)
 
-# %% ../nbs/api/12_rollout.ipynb #5b4506bf
+# %% ../nbs/api/12_rollout.ipynb #866e919e
 class Engine(Protocol):
     "Turns instructions into rollouts."
-    def generate(self, instructions:list, m:int, seed:int, **sampling) -> list: ...
+    def generate(self, instructions:list, m:int, seeds:list, **sampling) -> list: ...
     def sync(self, model) -> None: ...
     def close(self) -> None: ...
 
@@ -49,7 +49,7 @@ def seed_for(*parts):
     "A seed in [0, 2^63) from any number of ints and strings; same parts, same seed."
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
 
-# %% ../nbs/api/12_rollout.ipynb #033eed71
+# %% ../nbs/api/12_rollout.ipynb #ee553842
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
     def __init__(self, model, tokenizer,
@@ -60,10 +60,11 @@ class HFEngine:
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.chat, self.sampling = chat or {}, dict(max_new_tokens=max_new_tokens, **sampling)
 
-    def generate(self, instructions, m, seed, **sampling):
-        "m rollouts per instruction, those of one instruction together; `sampling` overrides."
-        seeds = [seed_for(seed, i, j) for i in range(len(instructions)) for j in range(m)]
-        return sample(self, list(instructions), m, seeds, self.sampling | sampling)
+    def generate(self, instructions, m, seeds, **sampling):
+        "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
+        if isinstance(seeds, int): seeds = [seed_for(seeds, i) for i in range(len(instructions))]
+        each = [seed_for(s, j) for s in seeds for j in range(m)]
+        return sample(self, list(instructions), m, each, self.sampling | sampling)
 
     def sync(self, model): self.model = model
     def close(self): pass

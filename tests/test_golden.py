@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from hir.advantage import grpo, reinforce_pp, returns, terminal
+from hir.constraint import Verdict
 from hir.loss import (clip_pg, clip_stats, kl_penalty, seq_mean_token_mean, seq_mean_token_sum,
                       token_mean)
+from hir.rollout import Rollout
 from hir.select import both, candidates, lam, select
+from hir.verifier import ila
 
 TIGHT, LOOSE = 1e-9, 1e-7   # loose: recorded with 1e-8 added to each sequence's token count
 MODES = {'token-mean': (token_mean, TIGHT), 'seq-mean-token-sum': (seq_mean_token_sum, TIGHT),
@@ -39,36 +42,42 @@ class Step:
     "One recorded case, and the same step computed by `hir` from the recorded inputs."
     def __init__(self, case):
         self.case, self.expect = case, case['expect']
-        self.mask, self.old, self.ref, self.entropies = (
-            double(case[k]) for k in ('response_mask', 'old_logprobs', 'ref_logprobs', 'entropies'))
-        self.cla = [sum(v) / len(v) for v in case['verdicts']]
-        self.ila = [float(all(v)) for v in case['verdicts']]
+        self.mask, self.old, self.ref = (
+            double(case[k]) for k in ('response_mask', 'old_logprobs', 'ref_logprobs'))
+        self.rollouts = [self.rollout(i) for i in range(len(case['verdicts']))]
+
+    def rollout(self, i):
+        "Recorded row i; what selection does not look at is left empty."
+        on = self.mask[i].bool()
+        numbers = {name: tuple(double(self.case[key][i])[on].tolist())
+                   for name, key in (('logps', 'old_logprobs'), ('entropies', 'entropies'))}
+        return Rollout(instruction=None, response='', prompt_ids=(), ids=(0,)*int(on.sum()),
+                       stopped=True, seed=i, group=i // self.case['rollouts'],
+                       verdict=Verdict(self.case['verdicts'][i]), **numbers)
 
     @property
     def lam(self): return lam(self.case['step'], self.case['lambda0'], self.case['eta'])
 
     @property
-    def candidates(self): return [int(i) for i in candidates(self.cla)]
+    def candidates(self): return candidates(self.rollouts)
 
     @property
     def scores(self):
         "F of each candidate."
-        on = self.mask.bool()
-        entropy = torch.where(on, self.entropies, 0.).sum(1) / on.sum(1).clamp(min=1)
-        place = self.candidates
-        return both(entropy[place], double(self.cla)[place], self.lam)
+        return both([self.rollouts[i] for i in self.candidates], self.lam)
 
     @property
     def selected(self):
         place, scores = self.candidates, self.scores
         slots = self.case['prompts'] * self.case['replays_per_prompt']
-        return [place[int(i)] for i in select(scores, min(slots, len(scores)))]
+        return [place[i] for i in select(scores, slots)]
 
     @property
     def batch_rows(self):
         "Originals in order, each followed by its replay: (row, 1 if replay)."
         chosen = set(self.selected)
-        return [[i, r] for i in range(len(self.cla)) for r in ((0, 1) if i in chosen else (0,))]
+        return [[i, replay] for i in range(len(self.rollouts))
+                for replay in ((0, 1) if i in chosen else (0,))]
 
     @property
     def rows(self): return torch.tensor([i for i, _ in self.batch_rows])
@@ -77,11 +86,12 @@ class Step:
     def batch_mask(self): return self.mask[self.rows]
 
     @property
-    def groups(self): return self.rows // self.case['rollouts']
+    def groups(self): return torch.tensor([self.rollouts[i].group for i, _ in self.batch_rows])
 
     @property
     def rewards(self):
-        reward = double([1. if replay else self.ila[i] for i, replay in self.batch_rows])
+        reward = double([1. if replay else ila(self.rollouts[i].verdict)
+                         for i, replay in self.batch_rows])
         rows, mask = self.rows, self.batch_mask
         return kl_penalty(terminal(reward, mask), self.old[rows], self.ref[rows], mask,
                           self.case['kl_coef'])
@@ -110,9 +120,9 @@ class Step:
 def agree(got, want, tol, what):
     "Same shape, and nowhere further apart than `tol`."
     got, want = torch.as_tensor(got, dtype=torch.float64), double(want)
-    assert got.shape == want.shape, f'{what}: shape {tuple(got.shape)}, recorded {tuple(want.shape)}'
+    assert got.shape == want.shape, f'{what}: {tuple(got.shape)}, not {tuple(want.shape)}'
     error = (got - want).abs().max().item()
-    assert error <= tol, f'{what}: off by {error:.3g}, allowed {tol:g}'   # also fails on nan
+    assert error <= tol, f'{what}: off by {error:.3g}, allowed {tol:g}'  # fails on nan
 
 
 CASES = cases()
