@@ -69,10 +69,10 @@ def draw_lesson(
         answer = witness(rng, [c for c in cs if rng.random() < honoured], tries=20)
         if answer: return Instruction(rng.choice(TASKS).format(rng.choice(NOUNS)), cs), answer
 
-# %% ../nbs/api/14_warmstart.ipynb #781467a0
-def lesson_rows(tokenizer, rng, n):
+# %% ../nbs/api/14_warmstart.ipynb #ff6a9713
+def lesson_rows(tokenizer, rng, n, **kw):
     "n lessons as (prompt ids, answer ids) rows."
-    pairs = [draw_lesson(rng) for _ in range(n)]
+    pairs = [draw_lesson(rng, **kw) for _ in range(n)]
     return [(encode_chat(tokenizer, q.prompt),
              tokenizer(a, add_special_tokens=False)['input_ids'] + [tokenizer.eos_token_id]) for q, a in pairs]
 
@@ -80,18 +80,20 @@ def cosine(step, steps, warmup=100):
     "Share of the learning rate at a step: linear warm-up, then a cosine to 0."
     return min(1., (step + 1)/warmup) * .5*(1 + math.cos(math.pi*step/steps))
 
-# %% ../nbs/api/14_warmstart.ipynb #c27408c6
+# %% ../nbs/api/14_warmstart.ipynb #07cbb7b6
 def warm_start(
     tokenizer, model,
     steps:int=4000,  # minibatches
     rows:int=32,     # lessons in each
-    lr:float=3e-3, seed:int=0):
+    lr:float=3e-3, seed:int=0,
+    obedient:float=.75): # share of the steps with fully obedient answers, before the half-obedient
     "Train `model` in place on half-obedient answers; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
     opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: cosine(s, steps))
-    for _ in (bar := tqdm(range(steps), 'warm start')):
-        ids, prompt_len, mask = pad_rows(lesson_rows(tokenizer, rng, rows), tokenizer.pad_token_id, model.device)
+    for step in (bar := tqdm(range(steps), 'warm start')):
+        lessons = lesson_rows(tokenizer, rng, rows, honoured=1. if step < obedient*steps else .5)
+        ids, prompt_len, mask = pad_rows(lessons, tokenizer.pad_token_id, model.device)
         loss = -policy(ids, prompt_len, mask)[0].sum() / mask.sum()
         opt.zero_grad(); loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
