@@ -6,13 +6,14 @@
 __all__ = ['CheckpointError', 'digest', 'manifest_of', 'check_checkpoint', 'publish', 'checkpoints', 'save_policy',
            'load_weights', 'own_weights', 'save_checkpoint', 'find_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/api/35_checkpoint.ipynb #5a5d68f7
+# %% ../nbs/api/35_checkpoint.ipynb #e850bf70
 import hashlib, json, os, shutil
 import torch
 from pathlib import Path
 from safetensors.torch import load_file
 
 from .instruction import write_atomic   # 08
+from .policy import quiet                # 10
 
 # %% ../nbs/api/35_checkpoint.ipynb #bcb42c93
 class CheckpointError(RuntimeError):
@@ -41,16 +42,22 @@ def check_checkpoint(folder):
             raise CheckpointError(f'{path}: has {path.stat().st_size} bytes, not {size}; it was cut')
         if digest(path) != sha: raise CheckpointError(f'{path}: its content has changed (SHA-256 differs)')
 
-# %% ../nbs/api/35_checkpoint.ipynb #8a375beb
-def publish(folder, fill):
+# %% ../nbs/api/35_checkpoint.ipynb #a5217350
+def publish(
+    folder,              # to appear
+    fill,                # called with a temporary folder, on every process
+    lead=True,           # is this the process that creates and renames?
+    wait=lambda: None):  # barrier between processes
     "Create `folder` by calling fill(temporary folder), all or nothing."
     folder = Path(folder); tmp = folder.with_name(f'.{folder.name}.tmp')
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
     try:
-        fill(tmp)
-        found = manifest_of(tmp)
-        write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1))
-        shutil.rmtree(folder, ignore_errors=True); os.replace(tmp, folder)
+        if lead: shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
+        wait(); fill(tmp); wait()
+        if lead:
+            found = manifest_of(tmp)
+            write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1))
+            shutil.rmtree(folder, ignore_errors=True); os.replace(tmp, folder)
+        wait()
     except Exception as e:
         shutil.rmtree(tmp, ignore_errors=True)
         raise CheckpointError(f'{folder}: could not be written, earlier checkpoints are untouched: {e}') from e
@@ -60,13 +67,13 @@ def checkpoints(out):
     "The checkpoint folders of a run, oldest first."
     return sorted(Path(out).glob('checkpoint-*'))
 
-# %% ../nbs/api/35_checkpoint.ipynb #804b3f60
+# %% ../nbs/api/35_checkpoint.ipynb #781fca50
 def save_policy(accelerator, policy, tokenizer, folder):
     "Write the policy as an ordinary `transformers` folder; called on every process."
     weights = {k.removeprefix('model.'): v for k, v in accelerator.get_state_dict(policy).items()}
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(policy).model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
+    if not accelerator.is_main_process: return
+    with quiet(): accelerator.unwrap_model(policy).model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
 
 def load_weights(policy, folder):
     "Put the weights of a saved policy into this one, strictly."
@@ -77,7 +84,7 @@ def load_weights(policy, folder):
     if (set(missing) - tied) or odd:
         raise CheckpointError(f'{folder}: not the weights of this model; missing {missing[:3]}, unknown {odd[:3]}')
 
-# %% ../nbs/api/35_checkpoint.ipynb #e13055a3
+# %% ../nbs/api/35_checkpoint.ipynb #45c3ddb2
 def own_weights(accelerator):
     "Let `accelerator.save_state` and `load_state` leave the weights to `save_policy`."
     accelerator.register_save_state_pre_hook(lambda models, weights, out: weights.clear())
@@ -92,9 +99,10 @@ def save_checkpoint(
     def fill(tmp):
         save_policy(accelerator, policy, tokenizer, tmp/'policy')
         accelerator.save_state(str(tmp/'state'))
-        write_atomic(tmp/'run.json', lambda f: json.dump(run, f, indent=1))
-    folder = publish(Path(out)/f'checkpoint-{run["step"]:06d}', fill)
-    for old in checkpoints(out)[:-keep]: shutil.rmtree(old)
+        if lead: write_atomic(tmp/'run.json', lambda f: json.dump(run, f, indent=1))
+    lead = accelerator.is_main_process
+    folder = publish(Path(out)/f'checkpoint-{run["step"]:06d}', fill, lead, accelerator.wait_for_everyone)
+    for old in checkpoints(out)[:-keep] if lead else []: shutil.rmtree(old)
     return folder
 
 # %% ../nbs/api/35_checkpoint.ipynb #58b74c8a

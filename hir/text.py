@@ -44,11 +44,11 @@ ABBREVIATIONS = set('''
     n.c n.d n.h n.j n.m s.a s.c ave ct ft mg vs yr ph.d m.b.a
     c d e f g h k l m n p r s t v w'''.split()) # without their last full stop
 
-# %% ../nbs/api/01_text.ipynb #3bda761f
+# %% ../nbs/api/01_text.ipynb #5faa36c2
 STARTERS = set('''
     according although among both but despite even he however i if in indeed instead it many
     meanwhile moreover most nevertheless nonetheless nor separately similarly since so some the
-    there these they this those though thus under when while yet'''.split()) # capital: a new sentence
+    there these they this those though thus under when while yet'''.split()) # start sentences
 EITHER = STARTERS | set('''
     a about after all also an and any are as at b be because before best by c can come could did do
     each every first for from get give go good great had has have how is just keep key know last let
@@ -59,13 +59,14 @@ EITHER = STARTERS | set('''
     background benefits brief business case common costs culture data design economic environmental
     factors future general growth health history home human impact issues job legal local main
     market methods modern national natural plan public research risks role sources state steps
-    strategies summary system systems technical training types value water work'''.split()) # both
+    strategies summary system systems technical training types value water work
+    act answer chapter day option part word'''.split())      # seen small and with a capital
 SMALL = set('''
     being causes challenges content core description early effective effects example examples final
     finally goals having here him importance language limitations mental objectives personal please
-    potential practical process put requirements results right same scope simple step still
-    structure such suddenly team them therefore together us very were without words yes
-    your'''.split())
+    potential practical process put question requirements results right same scene scope section
+    simple step still structure such suddenly team them therefore together us very were without
+    words yes your'''.split())                # seen small only
 ENDINGS = tuple('able ed ful ible ing ive less ly ment ments ness ous sion tion tions ty'.split())
 
 # %% ../nbs/api/01_text.ipynb #531a4716

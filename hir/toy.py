@@ -27,15 +27,15 @@ def sentence_count(response): return len(re.findall(r'[.!?]+', response))
 
 Word = Annotated[str, Where(lambda w: re.fullmatch(r'\w+', w), 'a single word')]
 
-# %% ../nbs/api/09_toy.ipynb #e4eda5af
+# %% ../nbs/api/09_toy.ipynb #20b39a09
 @kind('toy:case', 'use only {case} case letters .')
 def case(response, case:Literal['upper', 'lower']):
     return response.isupper() if case == 'upper' else response.islower()
 
-@kind('toy:include', 'include the word {word} .')
+@kind('toy:include', 'include {word} .')
 def include(response, word:Word): return word in word_list(response)
 
-@kind('toy:twice', 'use the word {word} at least twice .')
+@kind('toy:twice', 'say {word} at least twice .')
 def twice(response, word:Word): return word_list(response).count(word) >= 2
 
 @kind('toy:no_comma', 'do not use commas .')
@@ -44,12 +44,12 @@ def no_comma(response): return ',' not in response
 @kind('toy:sentences', 'write exactly {n} sentences .')
 def sentences(response, n:Positive): return sentence_count(response) == n
 
-# %% ../nbs/api/09_toy.ipynb #9cb7758e
-@kind('toy:end', 'end with the phrase {phrase} .')
+# %% ../nbs/api/09_toy.ipynb #bac7f4ea
+@kind('toy:end', 'end on {phrase} .')
 def end(response, phrase:str):
     return ' '.join(word_list(body(response))).endswith(phrase)
 
-@kind('toy:start', 'start with the word {word} .')
+@kind('toy:start', 'begin with {word} .')
 def start(response, word:Word): return word_list(body(response))[:1] == [word]
 
 @kind('toy:at_most', 'use at most {n} words .')
@@ -58,7 +58,7 @@ def at_most(response, n:Positive): return len(word_list(response)) <= n
 @kind('toy:at_least', 'use at least {n} words .')
 def at_least(response, n:Positive): return len(word_list(response)) >= n
 
-# %% ../nbs/api/09_toy.ipynb #74465284
+# %% ../nbs/api/09_toy.ipynb #92c9807f
 @kind('toy:quotes', 'put the answer in quotes .')
 def quotes(response):
     return len(response.strip()) > 1 and response.strip()[0] == response.strip()[-1] == '"'
@@ -66,7 +66,7 @@ def quotes(response):
 @kind('toy:title', 'add a title between << and >> .')
 def title(response): return bool(re.search(r'<<[^<>]*\w[^<>]*>>', response))
 
-@kind('toy:avoid', 'avoid the word {word} .')
+@kind('toy:avoid', 'avoid {word} .')
 def avoid(response, word:Word): return word not in word_list(response)
 
 @kind('toy:mark', 'use the mark {mark} .')

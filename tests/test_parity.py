@@ -115,12 +115,13 @@ def accuracies(rows, column, skip=()):
 
 @pytest.mark.parametrize('mode,ila,cla', [('strict', .7024, .7866), ('loose', .7579, .8285)])
 def test_headline_accuracies(mode, ila, cla):
-    "ILA and CLA of the whole benchmark. A record with a random official verdict is left out on both sides."
+    """ILA and CLA of the whole benchmark are the published ones. Three records hold a random official verdict; since
+    such a verdict proves nothing, the comparison is made with them and without them."""
     rows = [r for r in scored('ifeval_llama_3b') if r[4] == mode]
     shaky = {r[0] for r in rows if not r[7]}
     official, ours = (accuracies(rows, column, shaky) for column in (5, 6))
     print(f'\n{mode}: all records: official {accuracies(rows, 5)}, ours {accuracies(rows, 6)}; '
           f'without {len(shaky)} random ones: official {official}, ours {ours}')
-    assert accuracies(rows, 5) == pytest.approx((ila, cla), abs=5e-5)          # the records are the published ones
+    assert accuracies(rows, 5) == pytest.approx((ila, cla), abs=5e-5)   # the records are the published ones
+    assert accuracies(rows, 6) == pytest.approx((ila, cla), abs=5e-4)
     assert ours == pytest.approx(official, abs=5e-4)
-    assert accuracies(rows, 6) == pytest.approx((ila, cla), abs=len(shaky)/541)  # a shaky one moves 1/541 at most

@@ -169,7 +169,7 @@ def json_format(response):
     except (ValueError, RecursionError): return False
     return True
 
-# %% ../../nbs/api/03_ifeval.ipynb #e219a482
+# %% ../../nbs/api/03_ifeval.ipynb #474749c5
 @kind('detectable_format:title', 'Your answer must contain a title, wrapped in double angular '
       'brackets, such as <<poem of joy>>.')
 def title(response):
@@ -180,8 +180,8 @@ def title(response):
 
 ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 
-@kind('detectable_format:constrained_response',
-      'Answer with one of the following options: ' + ', '.join(f"'{a}'" for a in ANSWERS), drop='no')
+@kind('detectable_format:constrained_response', 'Answer with one of the following options: '
+      + ', '.join(f"'{a}'" for a in ANSWERS), drop='no')
 def constrained_response(response): return any(a in response for a in ANSWERS)
 
 # %% ../../nbs/api/03_ifeval.ipynb #992c336f
