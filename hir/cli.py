@@ -69,7 +69,7 @@ def train(args, rest):
     done = fit(cfg, model, tokenizer, data, heldout)
     print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; see {cfg.out}')
 
-# %% ../nbs/api/61_cli.ipynb #dc69e719
+# %% ../nbs/api/61_cli.ipynb #2658c1e2
 def evaluate_command(args, rest):
     "Evaluate one or more policies on a file of instructions."
     import torch
@@ -81,7 +81,7 @@ def evaluate_command(args, rest):
     for path in args.model:
         model, tokenizer = load_policy(located(path))
         engine = HFEngine(model.to('cuda' if torch.cuda.is_available() and not args.cpu else 'cpu').eval(), tokenizer,
-                          args.max_new_tokens)
+                          args.max_new_tokens, progress=True)
         reports[path] = evaluate(engine, instructions, args.samples, args.seed, function_of('check', args.check))
         print(f'{path}\n{report_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))

@@ -15,7 +15,7 @@ from .verifier import check, cla, ila, per_kind   # 02
 from .rollout import seed_for                     # 12
 from .reward import score                         # 13
 
-# %% ../nbs/api/40_evaluate.ipynb #b7a1de94
+# %% ../nbs/api/40_evaluate.ipynb #db6f47d4
 def resampled(values, n, seed):
     "Means of `n` resamples of `values`."
     rng, N = np.random.default_rng(seed), len(values)
@@ -28,13 +28,14 @@ def bootstrap(
     seed=0):
     "Mean of `values` and its percentile interval: (mean, low, high)."
     values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or not len(values): raise ValueError('no values to average; give one per instruction')
-    if not np.isfinite(values).all(): raise ValueError(f'value {np.isfinite(values).argmin()} is not finite')
+    if values.ndim != 1 or not len(values): raise ValueError('no values; give one per instruction')
+    finite = np.isfinite(values)
+    if not finite.all(): raise ValueError(f'value {finite.argmin()} is not finite')
     if not 0 < level < 1: raise ValueError(f'level must lie between 0 and 1, not {level}')
     low, high = np.quantile(resampled(values, n, seed), [(1 - level)/2, (1 + level)/2])
     return float(values.mean()), float(low), float(high)
 
-# %% ../nbs/api/40_evaluate.ipynb #d4701b1f
+# %% ../nbs/api/40_evaluate.ipynb #07e501f5
 def by_group(rollouts):
     "Lists of the rollouts of each instruction, in the order of the instructions."
     out = {}
@@ -42,14 +43,14 @@ def by_group(rollouts):
     return [out[g] for g in sorted(out)]
 
 def sound(rollouts):
-    "Complain unless all are scored, and all instructions have equally many responses, each its own."
+    "Complain unless all are scored and every instruction has equally many responses."
     groups = by_group(rollouts)
     for rs in groups:
-        where, q = f'instruction {rs[0].group}', rs[0].instruction
-        if any(r.verdict is None for r in rs): raise ValueError(f'{where}: not scored yet, call score')
-        if any(r.instruction != q for r in rs): raise ValueError(f'{where}: its rollouts answer different instructions')
-        if len(rs) != len(groups[0]):
-            raise ValueError(f'{where} has {len(rs)} responses, instruction {groups[0][0].group} has {len(groups[0])}')
+        where, q, n = f'instruction {rs[0].group}', rs[0].instruction, len(groups[0])
+        if any(r.verdict is None for r in rs): raise ValueError(f'{where}: call score first')
+        if any(r.instruction != q for r in rs):
+            raise ValueError(f'{where}: its rollouts answer different instructions')
+        if len(rs) != n: raise ValueError(f'{where} has {len(rs)} responses, the first has {n}')
 
 # %% ../nbs/api/40_evaluate.ipynb #e67a40c1
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Answers:
     @property
     def kinds(self): return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
 
-# %% ../nbs/api/40_evaluate.ipynb #e2380a52
+# %% ../nbs/api/40_evaluate.ipynb #29f4b835
 @dataclass(frozen=True)
 class Report(Answers):
     "What an evaluation found: sampled responses, and greedy ones beside them."
@@ -92,10 +93,12 @@ class Report(Answers):
     @property
     def greedy_cla(self): return Answers(self.greedy).cla if self.greedy else None
     @property
-    def by_size(self): return {K: (r.ila, r.cla, len(r.instructions)) for K, r in sizes(self).items()}
+    def by_size(self):
+        "Number of constraints → (ILA, CLA, number of instructions)."
+        return {K: (r.ila, r.cla, len(r.instructions)) for K, r in sizes(self).items()}
     def summary(self): return summary_of(self)
 
-# %% ../nbs/api/40_evaluate.ipynb #e30fb8e8
+# %% ../nbs/api/40_evaluate.ipynb #50b81960
 def part(
     report:Report,
     keep): # Instruction -> bool
@@ -105,11 +108,12 @@ def part(
 
 def sizes(report:Report):
     "Number of constraints → the report on the instructions that have so many."
-    return {K: part(report, lambda q: len(q) == K) for K in sorted({len(q) for q in report.instructions})}
+    found = sorted({len(q) for q in report.instructions})
+    return {K: part(report, lambda q: len(q) == K) for K in found}
 
-# %% ../nbs/api/40_evaluate.ipynb #aa276ae0
+# %% ../nbs/api/40_evaluate.ipynb #a714ad4c
 def summary_of(report:Report):
-    "ILA and CLA with their 95% intervals, greedy ones where there are any, and the size of the sample."
+    "ILA and CLA with their 95% intervals, greedy ones if there are any, and the sample's size."
     out = {}
     for metric in (ila, cla):
         name = metric.__name__
@@ -133,37 +137,39 @@ def evaluate(
     ask = lambda m, **sampling: score(engine.generate(instructions, m, seeds, **sampling), check)
     return Report(ask(n), ask(1, temperature=0.) if greedy else ())
 
-# %% ../nbs/api/40_evaluate.ipynb #dd61583a
+# %% ../nbs/api/40_evaluate.ipynb #e75f585c
 def compare(
     a:Report, b:Report, # on the same instructions
     metric=ila,         # function of a verdict
     **kw):              # level, n, seed: see `bootstrap`
     "How much higher `a` is than `b`, paired by instruction: (difference, low, high)."
-    if len(a.instructions) != len(b.instructions):
-        raise ValueError(f'cannot pair {len(a.instructions)} instructions with {len(b.instructions)}')
-    for i, (p, q) in enumerate(zip(a.instructions, b.instructions)):
-        if p != q: raise ValueError(f'cannot pair: instruction {i} is {p.prompt!r} in one, {q.prompt!r} in the other')
+    ours, theirs = a.instructions, b.instructions
+    if len(ours) != len(theirs):
+        raise ValueError(f'cannot pair {len(ours)} instructions with {len(theirs)}')
+    for i, (p, q) in enumerate(zip(ours, theirs)):
+        if p != q: raise ValueError(f'cannot pair: instruction {i} is {p.prompt!r} and {q.prompt!r}')
     pairs = zip(a.per_instruction(metric), b.per_instruction(metric))
     return bootstrap([x - y for x, y in pairs], **kw)
 
-# %% ../nbs/api/40_evaluate.ipynb #c962d391
+# %% ../nbs/api/40_evaluate.ipynb #0db51935
 def aligned(rows, gap='   '):
     "Rows of cells as text: first column to the left, the others to the right."
     rows = [[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    pad = lambda row: [x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, wide))]
-    return '\n'.join(gap.join(pad(row)).rstrip() for row in rows)
+    pad = lambda first, *rest: [first.ljust(wide[0]), *map(str.rjust, rest, wide[1:])]
+    return '\n'.join(gap.join(pad(*row)).rstrip() for row in rows)
 
 def interval_text(found): # (mean, low, high)
     return f'[{found[1]:.3f}, {found[2]:.3f}]'
 
-# %% ../nbs/api/40_evaluate.ipynb #396c9f32
+# %% ../nbs/api/40_evaluate.ipynb #4fe29a78
 def report_text(report:Report):
     "A report as a printable table."
     greedy = [report.greedy_ila, report.greedy_cla] if report.greedy else ['-', '-']
     overall = [['', 'sampled', '95% interval', 'greedy']]
     for name, metric, g in zip(('ILA', 'CLA'), (ila, cla), greedy):
-        overall.append([name, getattr(report, metric.__name__), interval_text(report.interval(metric)), g])
+        found = report.interval(metric)
+        overall.append([name, found[0], interval_text(found), g])
     per_kind = [['kind', 'share', 'passed', 'asked']]
     per_kind += [[k, ok/asked, ok, asked] for k, (ok, asked) in report.kinds.items()]
     per_size = [['constraints', 'instructions', 'ILA', 'CLA']]
@@ -171,7 +177,7 @@ def report_text(report:Report):
     head = f'{len(report.instructions)} instructions, {report.samples} sampled responses each'
     return '\n\n'.join([head, *map(aligned, (overall, per_kind, per_size))])
 
-# %% ../nbs/api/40_evaluate.ipynb #075c83fe
+# %% ../nbs/api/40_evaluate.ipynb #ca59d056
 def compare_text(
     reports): # name → Report; the first is the baseline
     "Reports side by side, as a printable table."
@@ -181,12 +187,13 @@ def compare_text(
         rows = [[name, 'mean', '95% interval', 'minus the first', '95% interval']]
         for key, r in reports.items():
             d = compare(r, first, metric) if r is not first else None
-            rows.append([key, r.interval(metric)[0], interval_text(r.interval(metric)),
+            own = r.interval(metric)
+            rows.append([key, own[0], interval_text(own),
                          f'{d[0]:+.3f}' if d else '', f'[{d[1]:+.3f}, {d[2]:+.3f}]' if d else ''])
         out.append(aligned(rows))
     return '\n\n'.join(out)
 
-# %% ../nbs/api/40_evaluate.ipynb #ba52dd48
+# %% ../nbs/api/40_evaluate.ipynb #77699f67
 FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
 def runs_of(rows):
@@ -194,24 +201,26 @@ def runs_of(rows):
     if not rows: raise ValueError('no rows: nothing has been evaluated')
     out = {}
     for i, row in enumerate(rows):
-        if missing := [f for f in FIELDS if f not in row]: raise ValueError(f'row {i} has no {missing[0]!r}')
+        for f in FIELDS:
+            if f not in row: raise ValueError(f'row {i} has no {f!r}')
         out.setdefault(row['method'], {}).setdefault(row['seed'], []).append(row)
-    return {(m, s): sorted(run, key=lambda r: r['step']) for m, seeds in out.items() for s, run in seeds.items()}
+    return {(method, seed): sorted(run, key=lambda r: r['step'])
+            for method, seeds in out.items() for seed, run in seeds.items()}
 
 def mean_range(values):
     "(mean, smallest, largest)."
     values = list(values)
     return sum(values)/len(values), min(values), max(values)
 
-# %% ../nbs/api/40_evaluate.ipynb #afcaa42a
+# %% ../nbs/api/40_evaluate.ipynb #47bc4779
 def summarise(rows):
     "One row per method, at the last step of its runs: (mean, min, max) over seeds."
     ends = {}
     for (method, _), run in runs_of(rows).items(): ends.setdefault(method, []).append(run[-1])
-    return [dict(method=method, seeds=len(last)) | {f: mean_range(r[f] for r in last) for f in FIELDS[2:]}
-            for method, last in ends.items()]
+    spread = lambda last: {f: mean_range(r[f] for r in last) for f in FIELDS[2:]}
+    return [dict(method=m, seeds=len(last)) | spread(last) for m, last in ends.items()]
 
-# %% ../nbs/api/40_evaluate.ipynb #05109380
+# %% ../nbs/api/40_evaluate.ipynb #10fe79ab
 def at_sampled(
     rows,
     n): # sampled responses per run
@@ -220,7 +229,8 @@ def at_sampled(
     for (method, seed), run in runs_of(rows).items():
         x = [r['sampled'] for r in run]
         if not x[0] <= n <= x[-1]:
-            raise ValueError(f'{method}, seed {seed}: evaluated from {x[0]} to {x[-1]} sampled responses, not at {n}')
+            raise ValueError(f'{method}, seed {seed}: evaluated from {x[0]} to {x[-1]} sampled '
+                             f'responses, not at {n}')
         at = {f: float(np.interp(n, x, [r[f] for r in run])) for f in FIELDS[2:]}
         out.append(dict(method=method, seed=seed) | at)
     return summarise(out)

@@ -6,10 +6,11 @@
 __all__ = ['Rollout', 'Engine', 'seed_for', 'HFEngine', 'stop_ids', 'sample', 'record_of_rollout', 'as_rollout', 'save_rollouts',
            'load_rollouts']
 
-# %% ../nbs/api/12_rollout.ipynb #466991f1
+# %% ../nbs/api/12_rollout.ipynb #d31510f7
 import hashlib, json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tqdm.auto import tqdm
 from typing import Protocol
 
 from .constraint import Verdict                                                    # 00
@@ -49,15 +50,16 @@ def seed_for(*parts):
     "A seed in [0, 2^63) from any number of ints and strings; same parts, same seed."
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
 
-# %% ../nbs/api/12_rollout.ipynb #ee553842
+# %% ../nbs/api/12_rollout.ipynb #8f608511
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
     def __init__(self, model, tokenizer,
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256,             # responses sampled at a time
         chat:dict=None,           # passed to the chat template
+        progress:bool=False,      # show a progress bar
         **sampling):              # temperature, top_k, top_p
-        self.model, self.tokenizer, self.rows = model, tokenizer, rows
+        self.model, self.tokenizer, self.rows, self.progress = model, tokenizer, rows, progress
         self.chat, self.sampling = chat or {}, dict(max_new_tokens=max_new_tokens, **sampling)
 
     def generate(self, instructions, m, seeds, **sampling):
@@ -69,7 +71,7 @@ class HFEngine:
     def sync(self, model): self.model = model
     def close(self): pass
 
-# %% ../nbs/api/12_rollout.ipynb #802132b1
+# %% ../nbs/api/12_rollout.ipynb #47ad763e
 def stop_ids(model, tokenizer):
     "Every token id that ends a response: the tokenizer's and the generation config's."
     eos = getattr(model.generation_config, 'eos_token_id', None)
@@ -81,7 +83,7 @@ def sample(engine, instructions, m, seeds, sampling):
     prompts = [tuple(encode_chat(tok, q.prompt, **engine.chat)) for q in instructions]
     was = engine.model.training; engine.model.eval()
     try:
-        for a in range(0, len(prompts), per):
+        for a in tqdm(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', disable=not engine.progress):
             part = seeds[a*m:(a + per)*m]
             drawn = generate(engine.model, prompts[a:a + per], m, stop=stop_ids(engine.model, tok),
                              pad=tok.pad_token_id, generator=part, **sampling)

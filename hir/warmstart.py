@@ -80,19 +80,20 @@ def cosine(step, steps, warmup=100):
     "Share of the learning rate at a step: linear warm-up, then a cosine to 0."
     return min(1., (step + 1)/warmup) * .5*(1 + math.cos(math.pi*step/steps))
 
-# %% ../nbs/api/14_warmstart.ipynb #07cbb7b6
+# %% ../nbs/api/14_warmstart.ipynb #32c3784c
 def warm_start(
     tokenizer, model,
     steps:int=4000,  # minibatches
     rows:int=32,     # lessons in each
     lr:float=3e-3, seed:int=0,
-    obedient:float=.75): # share of the steps with fully obedient answers, before the half-obedient
+    obedient:float=.75,  # share of the steps in which answers honour everything
+    honoured:float=.5):  # chance that an answer honours a constraint, after that
     "Train `model` in place on half-obedient answers; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
     opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: cosine(s, steps))
     for step in (bar := tqdm(range(steps), 'warm start')):
-        lessons = lesson_rows(tokenizer, rng, rows, honoured=1. if step < obedient*steps else .5)
+        lessons = lesson_rows(tokenizer, rng, rows, honoured=1. if step < obedient*steps else honoured)
         ids, prompt_len, mask = pad_rows(lessons, tokenizer.pad_token_id, model.device)
         loss = -policy(ids, prompt_len, mask)[0].sum() / mask.sum()
         opt.zero_grad(); loss.backward()

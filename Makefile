@@ -1,0 +1,34 @@
+PYTHON ?= python3
+export PYTHON
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test export readme notebooks clean
+
+help:        ## this list
+	@sed -n 's/^\([a-z]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+venv:        ## make .venv and install hir with everything for development
+	@tools/venv dev
+
+demo:        ## train the toy with and without replay and show what changed
+	@tools/venv
+	@.venv/bin/hir demo
+
+test:        ## run every notebook and every test (HIR_SLOW=1: the slow ones too)
+	@tools/test
+
+export: venv ## write hir/ from the notebooks and clean the notebooks
+	nbdev_export
+	nbdev_clean
+
+readme: venv ## write README.md from nbs/index.ipynb
+	python tools/readme.py
+
+notebooks: venv ## run all notebooks anew, keeping their outputs
+	find nbs -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | OMP_NUM_THREADS=1 xargs -0 -n 1 \
+	    jupyter nbconvert --log-level WARN --to notebook --execute --inplace
+	nbdev_clean
+
+clean:       ## remove what can be made again (.venv stays; runs/ stays)
+	rm -rf build dist *.egg-info _proc _docs .pytest_cache .hypothesis
+	find hir tests tools -name __pycache__ -prune -exec rm -rf {} +
