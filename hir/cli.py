@@ -15,12 +15,12 @@ from .constraint import ConstraintError, describe, kinds   # 00
 from .instruction import DataError, load_instructions      # 08
 from .toy import shipped                                    # 09
 
-# %% ../nbs/api/61_cli.ipynb #11522e69
+# %% ../nbs/api/61_cli.ipynb #51415275
 def setting_help():
     "Lines of name, type, default and comment for every setting."
     import inspect
     from hir.config import FIELDS, HirConfig
-    source = '\n'.join(inspect.getsource(c) for c in HirConfig.__mro__[:2])
+    source = '\n'.join(inspect.getsource(c) for c in HirConfig.__mro__[2::-1])
     notes = dict(re.findall(r'^    (\w+):\w+ = .*?# (.*)$', source, re.M))
     return '\n'.join(f'  --{n:<16} {f.type.__name__:<6} {str(f.default) or "-":<12} {notes.get(n, "")}'
                      for n, f in FIELDS.items())
@@ -94,12 +94,13 @@ def save_report(path, reports):
     from hir.instruction import write_atomic
     write_atomic(path, lambda f: json.dump({name: r.summary() for name, r in reports.items()}, f, indent=1))
 
-# %% ../nbs/api/61_cli.ipynb #3946180a
+# %% ../nbs/api/61_cli.ipynb #35dea7df
 def demo(args, rest):
     "HiR against plain RL on the toy, with a table and a picture at the end."
     from hir.demo import run_demo, save_results
     print(f'HiR and RL-ILA, {args.seeds} seeds each, {args.budget} sampled responses a run')
-    rows = run_demo(args.out, Path(__file__).parent/'configs'/'toy.yaml', seeds=args.seeds, budget=args.budget, jobs=args.jobs)
+    toy = Path(__file__).parent/'configs'/'toy.yaml'
+    rows = run_demo(args.out, toy, seeds=args.seeds, budget=args.budget, jobs=args.jobs)
     print('\n\nOn the held-out instructions, mean over seeds [lowest, highest]:\n')
     print(save_results(rows, args.out))
     print(f'\nThe curves are in {args.out}/curves.png, every number in {args.out}/results.json.')

@@ -137,7 +137,7 @@ def evaluate(
     ask = lambda m, **sampling: score(engine.generate(instructions, m, seeds, **sampling), check)
     return Report(ask(n), ask(1, temperature=0.) if greedy else ())
 
-# %% ../nbs/api/40_evaluate.ipynb #e75f585c
+# %% ../nbs/api/40_evaluate.ipynb #4fa2218c
 def compare(
     a:Report, b:Report, # on the same instructions
     metric=ila,         # function of a verdict
@@ -147,7 +147,7 @@ def compare(
     if len(ours) != len(theirs):
         raise ValueError(f'cannot pair {len(ours)} instructions with {len(theirs)}')
     for i, (p, q) in enumerate(zip(ours, theirs)):
-        if p != q: raise ValueError(f'cannot pair: instruction {i} is {p.prompt!r} and {q.prompt!r}')
+        if p != q: raise ValueError(f'cannot pair instruction {i}: {p.prompt!r}, {q.prompt!r}')
     pairs = zip(a.per_instruction(metric), b.per_instruction(metric))
     return bootstrap([x - y for x, y in pairs], **kw)
 

@@ -22,7 +22,7 @@ def pick(
     at = torch.minimum(u[:, None]*total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cdf, at, right=True)[:, 0]
 
-# %% ../nbs/api/11_generate.ipynb #f2f19b3a
+# %% ../nbs/api/11_generate.ipynb #29397cc2
 def truncate(
     probs,      # (R,V)
     top_k=0,    # keep the k likeliest; 0 keeps all
@@ -33,8 +33,8 @@ def truncate(
     if top_p < 1:
         order = probs.sort(descending=True, stable=True)
         before = order.values.cumsum(-1) - order.values
-        keep = torch.zeros_like(probs, dtype=torch.bool).scatter(1, order.indices, before < top_p*probs.sum(-1, keepdim=True))
-        probs = probs.where(keep, 0.)
+        ahead = before < top_p*probs.sum(-1, keepdim=True)
+        probs = probs.where(torch.zeros_like(ahead).scatter(1, order.indices, ahead), 0.)
     return probs
 
 # %% ../nbs/api/11_generate.ipynb #9571bf04

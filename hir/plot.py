@@ -18,7 +18,7 @@ from .constraint import describe, get_kind              # 00
 from .verifier import cla, ila                          # 02
 from .evaluate import Report, mean_range, runs_of, sizes   # 40
 
-# %% ../nbs/api/41_plot.ipynb #700fe3d1
+# %% ../nbs/api/41_plot.ipynb #c3681c5b
 COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000'] # Okabe–Ito
 LINES = ['-', '--', '-.', ':']
 MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
@@ -27,7 +27,8 @@ MET, UNMET, CHOSEN = '#009E73', '#D9D9D9', '#D55E00'
 
 def style(i:int): # number of the line
     "Colour, line style and marker of the i-th line of a plot."
-    return dict(color=COLOURS[i % 7], linestyle=LINES[i % 4], marker=MARKERS[i % 7], markersize=5, linewidth=2)
+    return dict(color=COLOURS[i % 7], linestyle=LINES[i % 4], marker=MARKERS[i % 7],
+                markersize=5, linewidth=2)
 
 def axes(ax, width=5.6, height=3.2): # ax: given axes or None
     "The given axes, or those of a new figure."
@@ -36,12 +37,14 @@ def axes(ax, width=5.6, height=3.2): # ax: given axes or None
     for part in (ax.xaxis.label, ax.yaxis.label): part.set_size(12)
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #719fcc15
-LABELS = {'sampled': 'sampled responses per run', 'seconds': 'time in training steps (s)', 'step': 'step',
-          'ila': 'ILA (share of responses)', 'cla': 'CLA (share of constraints)', 'reward': 'mean reward',
-          'entropy': 'entropy (nats per token)', 'length': 'length (tokens)', 'kl': 'KL to reference (nats per token)',
-          'tokens_per_second': 'throughput (tokens per s)', 'truncated': 'truncated (share of responses)',
-          'zero_signal': 'groups without signal (share)', 'grad_norm': 'gradient norm'}
+# %% ../nbs/api/41_plot.ipynb #508f69e1
+LABELS = {
+    'sampled': 'sampled responses per run', 'seconds': 'time in training steps (s)',
+    'ila': 'ILA (share of responses)', 'cla': 'CLA (share of constraints)', 'reward': 'mean reward',
+    'entropy': 'entropy (nats per token)', 'kl': 'KL to reference (nats per token)',
+    'length': 'length (tokens)', 'truncated': 'truncated (share of responses)',
+    'tokens_per_second': 'throughput (tokens per s)', 'grad_norm': 'gradient norm',
+    'zero_signal': 'groups without signal (share)'}
 
 def label(name:str):
     "What an axis calls the metric `name`."
@@ -50,18 +53,19 @@ def label(name:str):
     if name.startswith('kind/'): return f'{name} (share passed)'
     return LABELS.get(name, name)
 
-# %% ../nbs/api/41_plot.ipynb #ea402913
+# %% ../nbs/api/41_plot.ipynb #5ec2f967
 def curves(rows, x, y):
-    "Method → (number of seeds, points), a point per common step: mean x, and (mean, min, max) of y."
+    "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all seeds have)."
     runs, out = runs_of(rows), {}
     for method in dict.fromkeys(m for m, _ in runs):
         seeds = [{r['step']: r for r in run} for (m, _), run in runs.items() if m == method]
         common = sorted(set.intersection(*map(set, seeds)))
+        if not common: raise ValueError(f'{method}: its seeds have no step in common')
         out[method] = len(seeds), [(mean_range(run[s][x] for run in seeds)[0],
                                     mean_range(run[s][y] for run in seeds)) for s in common]
     return out
 
-# %% ../nbs/api/41_plot.ipynb #2947b544
+# %% ../nbs/api/41_plot.ipynb #e11e1f22
 def plot_curves(
     rows,         # evaluations of all runs, as in results.json
     x='sampled',  # or 'seconds', 'step'
@@ -70,21 +74,22 @@ def plot_curves(
     "Mean over seeds per method, with a band from the worst seed to the best."
     found, ax = curves(rows, x, y), axes(ax)
     for i, (method, (n, points)) in enumerate(found.items()):
-        at, spread = [p[0] for p in points], list(zip(*(p[1] for p in points))) or [[], [], []]
-        ax.plot(at, spread[0], label=f'{method} ({n} seed{"s"*(n > 1)})', **style(i))
-        if n > 1: ax.fill_between(at, spread[1], spread[2], color=style(i)['color'], alpha=.2, linewidth=0)
-    ax.set(xlabel=label(x), ylabel=label(y)); ax.set_ylim(bottom=0)
+        at, (mean, low, high) = [p[0] for p in points], zip(*[p[1] for p in points])
+        ax.plot(at, mean, label=f'{method} ({n} seed{"s"*(n > 1)})', **style(i))
+        if n > 1: ax.fill_between(at, low, high, color=COLOURS[i % 7], alpha=.2, linewidth=0)
+    ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None))
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #088ce813
+# %% ../nbs/api/41_plot.ipynb #4c7cbd0e
 def series(history, name):
     "Steps and values of a metric, over the steps that have it."
     points = [(h['step'], h[name]) for h in history if name in h]
     if points: return zip(*points)
     known = sorted({k for h in history for k in h})
     near = difflib.get_close_matches(name, known, 3) or known
-    raise ValueError(f'no step has a metric {name!r}; ' + (f'there is {", ".join(near)}' if near else 'no history'))
+    hint = f'there is {", ".join(near)}' if near else 'the history is empty'
+    raise ValueError(f'no step has a metric {name!r}; {hint}')
 
 def plot_history(
     history, # metrics of every step
@@ -94,12 +99,12 @@ def plot_history(
     names = [names] if isinstance(names, str) else list(names)
     found, ax = [(n, *series(history, n)) for n in names], axes(ax)
     for i, (name, steps, values) in enumerate(found):
-        ax.plot(steps, values, label=label(name), **style(i) | dict(markevery=max(1, len(steps)//10)))
+        ax.plot(steps, values, label=label(name), markevery=max(1, len(steps)//10), **style(i))
     ax.set(xlabel='step', ylabel=label(names[0]) if len(names) == 1 else 'value')
-    if len(names) > 1: ax.legend(frameon=False)
+    if len(names) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1))
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #90b935f7
+# %% ../nbs/api/41_plot.ipynb #6d93a636
 def named(reports): # dict name → Report, or one Report
     "A dict of reports, whichever was given."
     reports = {'': reports} if isinstance(reports, Report) else dict(reports)
@@ -107,22 +112,23 @@ def named(reports): # dict name → Report, or one Report
     return reports
 
 def plot_kinds(reports, ax=None):
-    "Share of responses that satisfy each kind of constraint; the first report's weakest kind at the top."
+    "Share of responses that satisfy each kind; the first report's weakest kind at the top."
     reports = named(reports)
-    shares = {name: {k: ok/asked for k, (ok, asked) in r.kinds.items()} for name, r in reports.items()}
+    share_of = lambda r: {k: ok/asked for k, (ok, asked) in r.kinds.items()}
+    shares = {name: share_of(r) for name, r in reports.items()}
     first = next(iter(shares.values()))
     kinds = sorted({k for s in shares.values() for k in s}, key=lambda k: (-first.get(k, 1), k))
     ax, wide = axes(ax, height=.8 + .24*max(8, len(kinds))), .8/len(shares)
     for i, (name, share) in enumerate(shares.items()):
         at = [(y + .4 - wide*(i + .5), share[k]) for y, k in enumerate(kinds) if k in share]
-        ax.barh([y for y, _ in at], [s for _, s in at], wide*.95, label=name, color=style(i)['color'],
-                hatch=HATCHES[i % 4], edgecolor='white', linewidth=0)
-    ax.set_yticks(range(len(kinds)), kinds)
+        ax.barh([y for y, _ in at], [s for _, s in at], wide*.95, label=name,
+                color=COLOURS[i % 7], hatch=HATCHES[i % 4], edgecolor='white', linewidth=0)
+    ax.set_yticks(range(len(kinds)), kinds, parse_math=False)
     ax.set(xlabel='share of responses that satisfy it', xlim=(0, 1))
     if len(reports) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #0aa8b51c
+# %% ../nbs/api/41_plot.ipynb #73ee3d15
 def plot_sizes(
     reports,    # name → Report, or one Report
     ax=None,
@@ -134,31 +140,33 @@ def plot_sizes(
     for i, (name, report) in enumerate(reports.items()):
         found = [(K, *part.interval(metric, **kw)) for K, part in sizes(report).items()]
         x, mean, low, high = map(list, zip(*found))
-        x = [K + .08*(i - (len(reports) - 1)/2) for K in x]               # beside, not on top of each other
-        ax.errorbar(x, mean, [[m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]],
-                    label=name, capsize=4, **style(i))
+        x = [K + .08*(i - (len(reports) - 1)/2) for K in x]   # beside, not on top of each other
+        down, up = [m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]
+        ax.errorbar(x, mean, [down, up], label=name, capsize=4, **style(i))
     ax.set_xticks(sorted({K for r in reports.values() for K in r.by_size}))
-    ax.set(xlabel='constraints per instruction, K', ylabel=label(metric.__name__)); ax.set_ylim(bottom=0)
+    ax.set(xlabel='constraints per instruction, K', ylabel=label(metric.__name__), ylim=(0, None))
     if len(reports) > 1: ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #5a484a55
+# %% ../nbs/api/41_plot.ipynb #2ed83275
 def one_instruction(rollouts):
     "The instruction that all rollouts answer, or an error."
     rollouts = list(rollouts)
     if not rollouts: raise ValueError('no rollouts to plot')
     if any(r.instruction != rollouts[0].instruction for r in rollouts):
         raise ValueError('the rollouts answer different instructions; a grid shows one group')
-    if any(r.verdict is None for r in rollouts): raise ValueError('a rollout has no verdict yet, call score')
+    if any(r.verdict is None for r in rollouts):
+        raise ValueError('a rollout has no verdict yet, call score')
     return rollouts[0].instruction
 
 def cells(ax, i, verdict):
     "Draw row i of a grid."
     for j, ok in enumerate(verdict):
-        ax.add_patch(Rectangle((j - .46, i - .44), .92, .88, color=MET if ok else UNMET, linewidth=0))
-        ax.text(j, i, '✓' if ok else '✗', ha='center', va='center', color='white' if ok else '#333333', fontsize=13)
+        colour, ink, mark = (MET, 'white', '✓') if ok else (UNMET, '#333333', '✗')
+        ax.add_patch(Rectangle((j - .46, i - .44), .92, .88, color=colour, linewidth=0))
+        ax.text(j, i, mark, ha='center', va='center', color=ink, fontsize=13)
 
-# %% ../nbs/api/41_plot.ipynb #9bc4b52f
+# %% ../nbs/api/41_plot.ipynb #416614a5
 def plot_grid(
     rollouts,  # scored, all of one instruction
     chosen=(), # positions of those that are replayed
@@ -166,17 +174,20 @@ def plot_grid(
     "Responses × constraints of one group: what holds, what does not, and which rows are replayed."
     rollouts, chosen = list(rollouts), set(chosen)
     q, m = one_instruction(rollouts), len(rollouts)
-    if odd := chosen - set(range(m)): raise ValueError(f'no response {min(odd)} to outline; there are {m}')
+    if odd := chosen - set(range(m)): raise ValueError(f'no response {min(odd)}; there are {m}')
     ax = axes(ax, 1.6 + .65*len(q), 1.6 + .32*m)
     for i, r in enumerate(rollouts):
         cells(ax, i, r.verdict)
-        ax.text(len(q) - .4, i, f'{sum(r.verdict)}/{len(q)}' + ' replayed'*(i in chosen), va='center')
-        if i in chosen:
-            ax.add_patch(Rectangle((-.5, i - .48), len(q), .96, fill=False, edgecolor=CHOSEN, linewidth=3, zorder=3))
+        end = f'{sum(r.verdict)}/{len(q)}' + ' replayed'*(i in chosen)
+        ax.text(len(q) - .4, i, end, va='center')
+        if i in chosen: ax.add_patch(Rectangle((-.5, i - .48), len(q), .96, fill=False,
+                                               edgecolor=CHOSEN, linewidth=3, zorder=3))
     ax.set(xlim=(-.55, len(q) + 1.3), ylim=(m - .45, -.55), xlabel='constraint', ylabel='response')
     says = [textwrap.shorten(describe(c), 28, placeholder=' …') for c in q.constraints]
-    ax.set_xticks(range(len(q)), says, rotation=30, ha='right', rotation_mode='anchor', parse_math=False)
-    ax.set_yticks(range(m), range(1, m + 1)); ax.tick_params(length=0); ax.spines[:].set_visible(False)
+    ax.set_xticks(range(len(q)), says, rotation=30, ha='right', rotation_mode='anchor',
+                  parse_math=False)                           # a $ is a dollar
+    ax.set_yticks(range(m), range(1, m + 1))
+    ax.tick_params(length=0); ax.spines[:].set_visible(False)
     return ax
 
 # %% ../nbs/api/41_plot.ipynb #ec81dddf
@@ -200,8 +211,8 @@ class Card:
     def _repr_html_(self): return str(self.markup)
     def __repr__(self): return self.text
 
-# %% ../nbs/api/41_plot.ipynb #6cc25517
-BOX = 'border:1px solid #999; border-radius:6px; padding:.6em .9em; margin:.3em 0; max-width:50em; line-height:1.5'
+# %% ../nbs/api/41_plot.ipynb #c8f120bb
+BOX = 'border:1px solid #999; border-radius:6px; padding:.6em .9em; max-width:50em; line-height:1.5'
 SAID = 'white-space:pre-wrap; border-left:4px solid #0072B2; padding-left:.7em; margin:.4em 0'
 
 def rollout_of(x): return getattr(x, 'rollout', x) # a Row holds one
@@ -210,25 +221,27 @@ def constraint_lines(
     constraints,
     ok): # K bools
     "The constraints as HTML, each with its mark."
-    return [element('div', element('b', '✓ ' if o else '✗ ', css=f'color:{MET if o else CHOSEN}'), describe(c))
+    yes, no = element('b', '✓ ', css=f'color:{MET}'), element('b', '✗ ', css=f'color:{CHOSEN}')
+    return [element('div', yes if o else no, describe(c))
             for c, o in zip(constraints, ok, strict=True)]
 
 def facts(r):
     "One line of numbers about a rollout."
-    return (f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}, {len(r.ids)} tokens, '
-            f'entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}' + ('' if r.stopped else ', truncated'))
+    end = '' if r.stopped else ', truncated'
+    return (f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}, '
+            f'{len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
 
-# %% ../nbs/api/41_plot.ipynb #a6b439eb
+# %% ../nbs/api/41_plot.ipynb #712974b8
 def show_rollout(rollout): # scored; a Rollout, or a Row
     "A card: the instruction with each constraint met or not, the response, and its numbers."
     r = rollout_of(rollout); one_instruction([r])
     q = r.instruction
-    markup = element('div', element('div', element('b', q.task)), *constraint_lines(q.constraints, r.verdict),
+    markup = element('div', element('b', q.task), *constraint_lines(q.constraints, r.verdict),
                      element('div', r.response, css=SAID), element('small', facts(r)), css=BOX)
     lines = [f'  {"✓" if o else "✗"} {describe(c)}' for c, o in zip(q.constraints, r.verdict)]
     return Card(markup, '\n'.join([q.task, *lines, f'→ {r.response}', facts(r)]))
 
-# %% ../nbs/api/41_plot.ipynb #9a33922b
+# %% ../nbs/api/41_plot.ipynb #afcd8afb
 def same(c, new):
     "Is `new` the constraint `c`, but perhaps for arguments that quote the prompt?"
     quotes = get_kind(c.kind).quotes
@@ -242,15 +255,19 @@ def kept(
     for c in old.constraints:
         out.append(bool(rest) and same(c, rest[0]))
         if out[-1]: rest.pop(0)
-    if rest or old.task != new.task: raise ValueError(f'not a rewrite of {old.prompt!r}: {new.prompt!r}')
+    if rest or old.task != new.task:
+        raise ValueError(f'not a rewrite of {old.prompt!r}: {new.prompt!r}')
     return tuple(out)
 
-# %% ../nbs/api/41_plot.ipynb #ae6a5a8c
+# %% ../nbs/api/41_plot.ipynb #49204d1d
 def rewrite_lines(q, keep):
-    "The constraints as HTML, dropped ones struck through."
-    return [element('div', '✓ ', describe(c)) if o else
-            element('div', '✗ ', element('del', describe(c)), css='opacity:.65') for c, o in zip(q.constraints, keep)]
+    "The constraints as HTML and as text, dropped ones struck through."
+    struck = lambda c: element('div', '✗ ', element('del', describe(c)), css='opacity:.65')
+    pairs = list(zip(q.constraints, keep, strict=True))
+    return ([element('div', '✓ ', describe(c)) if o else struck(c) for c, o in pairs],
+            [f'  ✓ {describe(c)}' if o else f'  ✗ {describe(c)} (dropped)' for c, o in pairs])
 
+# %% ../nbs/api/41_plot.ipynb #c23be6df
 def show_rewrite(
     original,  # a Rollout, or a Row: what was asked and answered
     replayed): # the same response under its hindsight instruction
@@ -259,9 +276,12 @@ def show_rewrite(
     if a.response != b.response: raise ValueError('original and replay must share one response')
     q, new = a.instruction, b.instruction
     keep = kept(q, new)
-    head = f'{sum(keep)} of {len(keep)} constraints kept: reward {ila(a.verdict):.0f} → {ila(b.verdict):.0f}'
-    markup = element('div', element('div', element('b', q.task)), *rewrite_lines(q, keep),
-                     element('div', a.response, css=SAID), element('div', element('b', 'Replayed as')),
-                     element('div', new.prompt, css='white-space:pre-wrap'), element('small', head), css=BOX)
-    lines = [f'  ✓ {describe(c)}' if o else f'  ✗ {describe(c)} (dropped)' for c, o in zip(q.constraints, keep)]
-    return Card(markup, '\n'.join([q.task, *lines, f'→ {a.response}', f'replayed as: {new.prompt}', head]))
+    tags, lines = rewrite_lines(q, keep)
+    was, now = (f'{ila(x.verdict):.0f}' for x in (a, b))
+    end = f'{sum(keep)} of {len(keep)} constraints kept: ILA {was} → {now}'
+    markup = element('div', element('b', q.task), *tags, element('div', a.response, css=SAID),
+                     element('b', 'Replayed as'),
+                     element('div', new.prompt, css='white-space:pre-wrap'),
+                     element('small', end), css=BOX)
+    said = [f'→ {a.response}', f'replayed as: {new.prompt}', end]
+    return Card(markup, '\n'.join([q.task, *lines, *said]))

@@ -156,7 +156,7 @@ def optimise(
     optimizer.zero_grad()
     return merged({}, sums, accelerator) | {'grad_norm': float(norm), 'skipped': float(not finite)}
 
-# %% ../nbs/api/33_step.ipynb #c075e87c
+# %% ../nbs/api/33_step.ipynb #a0ab9343
 def update(policy, optimizer, batch:Batch, accelerator, parts:int=2, seed:int=0, **kw):
     "`parts` optimiser steps on a random split of the batch; the metrics of all of them."
     split = minibatches(len(batch), parts, torch.Generator().manual_seed(seed))
@@ -167,9 +167,9 @@ def update(policy, optimizer, batch:Batch, accelerator, parts:int=2, seed:int=0,
     if finite: out['grad_norm'] = sum(finite)/len(finite)
     for name in ('original', 'replay'):
         tokens = max(total[f'{name}/tokens'], 1.)
-        out |= {f'clip/{name}': total[f'{name}/clipped']/tokens, f'clip_dual/{name}': total[f'{name}/dual_clipped']/tokens,
-                f'kl_old/{name}': total[f'{name}/kl_old']/tokens,
-                f'ratio_max/{name}': max(s[f'{name}/ratio_max'] for s in steps)}
+        for short, key in (('clip', 'clipped'), ('clip_dual', 'dual_clipped'), ('kl_old', 'kl_old')):
+            out[f'{short}/{name}'] = total[f'{name}/{key}'] / tokens
+        out[f'ratio_max/{name}'] = max(s[f'{name}/ratio_max'] for s in steps)
     return out
 
 # %% ../nbs/api/33_step.ipynb #b1ef7982

@@ -74,13 +74,14 @@ def cut_log(path, last:int):
     kept = [r for r in read_log(path) if r['step'] <= last]
     Path(path).write_text(''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8')
 
-# %% ../nbs/api/36_trainer.ipynb #5ee4c7f0
+# %% ../nbs/api/36_trainer.ipynb #3f4f9ab7
 def card(rows, s:int):
     "Markdown of one replay of step s beside its original, or of the first original."
     again = next((row for row in rows if row.replay), None)
     r = rows[again.source if again else 0].rollout
     marks = [f'- {"[x]" if ok else "[ ]"} {describe(c)}' for c, ok in zip(r.instruction.constraints, r.verdict)]
-    lines = [f'## Step {s}', '', f'**Asked:** {r.instruction.prompt}', '', f'**Answered:** {r.response}', '', *marks, '']
+    lines = [f'## Step {s}', '', f'**Asked:** {r.instruction.prompt}', '',
+             f'**Answered:** {r.response}', '', *marks, '']
     if again: lines += [f'**Replayed as:** {again.rollout.instruction.prompt}', '']
     return '\n'.join(lines) + '\n'
 
@@ -97,14 +98,13 @@ class Parts:
     engine:object
     run:Run = field(default_factory=Run)
 
-# %% ../nbs/api/36_trainer.ipynb #066791a0
+# %% ../nbs/api/36_trainer.ipynb #00bf2f27
 def prepare(cfg:HirConfig, model, tokenizer, engine=None):
     "Accelerator, policy, optimizer and schedule of a config; a reference only where KL is on."
     set_seed(cfg.seed)
     accelerator = Accelerator(cpu=cfg.cpu, log_with=cfg.trackers.split(',') if cfg.trackers else None, project_dir=cfg.out)
     own_weights(accelerator)
     reference = Policy(deepcopy(model)).requires_grad_(False).eval().to(accelerator.device) if cfg.kl_coef else None
-    model.config.use_cache = True
     policy = Policy(model.eval())                              # eval: dropout would make sampling and scoring differ
     optimizer = torch.optim.AdamW(policy.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
     scheduler = get_scheduler(cfg.schedule if cfg.warmup == 0 or cfg.schedule != 'constant' else 'constant_with_warmup',

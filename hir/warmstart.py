@@ -80,13 +80,13 @@ def cosine(step, steps, warmup=100):
     "Share of the learning rate at a step: linear warm-up, then a cosine to 0."
     return min(1., (step + 1)/warmup) * .5*(1 + math.cos(math.pi*step/steps))
 
-# %% ../nbs/api/14_warmstart.ipynb #32c3784c
+# %% ../nbs/api/14_warmstart.ipynb #693df58e
 def warm_start(
     tokenizer, model,
-    steps:int=4000,  # minibatches
+    steps:int=6000,  # minibatches
     rows:int=32,     # lessons in each
     lr:float=3e-3, seed:int=0,
-    obedient:float=.75,  # share of the steps in which answers honour everything
+    obedient:float=.3,   # share of the steps in which answers honour everything
     honoured:float=.5):  # chance that an answer honours a constraint, after that
     "Train `model` in place on half-obedient answers; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []

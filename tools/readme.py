@@ -31,6 +31,7 @@ def readme(notebook=ROOT / 'nbs' / 'index.ipynb'):
     "The text of README.md."
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = [c for c in nb.cells if c.cell_type == 'markdown' or shown(c)]
+    nb.metadata['language_info'] = {'name': 'python'}    # nbdev_clean drops it; it names the code fences
     text, resources = MarkdownExporter().from_notebook_node(nb)
     if resources.get('outputs'):
         raise ValueError(f'{notebook.name}: a cell shows a picture, which README.md cannot hold; '
