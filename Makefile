@@ -25,8 +25,7 @@ readme: venv ## write README.md from nbs/index.ipynb
 	python tools/readme.py
 
 notebooks: venv ## run all notebooks anew, keeping their outputs
-	find nbs -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | OMP_NUM_THREADS=1 xargs -0 -n 1 \
-	    jupyter nbconvert --log-level WARN --to notebook --execute --inplace
+	OMP_NUM_THREADS=1 python tools/execute.py
 	nbdev_clean
 
 clean:       ## remove what can be made again (.venv stays; runs/ stays)

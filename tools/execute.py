@@ -1,0 +1,28 @@
+"""Runs notebooks anew and keeps their outputs: `python tools/execute.py nbs/api/31_loss.ipynb …`, all without names.
+
+Cells marked `eval: false`, `slow`, `cuda` or `vllm` keep the outputs they have."""
+import re, sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+SKIP = re.compile(r'^#\|\s*(eval:\s*false|slow|cuda|vllm)\b', re.M)
+
+
+def execute(path):
+    "Run one notebook in its own folder; it is written only if every cell ran."
+    nb = nbformat.read(path, as_version=4)
+    client = NotebookClient(nb, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    with client.setup_kernel():
+        for i, cell in enumerate(nb.cells):
+            if cell.cell_type == 'code' and not SKIP.search(cell.source): client.execute_cell(cell, i)
+    nbformat.write(nb, path)
+
+
+if __name__ == '__main__':
+    named = [Path(p).resolve() for p in sys.argv[1:]]
+    for path in named or sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts):
+        print(path.relative_to(ROOT), flush=True)
+        execute(path)
