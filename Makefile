@@ -8,26 +8,26 @@ help:        ## this list
 	@sed -n 's/^\([a-z]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 venv:        ## make .venv and install hir with everything for development
-	@tools/venv dev
+	@.ci/venv dev
 
 demo:        ## train the toy with and without replay and show what changed
-	@tools/venv
+	@.ci/venv
 	@.venv/bin/hir demo
 
 test:        ## run every notebook and every test (HIR_SLOW=1: the slow ones too)
-	@tools/test
+	@.ci/test
 
 export: venv ## write hir/ from the notebooks and clean the notebooks
 	nbdev_export
 	nbdev_clean
 
 readme: venv ## write README.md from nbs/index.ipynb
-	python tools/readme.py
+	python .ci/readme.py
 
 notebooks: venv ## run all notebooks anew, keeping their outputs
-	OMP_NUM_THREADS=1 python tools/execute.py
+	OMP_NUM_THREADS=1 python .ci/execute.py
 	nbdev_clean
 
 clean:       ## remove what can be made again (.venv stays; runs/ stays)
 	rm -rf build dist *.egg-info _proc _docs .pytest_cache .hypothesis
-	find hir tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find hir tests .ci -name __pycache__ -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ setup(
     extras_require={'dev': cfg['dev_requirements'].split()},
     packages=find_packages(include=['hir', 'hir.*']) + ['hir.data'],
     package_dir={'hir.data': 'data'},                    # data/ of the checkout travels as hir/data
-    package_data={'hir': ['configs/*'], 'hir.data': ['**/*']},
+    package_data={'hir': ['configs/*'], 'hir.data': ['toy/**/*']},
     entry_points={
         'console_scripts': ['hir=hir.cli:main'],
         'hir.kinds': ['ifeval=hir.suites.ifeval', 'toy=hir.toy'],   # where `Constraint` looks for kinds

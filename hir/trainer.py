@@ -128,7 +128,7 @@ def resume(cfg:HirConfig, parts:Parts):
     parts.accelerator.wait_for_everyone()
     return found
 
-# %% ../nbs/api/36_trainer.ipynb #946db4e0
+# %% ../nbs/api/36_trainer.ipynb #c8845538
 def train_step(cfg:HirConfig, parts:Parts, train, rules):
     "The next step; its metrics and rows. The run's counters move."
     run = parts.run; s = run.step + 1; t = time.perf_counter()
@@ -137,8 +137,8 @@ def train_step(cfg:HirConfig, parts:Parts, train, rules):
                          parts.reference, s, cfg.seed, cfg.m, cfg.k, cfg.lambda0, cfg.eta, cfg.kl_coef, cfg.temperature,
                          cfg.micro, parts=cfg.minibatches, clip=cfg.clip, dual_clip=cfg.dual_clip,
                          max_grad_norm=cfg.max_grad_norm)
-    parts.scheduler.step()
     bad = int(metrics['skipped'])
+    if bad < cfg.minibatches: parts.scheduler.step()           # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
     run.in_a_row = run.in_a_row + 1 if bad else 0
     run.seconds += time.perf_counter() - t

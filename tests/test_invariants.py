@@ -18,7 +18,7 @@ from hir.trainer import fit, read_log
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 BASE = make_config(dict(model=str(shipped('toy/start')), batch=6, steps=4, eval_every=0, cards_every=0, heldout='',
-                        kl_coef=.01), base=read_config(TOY))
+                        kl_coef=.01, lr=5e-5), base=read_config(TOY))
 
 
 def run(out, **changes):
@@ -40,7 +40,7 @@ def far(a, b):
 
 def test_micro_batches_do_not_matter(tmp_path, reference):
     weights, history = run(tmp_path, micro=1)
-    assert far(weights, reference[0]) < 1e-4        # eight AdamW steps amplify rounding; lr is 5e-4
+    assert far(weights, reference[0]) < 1e-5        # the run moves them by more than 1e-4
     for ours, theirs in zip(history, reference[1]):
         assert ours['loss'] == pytest.approx(theirs['loss'], abs=1e-5)
 

@@ -5,7 +5,7 @@ import pytest
 
 from conftest import ROOT, files
 
-spec = importlib.util.spec_from_file_location('readme', ROOT/'tools'/'readme.py')
+spec = importlib.util.spec_from_file_location('readme', ROOT/'.ci'/'readme.py')
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 

@@ -1,4 +1,4 @@
-"""nbs/index.ipynb as README.md: `python tools/readme.py` writes it, tests/test_readme.py compares it."""
+"""nbs/index.ipynb as README.md: `python .ci/readme.py` writes it, tests/test_readme.py compares it."""
 import posixpath, re
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Runs notebooks anew and keeps their outputs: `python tools/execute.py nbs/api/31_loss.ipynb …`, all without names.
+"""Runs notebooks anew and keeps their outputs: `python .ci/execute.py nbs/api/31_loss.ipynb …`, all without names.
 
-Cells marked `eval: false`, `slow`, `cuda` or `vllm` keep the outputs they have."""
+Cells marked `eval: false`, `slow`, `cuda`, `vllm` or `record` keep the outputs they have."""
 import re, sys
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIP = re.compile(r'^#\|\s*(eval:\s*false|slow|cuda|vllm)\b', re.M)
+SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
 
 
 def execute(path):
