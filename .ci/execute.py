@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
+BAR = 'application/vnd.jupyter.widget-view+json'    # a progress bar: dead once its kernel is gone
 
 
 def execute(path):
@@ -17,7 +18,10 @@ def execute(path):
     client = NotebookClient(nb, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
     with client.setup_kernel():
         for i, cell in enumerate(nb.cells):
-            if cell.cell_type == 'code' and not SKIP.search(cell.source): client.execute_cell(cell, i)
+            if cell.cell_type == 'code' and not SKIP.search(cell.source):
+                client.execute_cell(cell, i)
+                cell.outputs = [o for o in cell.outputs if BAR not in o.get('data', {})]
+    nb.metadata.pop('widgets', None)
     nbformat.write(nb, path)
 
 

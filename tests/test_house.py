@@ -159,6 +159,8 @@ def test_notebook_is_small_and_whole(book):
     for c in cells(book):
         errors = [o for o in c.get('outputs', []) if o['output_type'] == 'error']
         assert not errors, f'a cell shows an error: {source(c)[:80]}'
+        kinds = [kind for o in c.get('outputs', []) for kind in o.get('data', {})]
+        assert not any('widget-view' in kind for kind in kinds), 'a widget is saved, dead without its kernel'
     plain = [c for c in cells(book) if c['cell_type'] == 'code' and not source(c).startswith('#|')]
     assert len(plain) < 4 or any(c['outputs'] for c in plain), 'no cell shows an output; is it saved unrun?'
 
