@@ -14,7 +14,7 @@ demo:        ## train the toy with and without replay and show what changed
 	@.ci/venv
 	@.venv/bin/hir demo
 
-test:        ## run every notebook and every test (HIR_SLOW=1: the slow ones too)
+test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow ones)
 	@.ci/test
 
 export: venv ## write hir/ from the notebooks and clean the notebooks

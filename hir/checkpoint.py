@@ -15,14 +15,16 @@ from safetensors.torch import load_file
 from .instruction import write_atomic   # 08
 from .policy import quiet                # 10
 
-# %% ../nbs/api/35_checkpoint.ipynb #bcb42c93
+# %% ../nbs/api/35_checkpoint.ipynb #c3f02bf2
 class CheckpointError(RuntimeError):
     "A checkpoint that is damaged or could not be written."
 
 def digest(path):
     "SHA-256 of a file."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(
-        hashlib, 'file_digest') else hashlib.sha256(f.read()).hexdigest()
+    sha = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 20): sha.update(block)
+    return sha.hexdigest()
 
 def manifest_of(folder):
     "Relative path → [bytes, SHA-256] of every file in a folder, but for its manifest."
@@ -105,13 +107,13 @@ def save_checkpoint(
     for old in checkpoints(out)[:-keep] if lead else []: shutil.rmtree(old)
     return folder
 
-# %% ../nbs/api/35_checkpoint.ipynb #58b74c8a
+# %% ../nbs/api/35_checkpoint.ipynb #5a3d615b
 def find_checkpoint(
     out,           # folder of the run
     resume='auto', # 'no', 'auto' (newest whole one) or a checkpoint's folder
     warn=print):   # told of each damaged checkpoint that is passed over
     "The checkpoint to go on from, or None."
-    if resume == 'no': return None
+    if resume in ('no', 'fresh'): return None
     if resume != 'auto': check_checkpoint(resume); return Path(resume)
     for folder in reversed(checkpoints(out)):
         try: check_checkpoint(folder); return folder

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAIN_HELP', 'setting_help', 'overrides', 'located', 'asked_for', 'heldout_of', 'train', 'evaluate_command',
-           'save_report', 'demo', 'list_kinds', 'parser', 'add_demo', 'add_train', 'add_eval', 'mendable', 'main']
+           'save_report', 'demo', 'list_kinds', 'parser', 'at_least_1', 'add_demo', 'add_train', 'add_eval', 'mendable',
+           'main']
 
 # %% ../nbs/api/61_cli.ipynb #f39c26ee
 import argparse, re, sys
@@ -47,7 +48,7 @@ def asked_for(path, what:str):
     if not Path(located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file')
     return located(path)
 
-# %% ../nbs/api/61_cli.ipynb #cb288847
+# %% ../nbs/api/61_cli.ipynb #b8dd95eb
 def heldout_of(cfg):
     "The function that `fit` calls to evaluate, or None."
     if not cfg.heldout: return None
@@ -58,30 +59,30 @@ def heldout_of(cfg):
 
 def train(args, rest):
     "Train a policy; its run folder is `out`."
-    from hir.config import ConfigError, HirConfig, make_config, read_config, rules_of
+    from hir.config import ConfigError, HirConfig, chat_of, make_config, read_config, rules_of
     from hir.policy import load_policy
-    from hir.trainer import fit
+    from hir.trainer import check_folder, fit
     cfg = make_config(overrides(rest), 'command line', read_config(args.config) if args.config else HirConfig())
-    rules_of(cfg)
+    rules_of(cfg); chat_of(cfg); check_folder(cfg)
     data, heldout = load_instructions(asked_for(cfg.train, 'train')), heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
-    model, tokenizer = load_policy(located(cfg.model), dtype=cfg.dtype)
+    model, tokenizer = load_policy(located(cfg.model), cfg.pad_token, dtype=cfg.dtype)
     done = fit(cfg, model, tokenizer, data, heldout)
     print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; see {cfg.out}')
 
-# %% ../nbs/api/61_cli.ipynb #2658c1e2
+# %% ../nbs/api/61_cli.ipynb #837db9bb
 def evaluate_command(args, rest):
     "Evaluate one or more policies on a file of instructions."
-    import torch
+    import json, torch
     from hir.config import function_of
     from hir.evaluate import compare_text, evaluate, report_text
     from hir.policy import load_policy
     from hir.rollout import HFEngine
     instructions, reports = load_instructions(asked_for(args.data, 'data')), {}
     for path in args.model:
-        model, tokenizer = load_policy(located(path))
+        model, tokenizer = load_policy(located(path), args.pad_token)
         engine = HFEngine(model.to('cuda' if torch.cuda.is_available() and not args.cpu else 'cpu').eval(), tokenizer,
-                          args.max_new_tokens, progress=True)
+                          args.max_new_tokens, args.rows, json.loads(args.chat), progress=True)
         reports[path] = evaluate(engine, instructions, args.samples, args.seed, function_of('check', args.check))
         print(f'{path}\n{report_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))
@@ -127,14 +128,19 @@ def parser():
     k.set_defaults(call=list_kinds)
     return p
 
-# %% ../nbs/api/61_cli.ipynb #e7a834fd
+# %% ../nbs/api/61_cli.ipynb #854e0da2
+def at_least_1(word):
+    "An integer ≥ 1, for argparse."
+    if (n := int(word)) < 1: raise ValueError
+    return n
+
 def add_demo(sub):
     p = sub.add_parser('demo', help='HiR against plain RL on the CPU toy, in minutes',
-                       description='Train the toy with HiR and with RL-ILA; ends with a table, curves.png and results.json.')
+                       description='HiR and RL-ILA on the toy; ends with a table, curves.png, results.json.')
     p.add_argument('--out', default='runs/demo', help='folder for the runs (default: %(default)s)')
-    p.add_argument('--seeds', type=int, default=3, help='runs per method (default: %(default)s)')
-    p.add_argument('--budget', type=int, default=15360, help='responses sampled per run (default: %(default)s)')
-    p.add_argument('--jobs', type=int, help='runs side by side (default: the number of cores)')
+    p.add_argument('--seeds', type=at_least_1, default=3, help='runs per method (default: %(default)s)')
+    p.add_argument('--budget', type=at_least_1, default=15360, help='responses sampled per run (default: %(default)s)')
+    p.add_argument('--jobs', type=at_least_1, help='runs side by side (default: the number of cores)')
     p.set_defaults(call=demo)
 
 def add_train(sub):
@@ -150,31 +156,35 @@ Train a policy with HiR, or with plain RL (k = 0). Settings come from the file, 
 
 '''
 
-# %% ../nbs/api/61_cli.ipynb #f19398e8
+# %% ../nbs/api/61_cli.ipynb #5ee41d6d
 def add_eval(sub):
     p = sub.add_parser('eval', help='evaluate policies on held-out instructions',
                        description='ILA and CLA, sampled and greedy, per kind and per number of constraints.')
     p.add_argument('--model', nargs='+', required=True, help='folder or hub name; several are compared')
     p.add_argument('--data', required=True, help='JSONL of instructions')
-    p.add_argument('--samples', type=int, default=4, help='responses per instruction (default: %(default)s)')
-    p.add_argument('--max-new-tokens', type=int, default=256, help='length limit (default: %(default)s)')
+    p.add_argument('--samples', type=at_least_1, default=4, help='responses per instruction (default: %(default)s)')
+    p.add_argument('--max-new-tokens', type=at_least_1, default=2048, help='length limit (default: %(default)s)')
+    p.add_argument('--rows', type=at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
+    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
+    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
     p.add_argument('--check', default='strict', choices=['strict', 'loose'])
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--out', help='write the summaries to this JSON file')
     p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
     p.set_defaults(call=evaluate_command)
 
-# %% ../nbs/api/61_cli.ipynb #6597988e
+# %% ../nbs/api/61_cli.ipynb #ff82f394
 def mendable():
     "The errors that say what a user can do; those of layers not yet imported cannot have happened."
     homes = {'hir.config': ['ConfigError'], 'hir.policy': ['PolicyError'], 'hir.checkpoint': ['CheckpointError'],
-             'hir.trainer': ['TrainingError'], 'hir.demo': ['DemoError']}
+             'hir.trainer': ['TrainingError'], 'hir.rewrite': ['RewriteError'], 'hir.demo': ['DemoError']}
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 
 def main(argv=None):
     "Entry point of the command `hir`; returns the exit status."
     args, rest = parser().parse_known_args(argv)
+    if '' not in sys.path: sys.path.insert(0, '')          # `module:function` may lie in the working folder
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try: args.call(args, rest)
     except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130

@@ -55,14 +55,14 @@ def as_type(
         return [as_type(v, inner[0]) for v in value]
     return as_plain(value, hint)
 
-# %% ../nbs/api/00_constraint.ipynb #f83b666d
+# %% ../nbs/api/00_constraint.ipynb #ee17516a
 @dataclass(frozen=True)
 class Kind:
     "A family of constraints that share a checker."
     id:str             # official name, e.g. 'punctuation:no_comma'
     check:Callable     # (response, **args) -> bool
     sentence:object    # template for `str.format`, or a function of the arguments
-    drop:str = 'yes'   # can a rewrite drop it alone? 'yes', 'partly' (coupled), 'no' (is the task)
+    drop:str = 'yes'   # does its sentence stand alone in its benchmark's prompts? yes, partly, no
     quotes:tuple = ()  # names of arguments that quote the prompt itself
 
     @property

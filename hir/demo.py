@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'plan', 'DemoError', 'one_run', 'watch', 'rows_of', 'save_results', 'run_demo']
 
-# %% ../nbs/api/60_demo.ipynb #a312578d
-import json, os, subprocess, sys, time
-from concurrent.futures import ThreadPoolExecutor
+# %% ../nbs/api/60_demo.ipynb #73bea70b
+import json, os, subprocess, sys, threading, time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from tqdm.auto import tqdm
 
@@ -35,37 +35,40 @@ def plan(
                              settings=dict(seed=seed, steps=steps, batch=batch, out=str(Path(out)/name)) | kw))
     return runs
 
-# %% ../nbs/api/60_demo.ipynb #af273426
+# %% ../nbs/api/60_demo.ipynb #4677259d
 class DemoError(RuntimeError):
     "A run of the demo failed; holds the end of its output."
 
 def one_run(
     run:dict,      # of `plan`
     config,        # YAML that the settings refine
-    position=0):   # line of its progress bar
+    position=0,    # line of its progress bar
+    stop=None):    # threading.Event: give up
     "Train one run in a process of its own, showing its progress."
     Path(run['out']).mkdir(parents=True, exist_ok=True)
     (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
-    args = [x for k, v in run['settings'].items() for x in (f'--{k}', str(v))]
+    if stop and stop.is_set(): return
+    args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
     one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
     with open(Path(run['out'])/'log.txt', 'w+') as log, tqdm(
             total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as bar:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],
                                  stdout=log, stderr=subprocess.STDOUT, env=one)
-        try: watch(child, history, bar)
+        try: watch(child, history, bar, stop)
         finally: child.kill() if child.poll() is None else None
         log.seek(0); said = log.read()
-    if child.returncode: raise DemoError(f'{run["name"]} failed:\n' + '\n'.join(said.splitlines()[-15:]))
+    if child.returncode and not (stop and stop.is_set()):
+        raise DemoError(f'{run["name"]} failed:\n' + '\n'.join(said.splitlines()[-15:]))
 
-# %% ../nbs/api/60_demo.ipynb #d8b84a6e
-def watch(child, history, bar):
-    "Move the bar with the lines of the history until the child ends."
+# %% ../nbs/api/60_demo.ipynb #90e33aa8
+def watch(child, history, bar, stop=None):
+    "Move the bar with the lines of the history until the child ends or is to stop."
     while True:
         ended = child.poll() is not None
         done = read_log(history)
         bar.update(len(done) - bar.n)
         if done: bar.set_postfix(ila=f'{done[-1]["ila"]:.2f}', cla=f'{done[-1]["cla"]:.2f}')
-        if ended: return
+        if ended or (stop and stop.is_set()): return
         time.sleep(.3)
 
 # %% ../nbs/api/60_demo.ipynb #dff2f8a3
@@ -84,7 +87,7 @@ def save_results(rows, out):
     fig.savefig(Path(out)/'curves.png')
     return table_text(summarise(rows))
 
-# %% ../nbs/api/60_demo.ipynb #2f28d231
+# %% ../nbs/api/60_demo.ipynb #d928e0ae
 def run_demo(
     out,            # folder for the runs and the results
     config,         # YAML of the toy
@@ -93,10 +96,9 @@ def run_demo(
     "Train every method with every seed; returns the rows of results.json."
     runs, jobs = plan(out, methods, seeds, budget), jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(
         os, 'sched_getaffinity') else os.cpu_count() or 1)
+    stop = threading.Event()                               # one failure or Ctrl-C ends all
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(one_run, run, config, i) for i, run in enumerate(runs)]
-        try: [w.result() for w in waiting]
-        except BaseException:
-            for w in waiting: w.cancel()
-            raise
+        waiting = [pool.submit(one_run, run, config, i, stop) for i, run in enumerate(runs)]
+        try: [w.result() for w in wait(waiting, return_when=FIRST_EXCEPTION).done]
+        except BaseException: stop.set(); raise
     return rows_of(runs)

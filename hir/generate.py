@@ -49,13 +49,13 @@ def uniforms(
         return torch.stack([torch.rand(length, generator=g) for g in each])
     return torch.rand(rows, length, generator=generator)
 
-# %% ../nbs/api/11_generate.ipynb #e47c2735
+# %% ../nbs/api/11_generate.ipynb #069a1f90
 @dataclass(frozen=True)
 class Sample:
     "One response in tokens, with what the policy thought of each."
     ids:list       # T token ids, the stop token included
     logps:list     # T log-probabilities at the sampling temperature
-    entropies:list # T entropies (nats) of the distributions drawn from
+    entropies:list # T entropies (nats) of the softmax, before any truncation
     stopped:bool   # ended by a stop token, not by the length limit
 
 # %% ../nbs/api/11_generate.ipynb #14c5caec
@@ -76,20 +76,22 @@ def prefill(
     mask = mask.repeat_interleave(m, 0)
     return out.logits[:, -1].repeat_interleave(m, 0), cache, mask, mask.sum(-1)
 
-# %% ../nbs/api/11_generate.ipynb #fa04fce8
+# %% ../nbs/api/11_generate.ipynb #d30a4ca6
 def draw(
     logits,        # (R,V)
     u,             # (R,) uniform
     temperature=1.,# 0 means greedy, scored at temperature 1
     top_k=0, top_p=1.):
     "Next token (R,), its log-probability (R,) and the entropy (R,) of the distribution."
-    logp_all = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / (temperature or 1.)).log_softmax(-1)
+    if logits.isnan().any(): raise PolicyError('the policy gives NaN; lower lr, or use float32')
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logp_all = (logits / (temperature or 1.)).log_softmax(-1)
     probs = logp_all.exp()
     token = pick(truncate(probs, top_k, top_p), u) if temperature else probs.argmax(-1)
     entropy = -(probs * logp_all.clamp(min=-1e4)).sum(-1)
     return token, logp_all.gather(-1, token[:, None])[:, 0], entropy
 
-# %% ../nbs/api/11_generate.ipynb #19c93c9a
+# %% ../nbs/api/11_generate.ipynb #b50cee52
 @torch.no_grad()
 def generate(
     model, prompts,       # causal LM in eval mode; P lists of token ids
@@ -109,7 +111,8 @@ def generate(
         go = (~torch.isin(token, stop)).nonzero()[:, 0]
         if not len(go) or t == max_new_tokens - 1: break
         if len(go) < len(alive):
-            cache.batch_select_indices(go); alive, token, mask, position = (x[go] for x in (alive, token, mask, position))
+            cache.batch_select_indices(go)
+            alive, token, mask, position = (x[go] for x in (alive, token, mask, position))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=position[:, None],
                        past_key_values=cache, use_cache=True).logits[:, -1]

@@ -98,7 +98,7 @@ def as_constraint(
     try: return Constraint(typed(record, 'kind', str, where), args, typed(record, 'text', str, where, ''))
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
 
-# %% ../nbs/api/08_instruction.ipynb #14b52c2f
+# %% ../nbs/api/08_instruction.ipynb #ea70ea58
 def as_instruction(
     record:dict, # {'task', 'constraints', 'template', 'id', 'prompt'}; the last three may be absent
     where:str):  # 'file:line'
@@ -112,7 +112,7 @@ def as_instruction(
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
     if record.get('prompt', q.prompt) != q.prompt:
         raise DataError(f"{where}: field 'prompt' is not what template {q.template!r} renders: "
-                        f'{q.prompt!r}; name the right template, or use "verbatim"')
+                        f'{q.prompt!r}; name the right template ("verbatim" serves evaluation and k = 0)')
     return q
 
 # %% ../nbs/api/08_instruction.ipynb #f3be5b7f

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-# %% ../nbs/api/10_policy.ipynb #e3116bac
+# %% ../nbs/api/10_policy.ipynb #f89b747c
 class PolicyError(ValueError):
     "A model or tokenizer that cannot be trained as a policy; says what to do."
 
@@ -24,7 +24,8 @@ def check_tokenizer(tokenizer):
     name = tokenizer.name_or_path or type(tokenizer).__name__
     for token, why in (('pad_token', 'batches need one'), ('eos_token', 'responses end with one')):
         if getattr(tokenizer, token) is None:
-            raise PolicyError(f'the tokenizer of {name} has no {token}, {why}; set tokenizer.{token}')
+            raise PolicyError(f'the tokenizer of {name} has no {token}, {why}; name one of its tokens '
+                              f'(setting pad_token), or set tokenizer.{token}')
     if not tokenizer.chat_template:
         raise PolicyError(f'the tokenizer of {name} has no chat template; use an instruct model, '
                           'or set tokenizer.chat_template')
@@ -41,7 +42,7 @@ def encode_chat(
     if not ids: raise PolicyError(f'the tokenizer turned {text[:60]!r} into no tokens at all')
     return ids
 
-# %% ../nbs/api/10_policy.ipynb #bc1778ef
+# %% ../nbs/api/10_policy.ipynb #c98f70a7
 @contextmanager
 def quiet():
     "Without the progress bars of `transformers`, which would tear ours."
@@ -52,6 +53,7 @@ def quiet():
 
 def load_policy(
     path,        # folder of `save_pretrained`, or a name on the hub
+    pad_token='',# a token to pad with, for tokenizers that have none
     **kw):       # passed to `from_pretrained`, e.g. dtype='bfloat16'
     "A model and its tokenizer, checked."
     if str(path).startswith(('.', '/', '~')) and not Path(path).expanduser().is_dir():
@@ -59,21 +61,22 @@ def load_policy(
     with quiet():
         try: model, tokenizer = AutoModelForCausalLM.from_pretrained(path, **kw), AutoTokenizer.from_pretrained(path)
         except OSError as e: raise PolicyError(f'{path}: cannot be loaded as a policy: {e}') from e
+    if pad_token: tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer); check_head(model)
     return model, tokenizer
 
-# %% ../nbs/api/10_policy.ipynb #0394c4a0
+# %% ../nbs/api/10_policy.ipynb #c78149fb
 def chunk_score(
     head,            # hidden state -> logits
     hidden,          # (N,D)
     target,          # (N,) the token that followed
     temperature=1.): # logits are divided by it, as they were in sampling
-    "Log-probability (N,) of each target and entropy (N,) of its distribution."
+    "Log-probability (N,) of each target and entropy (N,, without gradient) of its distribution."
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature   # (N,V)
     logz = logits.logsumexp(-1)
     logp = logits.gather(-1, target[:, None])[:, 0] - logz
-    entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
+    with torch.no_grad(): entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
     return logp, entropy
 
 # %% ../nbs/api/10_policy.ipynb #bf1d93d1

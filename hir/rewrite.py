@@ -45,17 +45,17 @@ def quoted(
     if said == without(old).strip(): return without(new)
     if said == old.prompt.strip(): return new.prompt
 
-# %% ../nbs/api/21_rewrite.ipynb #199caf60
+# %% ../nbs/api/21_rewrite.ipynb #c9997147
 def requoted(
     old:Instruction, new:Instruction): # `new` holds some of old's constraints
-    "`new` with its quotations rewritten; constraints whose quotation cannot be are left out."
-    kept = []
+    "Pairs (constraint, the same with its quotations rewritten); those that cannot be are left out."
+    pairs = []
     for c in new.constraints:
         args = {n: quoted(c.args[n], c, old, new) for n in get_kind(c.kind).quotes if n in c.args}
-        if None not in args.values(): kept.append(replace(c, args=c.args | args))
-    return kept
+        if None not in args.values(): pairs.append((c, replace(c, args=c.args | args)))
+    return pairs
 
-# %% ../nbs/api/21_rewrite.ipynb #eb00920d
+# %% ../nbs/api/21_rewrite.ipynb #08a60067
 def hindsight(
     q:Instruction,   # what was asked
     response:str,    # what was answered
@@ -66,11 +66,10 @@ def hindsight(
         raise RewriteError(f'an instruction with template "verbatim" cannot be rewritten: {q.prompt[:60]!r}')
     kept = [c for c, o in zip(q.constraints, keep, strict=True) if o]
     while kept:
-        new = requoted(q, replace(q, constraints=kept))
-        holds = [old == c or check(c, response) for old, c in zip(kept, new)] if len(new) == len(kept) else []
-        if holds and all(holds): return replace(q, constraints=new)
-        kept = ([c for c, o in zip(kept, holds) if o] if holds else
-                [c for c in kept if any(c.kind == d.kind for d in new)])
+        pairs = requoted(q, replace(q, constraints=kept))
+        good = [old for old, new in pairs if old == new or check(new, response)]
+        if len(good) == len(kept): return replace(q, constraints=[new for _, new in pairs])
+        kept = good
 
 # %% ../nbs/api/21_rewrite.ipynb #72470fd5
 def replay(

@@ -18,7 +18,7 @@ from .instruction import Instruction, DataError, as_instruction, read_jsonl, rec
 from .policy import encode_chat                                                    # 10
 from .generate import generate                                                     # 11
 
-# %% ../nbs/api/12_rollout.ipynb #e7aa851c
+# %% ../nbs/api/12_rollout.ipynb #a4df86cc
 @dataclass(frozen=True)
 class Rollout:
     "One sampled response, and what was known when it was sampled."
@@ -29,7 +29,7 @@ class Rollout:
     logps:tuple            # T values of log pi_old(y_t | q, y_<t)
     entropies:tuple        # T entropies of pi_old, in nats
     stopped:bool           # ended by itself, not by the length limit
-    seed:int               # reproduces this response alone
+    seed:int               # reproduces this response alone (in float32)
     group:int=0            # position of its instruction in the step's batch
     verdict:Verdict=None   # set by `score`
 
@@ -50,7 +50,7 @@ def seed_for(*parts):
     "A seed in [0, 2^63) from any number of ints and strings; same parts, same seed."
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
 
-# %% ../nbs/api/12_rollout.ipynb #8f608511
+# %% ../nbs/api/12_rollout.ipynb #a29abd74
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
     def __init__(self, model, tokenizer,
@@ -58,7 +58,7 @@ class HFEngine:
         rows:int=256,             # responses sampled at a time
         chat:dict=None,           # passed to the chat template
         progress:bool=False,      # show a progress bar
-        **sampling):              # temperature, top_k, top_p
+        **sampling):              # temperature, top_k, top_p, stop
         self.model, self.tokenizer, self.rows, self.progress = model, tokenizer, rows, progress
         self.chat, self.sampling = chat or {}, dict(max_new_tokens=max_new_tokens, **sampling)
 
@@ -71,7 +71,7 @@ class HFEngine:
     def sync(self, model): self.model = model
     def close(self): pass
 
-# %% ../nbs/api/12_rollout.ipynb #47ad763e
+# %% ../nbs/api/12_rollout.ipynb #8c00c868
 def stop_ids(model, tokenizer):
     "Every token id that ends a response: the tokenizer's and the generation config's."
     eos = getattr(model.generation_config, 'eos_token_id', None)
@@ -85,8 +85,8 @@ def sample(engine, instructions, m, seeds, sampling):
     try:
         for a in tqdm(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', disable=not engine.progress):
             part = seeds[a*m:(a + per)*m]
-            drawn = generate(engine.model, prompts[a:a + per], m, stop=stop_ids(engine.model, tok),
-                             pad=tok.pad_token_id, generator=part, **sampling)
+            kw = dict(stop=stop_ids(engine.model, tok), pad=tok.pad_token_id) | sampling
+            drawn = generate(engine.model, prompts[a:a + per], m, generator=part, **kw)
             texts = tok.batch_decode([s.ids for s in drawn], skip_special_tokens=True)
             for j, (s, text, seed) in enumerate(zip(drawn, texts, part)):
                 i = a + j//m
