@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'LEAST', 'MOST', 'ONE_OF', 'CHOICES', 'MethodConfig', 'OptimConfig', 'HirConfig', 'ConfigError', 'nearest',
-           'as_field', 'check_range', 'make_config', 'read_config', 'function_of', 'chat_of', 'rules_of', 'versions',
+           'as_field', 'check_range', 'make_config', 'read_config', 'function_of', 'rules_of', 'chat_of', 'versions',
            'save_config']
 
 # %% ../nbs/api/34_config.ipynb #e7dd5533
@@ -111,7 +111,7 @@ def as_field(name:str, value, where:str):
     except (TypeError, ValueError):
         raise ConfigError(f'{where}: setting {name!r} must be {kind.__name__}, not {value!r}') from None
 
-# %% ../nbs/api/34_config.ipynb #013e04cc
+# %% ../nbs/api/34_config.ipynb #7de9121e
 LEAST = dict(steps=0, batch=1, m=1, k=0, minibatches=1, micro=1, sample_rows=1, max_new_tokens=1, keep=1, seed=0,
              lr=0., kl_coef=0., clip=0., dual_clip=1., temperature=1e-6, max_skipped=1, eval_samples=1, eta=0.,
              weight_decay=0., warmup=0, max_grad_norm=1e-12, top_p=1e-6, top_k=0)
@@ -120,8 +120,10 @@ ONE_OF = dict(dtype=('float32', 'bfloat16', 'float16'), schedule=('constant', 'l
 
 def check_range(name:str, value, where:str):
     "A ConfigError if a setting lies outside its range."
-    if name in LEAST and value < LEAST[name]: raise ConfigError(f'{where}: setting {name!r} must be at least {LEAST[name]}')
-    if name in MOST and value > MOST[name]: raise ConfigError(f'{where}: setting {name!r} must be at most {MOST[name]}')
+    if name in LEAST and value < LEAST[name]:
+        raise ConfigError(f'{where}: setting {name!r} must be at least {LEAST[name]}')
+    if name in MOST and value > MOST[name]:
+        raise ConfigError(f'{where}: setting {name!r} must be at most {MOST[name]}')
     if name in ONE_OF and value not in ONE_OF[name]:
         raise ConfigError(f'{where}: setting {name!r} cannot be {value!r}{nearest(str(value), ONE_OF[name])}')
 
@@ -139,7 +141,7 @@ def read_config(path, base=HirConfig()):
     if not isinstance(values, dict): raise ConfigError(f'{path}: must hold `key: value` lines')
     return make_config(values, str(path), base)
 
-# %% ../nbs/api/34_config.ipynb #0faaa7b8
+# %% ../nbs/api/34_config.ipynb #bf71f38d
 CHOICES = dict(
     reward=dict(ila=ila, cla=cla), check=dict(strict=check, loose=check_loose),
     select=dict(both=both, integrity=integrity, diversity=diversity, random=at_random),
@@ -159,16 +161,17 @@ def function_of(setting:str, name:str):
     if not callable(found): raise ConfigError(f'setting {setting!r}: {name!r} is not a function')
     return found
 
+# %% ../nbs/api/34_config.ipynb #478a7c24
+def rules_of(cfg:HirConfig):
+    "The `Rules` that a config names."
+    return Rules(**{s: function_of(s, getattr(cfg, s)) for s in CHOICES})
+
 def chat_of(cfg):
     "The keyword arguments of the chat template that a config gives as JSON."
     try: chat = json.loads(cfg.chat or '{}')
     except json.JSONDecodeError as e: raise ConfigError(f"setting 'chat' is not valid JSON: {e}") from None
     if not isinstance(chat, dict): raise ConfigError("setting 'chat' must be a JSON object")
     return chat
-
-def rules_of(cfg:HirConfig):
-    "The `Rules` that a config names."
-    return Rules(**{s: function_of(s, getattr(cfg, s)) for s in CHOICES})
 
 # %% ../nbs/api/34_config.ipynb #a6a2f9b2
 def versions():

@@ -229,7 +229,7 @@ def describe_rows(rows):
     passed = per_kind((r.instruction.constraints, r.verdict) for r in rs)
     return out | {f'kind/{kind}': ok/asked for kind, (ok, asked) in passed.items()}
 
-# %% ../nbs/api/33_step.ipynb #d7194b69
+# %% ../nbs/api/33_step.ipynb #17adf2d4
 def step(
     policy, optimizer, engine, tokenizer, instructions, accelerator,
     rules=Rules(), reference=None,      # frozen `Policy` of the KL penalty
@@ -239,14 +239,16 @@ def step(
     "One HiR step: the policy is changed in place; returns its metrics and its rows."
     start, times, seed = time.perf_counter(), {}, seed_for(seed, s)
     engine.sync(accelerator.unwrap_model(policy).model)
-    rows = experience(engine, tokenizer, instructions, accelerator, rules, m, k, lam(s, lambda0, eta), seed, chat, times)
+    weight = lam(s, lambda0, eta)
+    rows = experience(engine, tokenizer, instructions, accelerator, rules, m, k, weight, seed, chat, times)
     with lap(times, 'advantages'):
         batch = with_advantages(collate(rows, tokenizer.pad_token_id), policy, reference, accelerator, rules,
                                 kl_coef, micro, temperature)
     with lap(times, 'update'):
         metrics = update(policy, optimizer, batch, accelerator, seed=seed, rules=rules, micro=micro,
                          temperature=temperature, **update_kw)
-    metrics |= describe_rows(rows) | times | {'lambda': lam(s, lambda0, eta)}
+    metrics |= describe_rows(rows) | times | {'lambda': weight}
     metrics['tokens_per_second'] = batch.mask[~batch.replay].sum().item() / (time.perf_counter() - start)
-    if batch.ref is not None: metrics['kl'] = token_mean(batch.old - batch.ref, batch.mask*~batch.replay[:, None]).item()
+    if batch.ref is not None:
+        metrics['kl'] = token_mean(batch.old - batch.ref, batch.mask*~batch.replay[:, None]).item()
     return metrics, rows
