@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from hir.checkpoint import check_checkpoint, checkpoints, find_checkpoint, own_weights, save_checkpoint
 from hir.checkpoint import CheckpointError
 from hir.cli import main
-from hir.config import make_config
+from hir.config import ConfigError, make_config
 from hir.instruction import load_instructions
 from hir.policy import Policy, load_policy
 from hir.toy import shipped
@@ -96,6 +96,27 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     steps = [[r['step'] for r in read_log(tmp_path/n/'history.jsonl')] for n in ('whole', 'killed')]
     assert steps[0] == steps[1] == list(range(1, 13))
+
+
+def test_an_earlier_run_is_never_mixed_with_a_new_one(tmp_path):
+    "Refused by default, gone on with by `auto`, deleted by `fresh`; its checkpoints cannot win by their number."
+    train = load_instructions(shipped('toy/train.jsonl'))[:4]
+
+    def run(seed, steps, resume):
+        model, tokenizer = load_policy(shipped('toy/start'))
+        cfg = make_config(dict(out=str(tmp_path), batch=2, steps=steps, max_new_tokens=32, kl_coef=0., cpu=True, seed=seed,
+                               cards_every=0, save_every=1, resume=resume, lr=1e-3))
+        return fit(cfg, model, tokenizer, train, progress=False)
+    run(0, 3, 'no')
+    with pytest.raises(ConfigError, match='holds an earlier run.*--resume auto'):
+        run(1, 2, 'no')
+    assert len(read_log(tmp_path/'history.jsonl')) == 3                  # nothing was touched
+    assert run(0, 4, 'auto')['step'] == 4 and len(read_log(tmp_path/'history.jsonl')) == 4
+    assert run(1, 2, 'fresh')['step'] == 2
+    assert [c.name for c in checkpoints(tmp_path)] == ['checkpoint-000001', 'checkpoint-000002']
+    assert [r['step'] for r in read_log(tmp_path/'history.jsonl')] == [1, 2]
+    run(1, 3, str(tmp_path/'checkpoint-000001'))                         # back to an earlier one: later ones go
+    assert [c.name for c in checkpoints(tmp_path)] == ['checkpoint-000002', 'checkpoint-000003']
 
 
 BAD = {
