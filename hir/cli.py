@@ -95,11 +95,11 @@ def save_report(path, reports):
     from hir.instruction import write_atomic
     write_atomic(path, lambda f: json.dump({name: r.summary() for name, r in reports.items()}, f, indent=1))
 
-# %% ../nbs/api/61_cli.ipynb #35dea7df
+# %% ../nbs/api/61_cli.ipynb #9febef5b
 def demo(args, rest):
     "HiR against plain RL on the toy, with a table and a picture at the end."
     from hir.demo import run_demo, save_results
-    print(f'HiR and RL-ILA, {args.seeds} seeds each, {args.budget} sampled responses a run')
+    print(f'HiR and RL-ILA, seeds: {args.seeds} each, sampled responses: {args.budget} a run')
     toy = Path(__file__).parent/'configs'/'toy.yaml'
     rows = run_demo(args.out, toy, seeds=args.seeds, budget=args.budget, jobs=args.jobs)
     print('\n\nOn the held-out instructions, mean over seeds [lowest, highest]:\n')
