@@ -6,9 +6,8 @@
 __all__ = ['CheckpointError', 'digest', 'manifest_of', 'check_checkpoint', 'publish', 'checkpoints', 'save_policy',
            'load_weights', 'own_weights', 'save_checkpoint', 'find_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/api/35_checkpoint.ipynb #e850bf70
+# %% ../nbs/api/35_checkpoint.ipynb #2abcd904
 import hashlib, json, os, shutil
-import torch
 from pathlib import Path
 from safetensors.torch import load_file
 

@@ -7,12 +7,12 @@ __all__ = ['TRAIN_HELP', 'setting_help', 'overrides', 'located', 'asked_for', 'h
            'save_report', 'demo', 'list_kinds', 'parser', 'at_least_1', 'add_demo', 'add_train', 'add_eval', 'mendable',
            'main']
 
-# %% ../nbs/api/61_cli.ipynb #f39c26ee
+# %% ../nbs/api/61_cli.ipynb #3d4b4cb4
 import argparse, re, sys
 from pathlib import Path
 
 from . import __version__
-from .constraint import ConstraintError, describe, kinds   # 00
+from .constraint import ConstraintError, kinds   # 00
 from .instruction import DataError, load_instructions      # 08
 from .toy import shipped                                    # 09
 
@@ -48,7 +48,7 @@ def asked_for(path, what:str):
     if not Path(located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file')
     return located(path)
 
-# %% ../nbs/api/61_cli.ipynb #b8dd95eb
+# %% ../nbs/api/61_cli.ipynb #a9fa7110
 def heldout_of(cfg):
     "The function that `fit` calls to evaluate, or None."
     if not cfg.heldout: return None
@@ -63,18 +63,18 @@ def train(args, rest):
     from hir.policy import load_policy
     from hir.trainer import check_folder, fit
     cfg = make_config(overrides(rest), 'command line', read_config(args.config) if args.config else HirConfig())
-    rules_of(cfg); chat_of(cfg); check_folder(cfg)
+    rules_of(cfg); chat_of(cfg.chat); check_folder(cfg)
     data, heldout = load_instructions(asked_for(cfg.train, 'train')), heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
     model, tokenizer = load_policy(located(cfg.model), cfg.pad_token, dtype=cfg.dtype)
     done = fit(cfg, model, tokenizer, data, heldout)
     print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; see {cfg.out}')
 
-# %% ../nbs/api/61_cli.ipynb #837db9bb
+# %% ../nbs/api/61_cli.ipynb #641d1f46
 def evaluate_command(args, rest):
     "Evaluate one or more policies on a file of instructions."
-    import json, torch
-    from hir.config import function_of
+    import torch
+    from hir.config import chat_of, function_of
     from hir.evaluate import compare_text, evaluate, report_text
     from hir.policy import load_policy
     from hir.rollout import HFEngine
@@ -82,7 +82,7 @@ def evaluate_command(args, rest):
     for path in args.model:
         model, tokenizer = load_policy(located(path), args.pad_token)
         engine = HFEngine(model.to('cuda' if torch.cuda.is_available() and not args.cpu else 'cpu').eval(), tokenizer,
-                          args.max_new_tokens, args.rows, json.loads(args.chat), progress=True)
+                          args.max_new_tokens, args.rows, chat_of(args.chat), progress=True)
         reports[path] = evaluate(engine, instructions, args.samples, args.seed, function_of('check', args.check))
         print(f'{path}\n{report_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))

@@ -7,13 +7,12 @@ __all__ = ['FIELDS', 'LEAST', 'MOST', 'ONE_OF', 'CHOICES', 'MethodConfig', 'Opti
            'as_field', 'check_range', 'make_config', 'read_config', 'function_of', 'rules_of', 'chat_of', 'versions',
            'save_config']
 
-# %% ../nbs/api/34_config.ipynb #e7dd5533
+# %% ../nbs/api/34_config.ipynb #59ccc8cc
 import dataclasses, difflib, importlib, importlib.metadata, json, math, platform
 import yaml
 from dataclasses import dataclass
 from pathlib import Path
 
-from .constraint import Where                                        # 00
 from .verifier import check, check_loose, cla, ila                   # 02
 from .select import at_random, batch_quota, both, diversity, instruction_quota, integrity   # 20
 from .rewrite import exact, subset                                   # 21
@@ -161,14 +160,14 @@ def function_of(setting:str, name:str):
     if not callable(found): raise ConfigError(f'setting {setting!r}: {name!r} is not a function')
     return found
 
-# %% ../nbs/api/34_config.ipynb #478a7c24
+# %% ../nbs/api/34_config.ipynb #e0539031
 def rules_of(cfg:HirConfig):
     "The `Rules` that a config names."
     return Rules(**{s: function_of(s, getattr(cfg, s)) for s in CHOICES})
 
-def chat_of(cfg):
-    "The keyword arguments of the chat template that a config gives as JSON."
-    try: chat = json.loads(cfg.chat or '{}')
+def chat_of(text:str):
+    "The keyword arguments of the chat template that the setting `chat` gives as JSON."
+    try: chat = json.loads(text or '{}')
     except json.JSONDecodeError as e: raise ConfigError(f"setting 'chat' is not valid JSON: {e}") from None
     if not isinstance(chat, dict): raise ConfigError("setting 'chat' must be a JSON object")
     return chat

@@ -35,7 +35,7 @@ def plan(
                              settings=dict(seed=seed, steps=steps, batch=batch, out=str(Path(out)/name)) | kw))
     return runs
 
-# %% ../nbs/api/60_demo.ipynb #4677259d
+# %% ../nbs/api/60_demo.ipynb #4ce93009
 class DemoError(RuntimeError):
     "A run of the demo failed; holds the end of its output."
 
@@ -45,9 +45,9 @@ def one_run(
     position=0,    # line of its progress bar
     stop=None):    # threading.Event: give up
     "Train one run in a process of its own, showing its progress."
+    if stop and stop.is_set(): return
     Path(run['out']).mkdir(parents=True, exist_ok=True)
     (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
-    if stop and stop.is_set(): return
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
     one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
     with open(Path(run['out'])/'log.txt', 'w+') as log, tqdm(
@@ -71,7 +71,7 @@ def watch(child, history, bar, stop=None):
         if ended or (stop and stop.is_set()): return
         time.sleep(.3)
 
-# %% ../nbs/api/60_demo.ipynb #dff2f8a3
+# %% ../nbs/api/60_demo.ipynb #ba0a6e7e
 def rows_of(runs):
     "One row per evaluation of every run: method, seed, step, sampled, seconds, ila, cla (held out)."
     names = ('step', 'sampled', 'seconds', 'ila', 'cla')
@@ -80,7 +80,7 @@ def rows_of(runs):
 
 def save_results(rows, out):
     "Write results.json and curves.png; returns the table as text."
-    import matplotlib; from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
     write_atomic(Path(out)/'results.json', lambda f: json.dump(rows, f, indent=1))
     fig = Figure(figsize=(9, 3.6), dpi=110, layout='constrained')
     for ax, x in zip(fig.subplots(1, 2), ('sampled', 'seconds')): plot_curves(rows, x=x, ax=ax)

@@ -8,14 +8,14 @@ __all__ = ['COLOURS', 'LINES', 'MARKERS', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', '
            'cells', 'plot_grid', 'Markup', 'element', 'Card', 'rollout_of', 'constraint_lines', 'facts', 'show_rollout',
            'same', 'kept', 'rewrite_lines', 'show_rewrite']
 
-# %% ../nbs/api/41_plot.ipynb #5763934a
+# %% ../nbs/api/41_plot.ipynb #89b4edeb
 import difflib, html, textwrap
 import matplotlib.pyplot as plt
 from dataclasses import dataclass
 from matplotlib.patches import Rectangle
 
 from .constraint import describe, get_kind              # 00
-from .verifier import cla, ila                          # 02
+from .verifier import ila                               # 02
 from .evaluate import Report, mean_range, runs_of, sizes   # 40
 
 # %% ../nbs/api/41_plot.ipynb #c3681c5b

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['exact', 'subset', 'RewriteError', 'quoted', 'requoted', 'hindsight', 'replay']
 
-# %% ../nbs/api/21_rewrite.ipynb #4ec3010d
+# %% ../nbs/api/21_rewrite.ipynb #f2d65728
 from dataclasses import replace
 
-from .constraint import Verdict, get_kind                     # 00
+from .constraint import get_kind                              # 00
 from .verifier import check, verify                           # 02
 from .instruction import Instruction                          # 08
 from .policy import encode_chat                               # 10

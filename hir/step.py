@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Rules', 'shared', 'lap', 'sample_and_score', 'SharedEngine', 'topped_up', 'replays_of', 'experience', 'part_of',
-           'score_rows', 'with_advantages', 'minibatch_loss', 'merged', 'optimise', 'update', 'describe_rows', 'step']
+           'score_rows', 'with_advantages', 'minibatch_loss', 'merged', 'over_processes', 'optimise', 'update',
+           'describe_rows', 'step']
 
-# %% ../nbs/api/33_step.ipynb #52355cb2
+# %% ../nbs/api/33_step.ipynb #d9ec7491
 import random, time
 import torch
 from accelerate.utils import gather_object
@@ -15,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from .verifier import check, cla, ila, per_kind                     # 02
-from .rollout import seed_for                                       # 12
+from .rollout import seed_for, seeds_for                            # 12
 from .reward import original_rows, score, zero_signal               # 13
 from .select import batch_quota, both, candidates, lam, select, shortfall   # 20
 from .rewrite import exact, replay                                  # 21
@@ -65,7 +66,7 @@ def sample_and_score(
         with lap(times, 'verify'): return score(drawn, rules.check)
     return shared(work, len(instructions), accelerator)
 
-# %% ../nbs/api/33_step.ipynb #ed00f5d3
+# %% ../nbs/api/33_step.ipynb #ce41edb2
 @dataclass(frozen=True)
 class SharedEngine:
     "An engine whose sampling is shared out over the processes; every process gets all rollouts."
@@ -73,7 +74,7 @@ class SharedEngine:
     accelerator:object
 
     def generate(self, instructions, m, seeds, **sampling):
-        if isinstance(seeds, int): seeds = [seed_for(seeds, i) for i in range(len(instructions))]
+        seeds = seeds_for(seeds, len(instructions))
         return shared(lambda mine: self.engine.generate([instructions[i] for i in mine], m, [seeds[i] for i in mine],
                                                         **sampling), len(instructions), self.accelerator)
 
@@ -166,16 +167,18 @@ def minibatch_loss(policy, b, totals, rules, clip, dual_clip, temperature):
         stats |= {f'{name}/{key}': value.float() for key, value in s.items()}
     return loss, stats | {'loss': loss.detach().float()}
 
-# %% ../nbs/api/33_step.ipynb #30f74182
-def merged(sums, stats, accelerator=None):
-    "Sums over micro-batches (or, with an accelerator, processes); maxima stay maxima."
-    if accelerator is None:
-        return {k: (max if k.endswith('max') else torch.add)(v, sums[k]) if k in sums else v
-                for k, v in stats.items()}
+# %% ../nbs/api/33_step.ipynb #d3e29476
+def merged(sums, stats):
+    "Sums over micro-batches; maxima stay maxima."
+    return {k: (torch.maximum if k.endswith('max') else torch.add)(v, sums[k]) if k in sums else v
+            for k, v in stats.items()}
+
+def over_processes(stats, accelerator):
+    "The same over processes, as floats."
     return {k: (accelerator.gather(v.reshape(1)).max() if k.endswith('max') else accelerator.reduce(v, 'sum')).item()
             for k, v in stats.items()}
 
-# %% ../nbs/api/33_step.ipynb #9d2d8192
+# %% ../nbs/api/33_step.ipynb #8f403492
 def optimise(
     policy, optimizer, batch:Batch, index, # rows of the minibatch
     accelerator, rules=Rules(), clip=.2, dual_clip=3., temperature=1., micro=32, max_grad_norm=1.):
@@ -193,7 +196,7 @@ def optimise(
     finite = bool(torch.isfinite(torch.as_tensor(norm)))
     if finite: optimizer.step()
     optimizer.zero_grad()
-    return merged({}, sums, accelerator) | {'grad_norm': float(norm), 'skipped': float(not finite)}
+    return over_processes(sums, accelerator) | {'grad_norm': float(norm), 'skipped': float(not finite)}
 
 # %% ../nbs/api/33_step.ipynb #a0ab9343
 def update(policy, optimizer, batch:Batch, accelerator, parts:int=2, seed:int=0, **kw):

@@ -7,14 +7,14 @@ __all__ = ['order', 'batch_of', 'Run', 'TrainingError', 'append', 'read_log', 'c
            'prepare', 'check_folder', 'resume', 'train_step', 'log_step', 'log_eval', 'due', 'fit', 'advance',
            'check_data', 'save_final', 'close']
 
-# %% ../nbs/api/36_trainer.ipynb #245c3200
+# %% ../nbs/api/36_trainer.ipynb #e4e43542
 import json, math, shutil, time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tqdm.auto import tqdm
 
@@ -119,7 +119,7 @@ class Parts:
     engine:object
     run:Run = field(default_factory=Run)
 
-# %% ../nbs/api/36_trainer.ipynb #782b9e3a
+# %% ../nbs/api/36_trainer.ipynb #20c02e88
 def prepare(cfg:HirConfig, model, tokenizer, engine=None):
     "Accelerator, policy, optimizer and schedule of a config; a reference only where KL is on."
     set_seed(cfg.seed)
@@ -132,7 +132,7 @@ def prepare(cfg:HirConfig, model, tokenizer, engine=None):
     policy, optimizer = accelerator.prepare(policy, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     engine = engine or HFEngine(accelerator.unwrap_model(policy).model, tokenizer, cfg.max_new_tokens, cfg.sample_rows,
-                                chat_of(cfg), temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
+                                chat_of(cfg.chat), temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
     return Parts(accelerator, policy, reference, optimizer, scheduler, tokenizer, engine)
 
 # %% ../nbs/api/36_trainer.ipynb #ceaaf4e8

@@ -192,3 +192,11 @@ def test_nothing_of_one_machine(f):
     for text in texts(f):
         found = re.search(HOMES, text) or (f != 'tests/test_house.py' and re.search(HOSTS, text))
         assert not found, f'…{text[max(0, found.start() - 40):found.end() + 20]}…'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_every_import_is_used(module):
+    bound = {(a.asname or a.name).split('.')[0] for node in ast.walk(tree(module))
+             if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
+    used = {node.id for node in ast.walk(tree(module)) if isinstance(node, ast.Name)}
+    assert bound <= used, f'imported and not used: {sorted(bound - used)}'
