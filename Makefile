@@ -2,10 +2,10 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test export readme notebooks clean
+.PHONY: help venv demo test docs test-browser export readme notebooks clean
 
 help:        ## this list
-	@sed -n 's/^\([a-z]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 venv:        ## make .venv and install hir with everything for development
 	@.ci/venv dev
@@ -16,6 +16,12 @@ demo:        ## train the toy with and without replay and show what changed
 
 test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow ones)
 	@.ci/test
+
+test-browser: ## open the widgets in JupyterLab in a real browser; screenshots in runs/screenshots
+	@.ci/test-browser
+
+docs:        ## build the site into _docs/site, offline
+	@.ci/docs
 
 export: venv ## write hir/ from the notebooks and clean the notebooks
 	nbdev_export

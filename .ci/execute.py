@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
-BAR = 'application/vnd.jupyter.widget-view+json'    # a progress bar: dead once its kernel is gone
+VIEW = 'application/vnd.jupyter.widget-view+json'    # dead once its kernel is gone; the HTML beside it stays
 
 
 def execute(path):
@@ -20,7 +20,9 @@ def execute(path):
         for i, cell in enumerate(nb.cells):
             if cell.cell_type == 'code' and not SKIP.search(cell.source):
                 client.execute_cell(cell, i)
-                cell.outputs = [o for o in cell.outputs if BAR not in o.get('data', {})]
+                for o in cell.outputs:
+                    if 'text/html' in o.get('data', {}): o.data.pop(VIEW, None)
+                cell.outputs = [o for o in cell.outputs if VIEW not in o.get('data', {})]
     nb.metadata.pop('widgets', None)
     nbformat.write(nb, path)
 
