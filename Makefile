@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test docs test-browser export readme notebooks clean
+.PHONY: help venv demo test test-vllm docs test-browser export readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,6 +16,9 @@ demo:        ## train the toy with and without replay and show what changed
 
 test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow ones)
 	@.ci/test
+
+test-vllm:   ## test sampling with vLLM and judging by it, in an environment of its own (.venv-vllm)
+	@.ci/test-vllm
 
 test-browser: ## open the widgets in JupyterLab in a real browser; screenshots in runs/screenshots
 	@.ci/test-browser

@@ -6,10 +6,11 @@
 __all__ = ['Count', 'Positive', 'Text', 'KINDS', 'ConstraintError', 'Where', 'as_plain', 'as_type', 'suggest', 'Kind', 'kind',
            'load_suites', 'get_kind', 'Constraint', 'checked', 'describe', 'Verdict', 'kinds']
 
-# %% ../nbs/api/00_constraint.ipynb #4de70c5b
+# %% ../nbs/api/00_constraint.ipynb #56aad53f
 import difflib, inspect, json, string
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -63,7 +64,7 @@ def suggest(hint): # annotation of a checker's parameter
         try: return as_type(value, hint)
         except ValueError: pass
 
-# %% ../nbs/api/00_constraint.ipynb #15628cfa
+# %% ../nbs/api/00_constraint.ipynb #59c8b07e
 @dataclass(frozen=True)
 class Kind:
     "A family of constraints that share a checker."
@@ -76,11 +77,11 @@ class Kind:
     literal:bool = False   # its benchmark lets a blank response pass and has no loose reading
     achieved:Callable = None # (response, **args) -> arguments that it may have reached instead, or None
     shown:dict = field(default_factory=dict, hash=False) # arguments picked for its example
-    @property
+    @cached_property
     def params(self): # name → annotation of each argument
         hints = get_type_hints(self.check, include_extras=True)
         return {k: v for k, v in hints.items() if k not in ('response', 'return')}
-    @property
+    @cached_property
     def needed(self):
         "Name → annotation of each argument that has no default."
         given = inspect.signature(self.check).parameters
@@ -108,7 +109,7 @@ def kind(
         return check
     return register
 
-# %% ../nbs/api/00_constraint.ipynb #b06cbb4c
+# %% ../nbs/api/00_constraint.ipynb #635ad992
 def load_suites():
     "Import every module declared under the entry point `hir.kinds`; return the ids known."
     for e in entry_points(group='hir.kinds'): e.load()
@@ -119,7 +120,7 @@ def get_kind(id:str):
     if id not in KINDS: load_suites()
     if id in KINDS: return KINDS[id]
     near = difflib.get_close_matches(str(id), KINDS, 1)
-    hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(sorted(KINDS))}'
+    hint = f'did you mean {near[0]!r}?' if near else f'`hir kinds` lists all {len(KINDS)}'
     raise ConstraintError(f'unknown kind {id!r}; {hint}')
 
 # %% ../nbs/api/00_constraint.ipynb #a05dab60

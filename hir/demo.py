@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['METHODS', 'plan', 'DemoError', 'one_run', 'watch', 'rows_of', 'save_results', 'run_demo']
 
-# %% ../nbs/api/60_demo.ipynb #73bea70b
+# %% ../nbs/api/60_demo.ipynb #3b784cab
 import json, os, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from tqdm.auto import tqdm
 
-from .trainer import read_log                 # 36
+from .runlog import read_log                  # 26
 from .evaluate import summarise, table_text   # 40
 from .plot import plot_curves                 # 41
 from .instruction import write_atomic         # 08

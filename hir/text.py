@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Relation', 'ABBREVIATIONS', 'STARTERS', 'EITHER', 'SMALL', 'ENDINGS', 'HEADED', 'NUMBER', 'INITIAL', 'CURLY',
-           'TOUCHING', 'FIRST', 'BLANK', 'RUN', 'NEXT', 'DOTS', 'STOP', 'TOKEN', 'CLOSING', 'RULES', 'LETTERS',
-           'remembered', 'words', 'compare', 'parts', 'stops', 'is_end', 'tokens_of', 'cuts', 'sentences', 'tokenize',
-           'word_tokens', 'treebank', 'profiles', 'Letters', 'letters', 'grams', 'grams_in', 'language']
+           'TOUCHING', 'FIRST', 'BLANK', 'RUN', 'NEXT', 'DOTS', 'STOP', 'TOKEN', 'known_end', 'CLOSING', 'RULES',
+           'LETTERS', 'remembered', 'words', 'compare', 'parts', 'stops', 'is_end', 'tokens_of', 'has_end', 'cuts',
+           'sentences', 'tokenize', 'word_tokens', 'profiles', 'Letters', 'letters', 'grams', 'grams_in', 'language']
 
 # %% ../nbs/api/01_text.ipynb #1d9ab317
 import json, random, re
@@ -98,7 +98,7 @@ def is_end(
     if (number or initial) and (after in tuple(';:,.!?') or after[0].islower()): return False
     return stops(token) and not (initial and capital and not common)
 
-# %% ../nbs/api/01_text.ipynb #01500c91
+# %% ../nbs/api/01_text.ipynb #54f60294
 CURLY = '‘’“”«»'
 TOUCHING = rf'[)";}}\]*:@\'({{\[?!{CURLY}]'                  # what may touch the mark that ends a sentence
 FIRST = re.compile(rf'[.?!](?={TOUCHING}|\s+\S)')
@@ -113,6 +113,12 @@ def tokens_of(text:str):
     "The tokens that Punkt looks at; a word keeps its full stop."
     return [token for line in text.split('\n') for token in TOKEN.findall(line)]
 
+def has_end(piece:str): # a run and what follows, e.g. 'p.m. They'
+    "Does a sentence end between two of its tokens?"
+    return any(is_end(*pair) for pair in pairwise(tokens_of(piece)))
+
+known_end = lru_cache(1_000)(has_end)     # the variants of a response ask the same again and again
+
 def cuts(text:str):
     "(end of a sentence, start of the next) wherever a sentence ends inside a text."
     for run in RUN.finditer(text):
@@ -120,7 +126,7 @@ def cuts(text:str):
         if end > start + 1 != 2 and FIRST.match(text, start):       # 2: a blank before the very first run
             yield start + 1, max(start + 1, NEXT.match(text, start + 1).start(1))
         after = NEXT.match(text, end)
-        if any(is_end(*pair) for pair in pairwise(tokens_of(text[start:after.end()]))):
+        if (known_end if after.end() - start < 40 else has_end)(text[start:after.end()]):
             yield end, max(end, after.start(1))
 
 # %% ../nbs/api/01_text.ipynb #87c6db89
@@ -154,7 +160,7 @@ RULES = [(re.compile(pattern), to) for pattern, to in [
     (r"(?i)\b(can(?=not)|d(?='ye)|gim(?=me)|gon(?=na)|got(?=ta)|lem(?=me)|more(?='n)|wan(?=na\s))"
      r"(not|'ye|me|na|ta|'n)\b", r' \1 \2 '), (r"(?i) ('t)(is|was)\b", r' \1 \2 ')]]
 
-# %% ../nbs/api/01_text.ipynb #54e56409
+# %% ../nbs/api/01_text.ipynb #ff05e679
 def tokenize(
     sentences): # of one text, or of many
     "The tokens of each sentence, by the Treebank rules."
@@ -167,10 +173,6 @@ def tokenize(
 def word_tokens(text:str):
     "Words and punctuation marks, as `nltk.word_tokenize` cuts them."
     return [token for tokens in tokenize(sentences(text)) for token in tokens]
-
-class treebank:
-    "The tokenizer for one sentence at a time."
-    def tokenize(self, sentence): return tokenize([sentence])[0]
 
 # %% ../nbs/api/01_text.ipynb #f36541e3
 @cache

@@ -6,13 +6,12 @@
 __all__ = ['words_of', 'named_in', 'without', 'deciding', 'marked', 'mark', 'show_verdicts', 'Recorded', 'save_recorded',
            'load_recorded', 'recorded_batch', 'Replayed', 'row_advantages', 'replay_batch', 'cell_of', 'line_of',
            'response_names', 'show_batch', 'show_diff', 'shade', 'clipped', 'show_tokens', 'replay_ratios', 'texts_of',
-           'beside', 'show_replay', 'show_explorer', 'log_lines', 'picture', 'show_run']
+           'beside', 'show_replay', 'show_explorer', 'picture', 'show_run']
 
-# %% ../nbs/api/42_view.ipynb #13096252
-import difflib, io, json, re, time
+# %% ../nbs/api/42_view.ipynb #f2abcc22
+import difflib, io, re, time
 from base64 import b64encode
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from .constraint import describe                                                    # 00
 from .verifier import check, check_loose                                             # 02
@@ -23,14 +22,15 @@ from .select import lam                                                         
 from .step import Rules, replays_of                                                  # 33
 from .plot import BOX, CHOSEN, MET, SAID, UNMET, Card, Markup, element, plot_history   # 41
 
-# %% ../nbs/api/42_view.ipynb #6a5d2d05
+# %% ../nbs/api/42_view.ipynb #bcea4358
 def words_of(text):
     "Spans (start, end) of the words, line breaks and marks of a text."
     return [m.span() for m in re.finditer(r'\w+|\n+|[^\w\s]', text)]
 
 def named_in(c, text):
     "Spans of `text` that an argument of the constraint spells out."
-    found = [x for v in c.args.values() for x in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(x, str) and x.strip()]
+    values = [x for v in c.args.values() for x in (v if isinstance(v, (list, tuple)) else [v])]
+    found = [x for x in values if isinstance(x, str) and x.strip()]
     return [m.span() for x in found for m in re.finditer(re.escape(x), text, re.I)]
 
 def without(text, spans):
@@ -61,7 +61,7 @@ def marked(text, spans):
         out += [text[at:a], element('mark', text[a:b], css='background:#F0E442; color:#000; padding:0 .1em')]; at = b
     return element('div', *out, text[at:], css=SAID)
 
-# %% ../nbs/api/42_view.ipynb #24f8986f
+# %% ../nbs/api/42_view.ipynb #e8f7bd93
 def mark(ok):
     "A verdict as a sign and a word, coloured."
     return element('b', '✓ yes' if ok else '✗ no', css=f'color:{MET if ok else CHOSEN}; white-space:nowrap')
@@ -73,15 +73,18 @@ def show_verdicts(
     rows, cell = [], lambda *xs, css='': element('td', *xs, css='padding:.1em .7em; text-align:left; ' + css)
     found = [(c, check(c, response), check_loose(c, response)) for c in constraints]
     for i, (c, strict, loose) in enumerate(found):
-        rows.append(element('tr', cell('▶' if i == focus else ''), cell(mark(strict)), cell(mark(loose)), cell(describe(c))))
-    head = element('tr', *(element('th', x, css='text-align:left; padding:.1em .7em') for x in ('', 'strict', 'loose', 'constraint')))
+        cells = ('▶' if i == focus else '', mark(strict), mark(loose), describe(c))
+        rows.append(element('tr', *map(cell, cells)))
+    names = ('', 'strict', 'loose', 'constraint')
+    head = element('tr', *(element('th', x, css='text-align:left; padding:.1em .7em') for x in names))
     spans = [] if focus is None else deciding(constraints[focus], response)
-    note = '' if focus is None else 'highlighted: what decides' if spans else 'no single word decides: the whole text does'
+    note = 'highlighted: what decides' if spans else 'no single word decides: the whole text does'
+    note = '' if focus is None else note
     text = '\n'.join(f'{"✓" if s else "✗"}{"✓" if l else "✗"} {describe(c)}' for c, s, l in found)
     return Card(element('div', element('table', head, *rows), marked(response, spans), element('small', note), css=BOX),
                 f'{text}\n→ {response}')
 
-# %% ../nbs/api/42_view.ipynb #9c3535d1
+# %% ../nbs/api/42_view.ipynb #4adef272
 @dataclass(frozen=True)
 class Recorded:
     "A sampled and scored batch, with what the policy says of each response under its hindsight instruction."
@@ -90,7 +93,8 @@ class Recorded:
 
 def save_recorded(path, batch:Recorded):
     "Write a batch, one rollout a line."
-    write_jsonl(path, [record_of_rollout(r) | {'hindsight': batch.hindsight.get(i)} for i, r in enumerate(batch.rollouts)])
+    again = batch.hindsight
+    write_jsonl(path, [record_of_rollout(r) | {'hindsight': again.get(i)} for i, r in enumerate(batch.rollouts)])
 
 def load_recorded(path):
     "Read a batch that `save_recorded` wrote."
@@ -109,7 +113,7 @@ def recorded_batch():
     from hir.toy import shipped
     return load_recorded(shipped('toy/batch.jsonl')), AutoTokenizer.from_pretrained(shipped('toy/start'))
 
-# %% ../nbs/api/42_view.ipynb #af2c9392
+# %% ../nbs/api/42_view.ipynb #675bc609
 @dataclass(frozen=True)
 class Replayed:
     "A batch with its replays and the advantage of every row, with replay and without."
@@ -127,6 +131,7 @@ def row_advantages(rows, pad):
     b = collate(rows, pad)
     return reinforce_pp(terminal(b.reward, b.mask), b.mask)[:, 0].tolist()
 
+# %% ../nbs/api/42_view.ipynb #ca57b0b6
 def replay_batch(
     batch:Recorded, tokenizer,
     step:int=1,  # number of the step, from 1: lambda grows with it
@@ -140,7 +145,7 @@ def replay_batch(
     return Replayed(rows + again, row_advantages(rows + again, tokenizer.pad_token_id),
                     row_advantages(rows, tokenizer.pad_token_id))
 
-# %% ../nbs/api/42_view.ipynb #f166ca08
+# %% ../nbs/api/42_view.ipynb #1587872a
 def cell_of(ok):
     "One verdict of the grid."
     css = f'background:{MET}; color:white' if ok else f'background:{UNMET}; color:#333'
@@ -151,7 +156,8 @@ def line_of(done, i, name, width, focus):
     r, j = done.rows[i].rollout, done.chosen.get(i)
     side = lambda x: element('td', x, css='padding:0 .6em; text-align:right')
     end = [side(f'{x:+.2f}') for x in (done.without[i], done.adv[i])] + [side(f'{done.adv[j]:+.2f}' if j else '')]
-    css = f'outline:2px solid {CHOSEN}; outline-offset:-2px; '*bool(j) + 'border-top:3px solid white'*name.endswith('.1')
+    css = f'outline:2px solid {CHOSEN}; outline-offset:-2px; '*bool(j)
+    css += 'border-top:3px solid white'*name.endswith('.1')
     return element('tr', side('▶' if i == focus else ''), side(name), *map(cell_of, r.verdict),
                    *[element('td', '')]*(width - len(r.verdict)), *end, css=css)
 
@@ -162,6 +168,7 @@ def response_names(done):
         g = row.rollout.group; seen[g] = seen.get(g, 0) + 1; out[i] = f'{g + 1}.{seen[g]}'
     return out
 
+# %% ../nbs/api/42_view.ipynb #b8bb7266
 def show_batch(
     done:Replayed,
     focus=None,    # position of the response shown in detail
@@ -188,7 +195,7 @@ def show_diff(before, after):
         if new: out.append(element('ins', new, css='background:#CDE9DF; color:#000')); text.append(f'{{+{new}+}}')
     return Card(element('div', *out, css=SAID), ''.join(text))
 
-# %% ../nbs/api/42_view.ipynb #ee545a4c
+# %% ../nbs/api/42_view.ipynb #131703f6
 def shade(rho):
     "A colour for a ratio: orange below 1, white at 1, blue above; full at a factor of e."
     import math
@@ -214,13 +221,15 @@ def show_tokens(
         out.append(element('span', t, css=css + ('; outline:2px solid #000' if o else '')))
     share = f'{sum(off)} of {len(off)} tokens are clipped; ratios from {min(ratios):.2f} to {max(ratios):.2f}'
     text = ' '.join(f'[{t}]' if o else t for t, o in zip(tokens, off))
-    return Card(element('div', *out, element('div', element('small', share)), css='max-width:50em; line-height:1.6'), f'{text}\n{share}')
+    out.append(element('div', element('small', share)))
+    return Card(element('div', *out, css='max-width:50em; line-height:1.6'), f'{text}\n{share}')
 
-# %% ../nbs/api/42_view.ipynb #5ea09de4
+# %% ../nbs/api/42_view.ipynb #abb6412f
 def replay_ratios(batch:Recorded, i:int):
     "Ratio of every token of rollout i when it is replayed, at the first update."
     import math
-    return [math.exp(max(-20., min(20., new - old))) for new, old in zip(batch.hindsight[i], batch.rollouts[i].logps, strict=True)]
+    pairs = zip(batch.hindsight[i], batch.rollouts[i].logps, strict=True)
+    return [math.exp(max(-20., min(20., new - old))) for new, old in pairs]
 
 def texts_of(tokenizer, ids): return [tokenizer.decode([t]) for t in ids]
 
@@ -246,15 +255,7 @@ def show_explorer(batch:Recorded, tokenizer, step=1, k=2, select=None, response=
     done = replay_batch(batch, tokenizer, step, k, replace(Rules(), **({'select': select} if select else {})))
     return beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
 
-# %% ../nbs/api/42_view.ipynb #da919228
-def log_lines(path):
-    "Every whole line of a JSONL log, a torn last one left out; [] if there is no file."
-    out = []
-    for line in Path(path).read_text(encoding='utf-8').splitlines() if Path(path).exists() else []:
-        try: out.append(json.loads(line))
-        except json.JSONDecodeError: break
-    return out
-
+# %% ../nbs/api/42_view.ipynb #326a119d
 def picture(fig, alt:str):
     "A matplotlib figure as an image with alternative text."
     out = io.BytesIO(); fig.savefig(out, format='png')

@@ -6,22 +6,24 @@
 __all__ = ['LAB', 'RULES', 'Shell', 'labelled', 'Lab', 'add_constraint', 'constraint_lab', 'replay_explorer', 'Stopped',
            'Monitor', 'work', 'cards_of', 'offer', 'look', 'run_monitor']
 
-# %% ../nbs/api/44_widgets.ipynb #41e344ad
+# %% ../nbs/api/44_widgets.ipynb #3c62a8b2
 import json, threading, time
 from pathlib import Path
 from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox
 
 from .constraint import Constraint, ConstraintError, describe, get_kind, kinds          # 00
 from .select import at_random, both, diversity, integrity, rarity                       # 20
+from .runlog import read_log                                                             # 26
 from .plot import Card, element                                                         # 41
-from .view import log_lines, recorded_batch, response_names, replay_batch, show_explorer, show_run, show_verdicts   # 42
+from .view import recorded_batch, response_names, replay_batch, show_explorer, show_run, show_verdicts   # 42
 
-# %% ../nbs/api/44_widgets.ipynb #8b8bc685
+# %% ../nbs/api/44_widgets.ipynb #ea0cf5c0
 class Shell(VBox):
     "Controls above the card that they decide."
     def __init__(self, view, controls, buttons=()): # view(**values) -> Card; name → control
         self.view, self.controls, self.out, self.errors = view, controls, HTML(), HTML()
-        super().__init__([HBox([*controls.values(), *buttons], layout=Layout(flex_flow='row wrap')), self.errors, self.out])
+        row = HBox([*controls.values(), *buttons], layout=Layout(flex_flow='row wrap'))
+        super().__init__([row, self.errors, self.out])
         for control in controls.values(): control.observe(self.refresh, 'value')
         self.refresh()
 
@@ -35,7 +37,7 @@ class Shell(VBox):
     def _repr_mimebundle_(self, **kw):
         return super()._repr_mimebundle_(**kw) | {'text/html': str(self.card.markup)}   # for pages without a kernel
 
-# %% ../nbs/api/44_widgets.ipynb #a3e33449
+# %% ../nbs/api/44_widgets.ipynb #dd0a3248
 LAB = {'punctuation:no_comma': {}, 'detectable_format:title': {}, 'keywords:existence': {'keywords': ['sea', 'salt']},
        'length_constraints:number_words': {'relation': 'at least', 'num_words': 8},
        'change_case:english_lowercase': {}, 'startend:quotation': {}}   # what the lab begins with
@@ -45,15 +47,16 @@ def labelled(constraints): return [(f'{i + 1}. {describe(c)[:70]}', i) for i, c 
 class Lab(Shell):
     "The constraint lab: see `constraint_lab`."
     def __init__(self, constraints, response):
-        self.pool, wide = list(constraints), Layout(width='98%')
+        self.pool, wide = list(constraints), Layout(width='98%'); shown = labelled(self.pool)
         self.kind = Dropdown(options=[(k, k) for k in sorted(kinds())], value='keywords:existence', description='add')
         self.args = Text(description='arguments', continuous_update=False, placeholder='JSON')
         self.add = Button(description='Add constraint', tooltip='Add this kind with these arguments')
         self.kind.observe(self.prefill, 'value'); self.add.on_click(lambda button: add_constraint(self)); self.prefill()
         super().__init__(self.lab, dict(
             response=Textarea(response, description='response', rows=4, layout=wide),
-            picked=SelectMultiple(options=labelled(self.pool), value=tuple(range(len(self.pool))), description='check', rows=6, layout=wide),
-            focus=Dropdown(options=labelled(self.pool), description='look at', layout=wide)), [self.kind, self.args, self.add])
+            picked=SelectMultiple(options=shown, value=tuple(range(len(shown))), description='check', rows=6,
+                                  layout=wide),
+            focus=Dropdown(options=shown, description='look at', layout=wide)), [self.kind, self.args, self.add])
 
     def lab(self, response, picked, focus):
         shown = [i for i in range(len(self.pool)) if i in picked]
@@ -78,8 +81,9 @@ def constraint_lab(
     "A widget: verdicts that change as you type."
     return Lab([Constraint(k, args) for k, args in LAB.items()] if constraints is None else constraints, response)
 
-# %% ../nbs/api/44_widgets.ipynb #5c3cfd60
-RULES = {'both (the paper)': both, 'integrity': integrity, 'diversity': diversity, 'random': at_random, 'rarity': rarity}
+# %% ../nbs/api/44_widgets.ipynb #3355a537
+RULES = {'both (the paper)': both, 'integrity': integrity, 'diversity': diversity, 'random': at_random,
+         'rarity': rarity}
 
 def replay_explorer(
     batch=None, tokenizer=None,  # a `Recorded` batch; the one that comes with the package without them
@@ -92,7 +96,8 @@ def replay_explorer(
     def view(step, k, select, response):
         return show_explorer(batch, tokenizer, step, k, select, response)
     return Shell(view, dict(
-        step=slider(1, 1, 120, 'step (λ grows with it)'), k=slider(2, 0, len(names)//groups, 'replays per instruction, k'),
+        step=slider(1, 1, 120, 'step (λ grows with it)'),
+        k=slider(2, 0, len(names)//groups, 'replays per instruction, k'),
         select=Dropdown(options=list(RULES.items()), description='select by'),
         response=Dropdown(options=names, value=response, description='response')))
 
@@ -125,7 +130,7 @@ class Monitor(Shell):
         if time.monotonic() - self.drawn > 1: self.drawn = time.monotonic(); self.refresh()
         if self.stopping: raise Stopped
 
-# %% ../nbs/api/44_widgets.ipynb #a1b6416b
+# %% ../nbs/api/44_widgets.ipynb #6fb7c7e5
 def work(monitor):
     "Call the training function, and note how it ended."
     try: monitor.train(monitor.on_step); monitor.state = 'done'
@@ -138,6 +143,7 @@ def cards_of(path):
     text = Path(path).read_text(encoding='utf-8') if Path(path).exists() else ''
     return ['## ' + part.strip() for part in ('\n' + text).split('\n## ')[1:]]
 
+# %% ../nbs/api/44_widgets.ipynb #bc781471
 def offer(monitor, history, cards):
     "Let the controls offer what the run has."
     names = sorted({k for h in history for k in h} - {'step'}) or ['entropy']
@@ -149,7 +155,7 @@ def offer(monitor, history, cards):
 
 def look(monitor, metric, card):
     "The card of a run as it is now."
-    history, evals = (log_lines(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
+    history, evals = (read_log(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
     cards = cards_of(monitor.folder/'cards.md'); offer(monitor, history, cards)
     curves = show_run(history, evals, metric if any(metric in h for h in history) else 'ila')
     text = cards[min(card, len(cards) - 1)] if cards else 'no sample card yet'

@@ -1,13 +1,12 @@
 "What the tests of every verifier suite ask, written once; the suites bring their kinds, arguments and records."
-import time
+import sys
 from collections import Counter
 
 import pytest
 
 from hir.constraint import KINDS, Constraint, ConstraintError
 from hir.verifier import check, check_loose
-
-PLAIN = ('letters', 'spaces', 'newlines', 'stars', 'brackets', 'open', 'cjk')   # what a model gone wrong repeats
+from long_texts import LONG, long_texts
 
 
 def any_constraint(data, kind, args):
@@ -41,18 +40,32 @@ def refuses_what_is_missing(kind):
             Constraint(kind, args | {name: None})
 
 
-def answers_long_texts(kinds, nasty):
-    "Every kind answers 100,000 characters of anything; a quadratic check would take minutes. Times are shown, not asserted."
-    print(f'\n{"kind":42}{"plain":>8}{"worst":>8}  seconds of processor time for 100,000 characters')
-    for kind in kinds:
-        c, took = Constraint(kind, KINDS[kind].example), {}
-        check(c, 'Load what is loaded on first use 😀.')
-        for name, text in nasty.items():
-            start = time.process_time()
-            assert check(c, text) in (True, False)
-            took[name] = time.process_time() - start
-        worst = max(took, key=took.get)
-        print(f'{kind:42}{max(took[n] for n in PLAIN):8.3f}{took[worst]:8.3f}  {worst}')
+def answers_long_texts(suite, constraints):
+    "A bool for every long text. That it comes soon is shown by bench_long.py; a quadratic check would take minutes."
+    for name, text in long_texts(suite).items():
+        for c in constraints: assert check(c, text) in (True, False), name
+
+
+def steps(c, text):
+    "How many lines of Python and calls of built-in functions a check takes; what goes on within a regular expression is not seen."
+    n = 0
+    def step(*_):
+        nonlocal n
+        n += 1
+        return step
+    before = sys.gettrace(), sys.getprofile()
+    sys.settrace(step), sys.setprofile(lambda frame, event, arg: step() if event == 'c_call' else None)
+    try: check(c, text)
+    finally: sys.settrace(before[0]), sys.setprofile(before[1])
+    return n
+
+
+def takes_steps_in_proportion(c):
+    "Twice the text, at most twice the steps and a little: the work never grows with the square of the text."
+    for name, text in LONG.items():
+        check(c, text[:1200])                                        # loads what is loaded on first use
+        once, twice = steps(c, text[:600]), steps(c, text[:1200])
+        assert twice <= 2.5*once + 300, (name, once, twice)
 
 
 def agrees(name, mode, rows, floor, listed):

@@ -18,7 +18,8 @@ from hir.config import ConfigError, make_config
 from hir.instruction import load_instructions
 from hir.policy import Policy, load_policy
 from hir.toy import shipped
-from hir.trainer import fit, read_log
+from hir.runlog import read_log
+from hir.trainer import fit
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 SHORT = ['--batch', '4', '--eval_every', '0', '--heldout', '', '--save_every', '2', '--cards_every', '0']

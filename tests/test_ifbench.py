@@ -11,8 +11,8 @@ from hypothesis import example, given, strategies as st
 import hir.suites.ifbench as ifbench
 from hir.constraint import KINDS, Constraint, describe
 from suites import (accepts_all, agrees, answers_long_texts, answers_stably, any_constraint, refused_by_name_or_works,
-                    refuses_what_is_missing, table_per_kind)
-from test_ifeval_props import LONG, N, QUICK, count, pieces, word
+                    refuses_what_is_missing, table_per_kind, takes_steps_in_proportion)
+from test_ifeval_props import QUICK, count, pieces, word
 from test_parity import FOLDER, MODES, accuracies, counted, listed, records, scored
 
 IFBENCH = sorted(k for k, v in KINDS.items() if v.check.__module__ == ifbench.__name__)
@@ -70,16 +70,14 @@ def test_blank_lines_are_left_as_by_the_official_loop(lines):
 
 # ---- long texts
 
-NASTY = {k: LONG[k] for k in ('letters', 'spaces', 'newlines', 'stars', 'brackets', 'open', 'cjk', 'quotes', 'apostrophes', 'lines')} | {
-    'mixed marks': '([{\'"'*(N//5), 'nested': '('*(N//2) + ')'*(N//2), 'two blanks': '\n  \n'*(N//4), 'returns': 'a\r'*(N//2),
-    'product': 'ProductID,Category,Brand,Price,Stock\n"' + '!'*N, 'product rows': 'ProductID,Category,Brand,Price,Stock' + ('\n"' + '!"'*(N//40) + ',a,b,c,d')*14,
-    'student': 'StudentID\tSubject\tGrade\tSemester\tScore\n' + '"a"\t'*(N//4), 'dates': '1800-01-01,'*(N//11), 'accents': 'Zimbabwe' + '\u0301\u0323'*(N//2),
-    'question lines': 'Question 1' + '\n'*N + 'x', 'question digits': 'Question ' + '1'*N, 'options': 'Question 1 a' + '\nA) x'*(N//5), 'italics': '<i>'*(N//3),
-    'Zimbabwe': 'Zimbabwe\n'*(N//9), 'hyphens': 'x-'*(N//2)}
+@pytest.mark.parametrize('kind', IFBENCH)
+def test_work_grows_with_the_text(kind):
+    takes_steps_in_proportion(Constraint(kind, KINDS[kind].example))
 
 
 @pytest.mark.slow
-def test_long_texts(): answers_long_texts(IFBENCH, NASTY)
+def test_long_texts():
+    answers_long_texts('ifbench', [Constraint(kind, KINDS[kind].example) for kind in IFBENCH])
 
 
 # ---- agreement

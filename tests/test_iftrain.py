@@ -11,8 +11,8 @@ from hypothesis import example, given, strategies as st
 import hir.suites.iftrain as iftrain
 from hir.constraint import KINDS, Constraint, ConstraintError, describe, kinds
 from suites import (accepts_all, agrees, answers_long_texts, answers_stably, any_constraint, refused_by_name_or_works,
-                    refuses_what_is_missing, table_per_kind)
-from test_ifeval_props import LONG, N, QUICK, count, relation, texts, word
+                    refuses_what_is_missing, table_per_kind, takes_steps_in_proportion)
+from test_ifeval_props import QUICK, count, relation, texts, word
 from test_parity import FOLDER, MODES, counted, listed, scored
 
 IFTRAIN = sorted(k for k, v in KINDS.items() if v.check.__module__ == iftrain.__name__)
@@ -73,14 +73,14 @@ def test_examples_can_be_shown(kind):
 
 # ---- long texts
 
-NASTY = LONG | {'phrase': 'the quick fox '*(N//14), 'first only': 'The '*(N//4), 'last only': 'salt '*(N//5), 'titles': 'Mr. '*(N//4),
-    'initials': 'U.S. He '*(N//8), 'firms': ' Inc. It '*(N//9), 'letters and stops': 'a.'*(N//2), 'ends': '?!'*(N//2), 'ellipses': '.. '*(N//3),
-    'marked': '<stop><prd>'*(N//11), 'closing quotes': '."'*(N//2), 'wrapped': '<<a b>> '*(N//8), 'hyphens': 'a. -'*(N//4),
-    'one stop': 'x '*(N//2) + '.', 'six stars': '******'*(N//6), 'counting': ' '.join(map(str, range(N//6))), 'line of blanks': ' \n'*(N//2) + 'x'}
+@pytest.mark.parametrize('kind', IFTRAIN)
+def test_work_grows_with_the_text(kind):
+    takes_steps_in_proportion(Constraint(kind, KINDS[kind].example))
 
 
 @pytest.mark.slow
-def test_long_texts(): answers_long_texts(IFTRAIN, NASTY)
+def test_long_texts():
+    answers_long_texts('iftrain', [Constraint(kind, KINDS[kind].example) for kind in IFTRAIN])
 
 
 # ---- agreement

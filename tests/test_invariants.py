@@ -14,7 +14,8 @@ from hir.config import make_config, read_config
 from hir.instruction import load_instructions
 from hir.policy import load_policy
 from hir.toy import shipped
-from hir.trainer import fit, read_log
+from hir.runlog import read_log
+from hir.trainer import fit
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 BASE = make_config(dict(model=str(shipped('toy/start')), batch=6, steps=4, eval_every=0, cards_every=0, heldout='',

@@ -3,7 +3,6 @@
 The comparison with official verdicts needs records that are not part of this repository: see test_parity.py.
 `HIR_PARITY=<folder> pytest tests/test_muldimif.py -s` prints the tables. A refused sentence counts as a disagreement.
 """
-import time
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,8 @@ from hypothesis import HealthCheck, example, given, reject, settings, strategies
 import hir.suites.muldimif as muldimif
 from hir.constraint import KINDS, Constraint, ConstraintError
 from hir.verifier import check, check_loose
-from test_ifeval_props import LONG, texts
+from suites import answers_long_texts, takes_steps_in_proportion
+from test_ifeval_props import texts
 from test_parity import FOLDER, records
 
 MULDIMIF = sorted(k for k, v in KINDS.items() if v.check.__module__ == muldimif.__name__)
@@ -105,26 +105,19 @@ def test_what_no_rule_covers_is_an_error(type):
         with pytest.raises(ConstraintError, match=sentence): muldimif.muldimif(*type.split('/'), sentence)
 
 
-MORE = {'tables': '| a | b |\n'*10_000, 'wide table': '|a'*50_000 + '|\n|---|\n|' + 'b|'*3, 'wide rows': ('|' + 'a|'*1000 + '\n')*49, 'headings': '## a\n'*20_000,
-    'hashes': '#'*100_000, 'hash lines': '#\n'*50_000, 'bullets': '- a\n'*25_000, 'numbered': '1. a: b.\n'*11_000, 'rules': '---\n'*25_000, 'quotes': '> a\n'*25_000,
-    'tags': '<a b="1">'*11_000, 'open tags': '<a b="1" '*11_000, 'half tags': "<a b='"*16_000, 'names': '<' + 'a'*99_000, 'spaces in tag': '<a' + ' '*99_000 + 'x',
-    'pipes': '|'*100_000, 'bold': '**a'*33_000, 'keys': '"a":'*25_000, 'colons': ': '*50_000, 'fences': '```json'*14_000, 'brackets': '[' + '1,'*49_000 + '1]',
-    'nested': '['*900 + ']'*900, 'dict': '{' + ','.join(f'"{i}": "a"' for i in range(9000)) + '}', 'sea': 'sea '*25_000, 'corners': '「'*100_000, 'one column': '|sea|\n|---|\n' + '|a|\n'*20_000}
+def asked(type):
+    "A constraint of each of its sentences."
+    return [Constraint(f'muldimif:{type}', {'constraint': s.format(n='3', w='sea')}) for s in SAID[type]]
+
+
+@pytest.mark.parametrize('type', SAID)
+def test_work_grows_with_the_text(type):
+    for c in asked(type): takes_steps_in_proportion(c)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('type', SAID)
-def test_long_texts(type):
-    """A guard against checks that take quadratic time, as in test_ifeval_props.py; the slowest is printed. Sentences are cut
-    by Punkt, which takes a second over thousands of one-letter sentences; everything else answers within half a second."""
-    slowest, asked = (0, '', ''), [Constraint(f'muldimif:{type}', {'constraint': s.format(n='3', w='sea')}) for s in SAID[type]]
-    for k, (name, text) in enumerate((LONG | MORE).items()):
-        for c in (asked[k % len(asked)], asked[(k + 1) % len(asked)]):             # all sentences in turn
-            start = time.process_time()
-            assert check(c, text) in (True, False)
-            slowest = max(slowest, (round(time.process_time() - start, 3), str(c), name))
-    print(f'\n{type}: {slowest}')
-    assert slowest[0] < 15, slowest
+def test_long_texts(type): answers_long_texts('muldimif', asked(type))
 
 
 # ---- the official verdicts

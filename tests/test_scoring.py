@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def test_no_model_is_loaded():
 
 BAD = {
     'broken line': ('{"a": ', ':2: not valid JSON'), 'not an object': ('[1]', ':2: a line must hold a JSON object'),
+    'a field twice': ('{"response": "a, b", "kwargs": [{}], "response": "a", "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (field 'response' is there twice)"),
     'no constraints named': ({'response': 'a'}, ":2: names no constraints; it needs the fields 'instruction_id_list'"),
     'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "'response' must be str, not NoneType"),
     'no kwargs': (without('kwargs'), "field 'kwargs' is missing"), 'empty list': (record(instruction_id_list=[], kwargs=[]), 'a list of at least one'),
@@ -235,6 +237,34 @@ sys.exit(main(['verify', {str(tmp_path/'many.jsonl')!r}, '-o', {str(tmp_path/'ou
     done = subprocess.run([sys.executable, '-B', '-c', code], capture_output=True, text=True)
     assert done.returncode == 2 and 'any earlier file is untouched' in done.stderr and done.stderr.count('\n') == 1, done.stderr
     assert (tmp_path/'out.jsonl').read_text() == 'earlier' and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize('words', [(), ('--skip-bad', '--workers', '2')])
+def test_an_interrupt_leaves_nothing_half_written(tmp_path, words):
+    "The input is a pipe that never ends, so the work is under way whenever the interrupt comes."
+    pipe, line = tmp_path/'in.jsonl', json.dumps(record()).encode() + b'\n'
+    os.mkfifo(pipe)
+    process = subprocess.Popen([sys.executable, '-m', 'hir', 'verify', pipe, '-o', tmp_path/'out.jsonl', *words], stderr=subprocess.PIPE, text=True)
+    with open(pipe, 'wb', buffering=0) as f:
+        f.write(line*100)
+        while process.poll() is None and not list(tmp_path.glob('.out.jsonl.*')): time.sleep(.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and 'interrupted' in said and 'Traceback' not in said, said
+    assert [p.name for p in tmp_path.iterdir()] == ['in.jsonl']
+
+
+@pytest.mark.parametrize('inputs,out', [(['in.jsonl'], 'in.jsonl'), (['in.jsonl'], 'link.jsonl'), (['in.rejects.jsonl'], 'in.jsonl'),
+                                        (['ask.jsonl', '--responses', 'in.jsonl'], 'in.jsonl')])
+def test_no_input_is_overwritten(tmp_path, capsys, monkeypatch, inputs, out):
+    monkeypatch.chdir(tmp_path)
+    for name in ('in.jsonl', 'ask.jsonl', 'in.rejects.jsonl'): written(tmp_path/name, record(), {'a': 1})
+    (tmp_path/'link.jsonl').symlink_to('in.jsonl')
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert verify(*inputs, '-o', out, '--skip-bad') == 2
+    err = capsys.readouterr().err
+    assert 'would overwrite' in err and err.count('\n') == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def die(chunk): os.kill(os.getpid(), signal.SIGKILL)

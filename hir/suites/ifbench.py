@@ -18,7 +18,7 @@ __all__ = ['EDGE', 'STOP_WORDS', 'NAMES', 'PRONOUNS', 'CONJUNCTIONS', 'Percent',
            'sentence_alphabet', 'european_capitals_sort', 'reverse_newline', 'rows', 'heads', 'csv_city',
            'csv_special_character', 'csv_quotes', 'mcq_count_length']
 
-# %% ../../nbs/api/04_ifbench.ipynb #feb5abbc
+# %% ../../nbs/api/04_ifbench.ipynb #5c51d33f
 import csv, io, re, unicodedata
 from collections import Counter, defaultdict, deque
 from functools import cache
@@ -26,7 +26,7 @@ from itertools import groupby, islice, pairwise
 from string import ascii_lowercase, digits, punctuation
 from typing import Annotated
 from ..constraint import Count, Positive, Text, Where, kind    # 00
-from ..text import sentences, treebank, word_tokens, words     # 01
+from ..text import sentences, tokenize, word_tokens, words     # 01
 
 # %% ../../nbs/api/04_ifbench.ipynb #b65c1590
 EDGE = punctuation + ' '     # what is stripped from the ends of a word
@@ -311,10 +311,10 @@ THIRD = weights("""
     +5 grown +3 % management people +2 ? at book hands hello into most only plan scene time +1 !HYPHEN -END2-
     `` be car not that this to with you -1 's , -END- is of -2 & use -3 ; group -4 refusing""")
 
-# %% ../../nbs/api/04_ifbench.ipynb #30b5c077
+# %% ../../nbs/api/04_ifbench.ipynb #17a3e073
 def opening(response, n=3):
     "The first `n` tokens."
-    return list(islice((t for s in sentences(response) for t in treebank().tokenize(s)), n))
+    return list(islice((t for s in sentences(response) for t in tokenize([s])[0]), n))
 
 def verb_score(tokens): # of an opening, at least one
     "How much speaks for a verb as the first token: above 0, it is one."

@@ -12,11 +12,11 @@ __all__ = ['KEPT', 'END', 'FIRM', 'OPENER', 'RULES', 'Word', 'PROMPT', 'ONLY', '
            'sentence_hyphens', 'letter_counting', 'letter_counting2', 'lowercase_counting', 'count_unique',
            'counting_composition', 'punctuation_dot', 'punctuation_exclamation']
 
-# %% ../../nbs/api/05_iftrain.ipynb #dde3f33c
+# %% ../../nbs/api/05_iftrain.ipynb #fcd555da
 import re
 from typing import Annotated, Any
 from ..constraint import Count, Positive, Text, Where, kind                         # 00
-from ..text import Relation, compare, parts, sentences, treebank, word_tokens       # 01
+from ..text import Relation, compare, parts, sentences, tokenize, word_tokens       # 01
 from .ifeval import Pattern, is_pattern                                     # 03
 
 # %% ../../nbs/api/05_iftrain.ipynb #64ce6616
@@ -127,7 +127,7 @@ def first_word_sent(response, first_word:Word):
 def last_word_sent(response, last_word:Word):
     return {last_of(s) for s in rule_sentences(response)} == {one(last_word).strip().lower()}
 
-# %% ../../nbs/api/05_iftrain.ipynb #b726bd7a
+# %% ../../nbs/api/05_iftrain.ipynb #2fdafac6
 @kind('keywords:keyword_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
 def keyword_specific_position(response, keyword:Word, n:Positive, m:Positive):
@@ -138,7 +138,7 @@ def keyword_specific_position(response, keyword:Word, n:Positive, m:Positive):
       'after the last word, not even punctuation).')
 def start_end(response):
     found = sentences(response)
-    tokens = [t for s in found[:1] + found[1:][-1:] for t in treebank().tokenize(s)]
+    tokens = [t for s in found[:1] + found[1:][-1:] for t in tokenize([s])[0]]
     return len(tokens) > 1 and tokens[0].lower() == tokens[-1].lower()
 
 # %% ../../nbs/api/05_iftrain.ipynb #0b0d49fc
@@ -244,11 +244,11 @@ def letter_counting2(response, letter:Ascii, let_frequency:Count, let_relation:R
 def lowercase_counting(response, N:Count):
     return len(re.findall(r'\b[a-z]+\b', response)) <= N
 
-# %% ../../nbs/api/05_iftrain.ipynb #cc835de7
+# %% ../../nbs/api/05_iftrain.ipynb #0d43bca7
 @kind('count:count_unique',
       'Only use unique words in your response, no word should be repeated!')
 def count_unique(response):
-    tokens, seen = (t for s in sentences(response) for t in treebank().tokenize(s)), set()
+    tokens, seen = (t for s in sentences(response) for t in tokenize([s])[0]), set()
     return not any(t in seen or seen.add(t) for t in tokens)       # stops at the first repetition
 
 # %% ../../nbs/api/05_iftrain.ipynb #e04fdc62

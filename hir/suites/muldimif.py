@@ -13,7 +13,7 @@ __all__ = ['NUMBERS', 'WORD', 'N', 'NEVER', 'EXACT', 'LEAST', 'MOST', 'OVERLOOKE
            'language_english', 'written', 'read_chinese', 'language_chinese', 'wanted_levels', 'read_heading',
            'read_markdown', 'headings', 'met', 'format_markdown', 'Table', 'read_table', 'format_table', 'fenced',
            'depth', 'read_json', 'format_json', 'read_xml', 'format_xml', 'read_identifiers', 'content_identifiers',
-           'muldimif']
+           'type_of', 'muldimif']
 
 # %% ../../nbs/api/06_muldimif.ipynb #c09656aa
 import json, re, string
@@ -558,7 +558,7 @@ def content_identifiers(response, constraint:Readable(read_identifiers)):
     pattern, wanted = read_identifiers(constraint)
     return bool(re.search(pattern, response, re.MULTILINE)) == wanted
 
-# %% ../../nbs/api/06_muldimif.ipynb #cbd3c2f4
+# %% ../../nbs/api/06_muldimif.ipynb #48c8b006
 TYPES = ('Content/Keywords Content/Punctuation Content/Identifiers Length/Words Length/Sentences Length/Paragraphs '
          'Format/Table Format/Markdown Format/Json Format/XML Language/English Language/Chinese').split()
 HOME = {type.split('/')[1]: type for type in TYPES}
@@ -566,13 +566,17 @@ ELSEWHERE = {name: home for home, names in {
     'Keywords': ['Mention'], 'Punctuation': ['Quotes'], 'Words': ['Length', 'Blurb', 'Word Count'],
     'Identifiers': ['Text', 'In-text', 'Sources', 'Format', 'Bullet Points']}.items() for name in names}
 
+def type_of(category:str, subcategory:str):
+    "One of the 12 types."
+    name = subcategory.split(':')[0]
+    if f'{category}/{name}' in TYPES: return f'{category}/{name}'
+    type = HOME.get(category) or HOME.get(ELSEWHERE.get(name))
+    if type: return type
+    raise ConstraintError(f'MulDimIF has no category {category!r} with subcategory {subcategory!r}')
+
 def muldimif(
     category:str,     # as the data have it, e.g. 'Length' or 'Table'
     subcategory:str,  # e.g. 'Words: At most' or 'Row limit'
     sentence:str):
     "The constraint that a triple states."
-    name = subcategory.split(':')[0]
-    type = HOME.get(category) or HOME.get(ELSEWHERE.get(name))
-    if f'{category}/{name}' in TYPES: type = f'{category}/{name}'
-    if type is None: raise ConstraintError(f'MulDimIF has no category {category!r} with subcategory {subcategory!r}')
-    return Constraint(f'muldimif:{type}', {'constraint': sentence})
+    return Constraint(f'muldimif:{type_of(category, subcategory)}', {'constraint': sentence})

@@ -1,0 +1,70 @@
+"""What is it worth to read a shared prompt once? Processor seconds of one update with sharing over without, taken in turns.
+
+    python tests/bench_share.py [rounds]
+
+The case of `bench_trl.py`: a Llama of 0.8 M parameters, 48 prompts × 8 samples, 48-token prompts, 32-token completions, one
+optimiser step on all rows, one thread. The two policies take turns, so that a busy machine slows both; the lowest of several
+rounds counts. Then the same for prompts four times as long; and the tokens that each way computes.
+"""
+import os
+import sys
+import time
+from copy import deepcopy
+
+os.environ.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+
+PROMPTS, SAMPLES, ANSWERED = 48, 8, 32
+
+
+def case(asked):
+    "Batch of one step with prompts of `asked` tokens and random advantages; old log-probabilities are the model's own."
+    import torch
+    from hir.batch import Batch
+    from hir.policy import pad_rows
+    torch.manual_seed(0)
+    rows = PROMPTS*SAMPLES
+    ids, length, mask = pad_rows([(prompt, torch.randint(1, 512, (ANSWERED,)).tolist())
+                                  for prompt in torch.randint(1, 512, (PROMPTS, asked)).tolist() for _ in range(SAMPLES)], 0)
+    zero = torch.zeros_like(mask)
+    return Batch(ids, length, mask, zero - 6.2, zero, torch.zeros(rows), torch.arange(rows)//SAMPLES, torch.arange(rows),
+                 torch.zeros(rows, dtype=torch.bool), adv=torch.randn(rows, 1).expand_as(mask).contiguous())
+
+
+def updates(model, batch):
+    "share → function that makes one update with it; the weights stay close, so every round does the same work."
+    import torch
+    from accelerate import Accelerator
+    from hir.policy import Policy
+    from hir.step import update
+    accelerator = Accelerator(cpu=True)
+
+    def built(share):
+        policy = Policy(deepcopy(model), share=share)
+        assert policy.share == share
+        optimizer = torch.optim.AdamW(policy.parameters(), 1e-6)
+        return lambda: update(policy, optimizer, batch, accelerator, parts=1, micro=len(batch))
+    return {share: built(share) for share in (True, False)}
+
+
+def seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main(rounds):
+    import torch
+    from bench_trl import model
+    torch.set_num_threads(1)
+    for asked in (48, 192):
+        work = updates(model(), case(asked))
+        for f in work.values(): f()                                             # warm
+        took = [{share: seconds(f) for share, f in work.items()} for _ in range(rounds)]
+        on, off = (min(t[share] for t in took) for share in (True, False))
+        answers = PROMPTS*SAMPLES*ANSWERED
+        tokens = (PROMPTS*asked + answers)/(PROMPTS*SAMPLES*asked + answers)
+        print(f'prompts of {asked:3} tokens: shared {on:.3f} s, plain {off:.3f} s, ratio {on/off:.2f}; tokens computed, ratio {tokens:.2f}', flush=True)
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)

@@ -1,0 +1,259 @@
+"How a step is cut and what is computed once must not change what is learned."
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+
+from hir.batch import collate, micro_batches
+from hir.instruction import load_instructions
+from hir.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
+from hir.rollout import HFEngine
+from hir.step import Rules, dropped, experience, kept, masked, penalised, recomputed, step, update, with_advantages
+from hir.toy import shipped
+
+SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=40, pad_token_id=0, eos_token_id=1, bos_token_id=2)
+FAMILIES = {'llama': {}, 'qwen2': {}, 'qwen3': dict(head_dim=8), 'gpt2': dict(n_positions=20)}   # gpt2: learned positions
+ROWS = [([5, 6, 7], [8, 9, 10, 11]), ([20], [12]), ([5, 6, 7], [14]), ([21, 22, 23, 24, 25, 26, 27, 28], [3, 4, 5, 6, 7, 8]),
+        ([20], [9, 9, 9]), ([5, 6], [7, 8, 9]), ([5, 6, 7], [8, 9, 10, 11])]
+
+
+def tiny(family, dtype=torch.float64, **changes):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**(SMALL | FAMILIES.get(family, {}) | changes))).to(dtype).eval()
+
+
+def scored(policy, rows=ROWS, temperature=.8):
+    "Log-probabilities, entropies and the gradient of a weighted sum of the former."
+    ids, prompt_len, mask = pad_rows(rows, 0)
+    policy.zero_grad()
+    logp, entropy = policy(ids, prompt_len, mask, temperature)
+    (logp*torch.linspace(-1, 2, logp.numel(), dtype=logp.dtype).view_as(logp)).sum().backward()
+    return logp.detach(), entropy, {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def agree(a, b, eps):
+    "Values, and gradients as shares of the largest."
+    assert (a[0] - b[0]).abs().max() < eps and (a[1] - b[1]).abs().max() < eps
+    most = max(g.abs().max() for g in b[2].values())
+    assert set(a[2]) == set(b[2]) and most > .01
+    for name in b[2]: assert (a[2][name] - b[2][name]).abs().max() < eps*max(most, 1.), name
+
+
+@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('family', FAMILIES)
+def test_shared_prompts_change_nothing(family, tied, eps=1e-6):
+    for dtype, attention in ((torch.float64, 'sdpa'), (torch.float32, 'sdpa'), (torch.float32, 'eager')):
+        model = tiny(family, dtype, tie_word_embeddings=tied, attn_implementation=attention)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            ours = Policy(model, chunk=2)
+        assert ours.share, ours.why
+        agree(scored(ours), scored(Policy(model, share=False)), eps)
+        same = [(q, a) for q, a in ROWS if len(q) == 3]                          # no padding on the left
+        agree(scored(ours, same), scored(Policy(model, share=False), same), eps)
+        agree(scored(ours, [([5, 6], [7])]*3), scored(Policy(model, share=False), [([5, 6], [7])]*3), eps)   # one token each
+
+
+def test_prompts_are_read_once(monkeypatch):
+    "Counted at the body: distinct prompts, then the responses less their last token."
+    model, seen = tiny('llama'), []
+    policy = Policy(model)
+    model.get_decoder().register_forward_pre_hook(lambda m, args, kw: seen.append(tuple(kw['input_ids'].shape)), with_kwargs=True)
+    policy(*pad_rows(ROWS, 0))
+    assert seen == [(4, 8), (7, 5)]
+    seen.clear()
+    policy(*pad_rows([ROWS[0], ROWS[1]], 0))                                     # nothing to share: the plain path
+    assert seen == [(2, 7)]
+
+
+@pytest.mark.parametrize('family, changes, says', [
+    ('mistral', dict(sliding_window=6), 'SlidingWindow'), ('phi3', dict(sliding_window=6), 'SlidingWindow')])
+def test_a_model_that_cannot_share_goes_the_plain_way_and_says_so(family, changes, says):
+    model = tiny(family, **changes)
+    with pytest.warns(UserWarning, match=f'setting share.*{says}'): policy = Policy(model)
+    assert not policy.share
+    agree(scored(policy), scored(Policy(model, share=False)), 1e-6)
+
+
+def test_a_padding_that_turns_into_nan_is_noticed():
+    "In float64, eager attention masks with a number that float32 cannot hold: rows of padding only become NaN."
+    with pytest.warns(UserWarning, match='differ'): assert not Policy(tiny('llama', attn_implementation='eager')).share
+
+
+def test_a_shared_path_that_computes_something_else_is_not_taken(monkeypatch):
+    model = tiny('llama')
+    monkeypatch.setattr('hir.policy.shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
+    with pytest.warns(UserWarning, match='differ'): assert not Policy(model).share
+
+    def broken(*args): raise RuntimeError('no cache here')
+    monkeypatch.setattr('hir.policy.shared_states', broken)
+    with pytest.warns(UserWarning, match='no cache here'): assert not Policy(model).share
+
+
+def test_gradient_checkpointing_switches_sharing_off():
+    model = tiny('llama')
+    policy, plain = Policy(model), scored(Policy(model, share=False))
+    model.gradient_checkpointing_enable()
+    model.train()
+    assert not policy.share
+    agree(scored(policy), plain, 1e-6)
+
+
+def test_shared_prompts_with_lora():
+    peft = pytest.importorskip('peft')
+    model = peft.get_peft_model(tiny('qwen2'), peft.LoraConfig(r=4, target_modules='all-linear'))
+    for name, p in model.named_parameters():
+        if 'lora_B' in name: torch.nn.init.normal_(p, std=.2)                    # 0 at the start: nothing to see
+    model.eval()
+    ours, plain = Policy(model), Policy(model, share=False)
+    assert ours.share and all('lora' in name for name in scored(ours)[2])
+    agree(scored(ours), scored(plain), 1e-6)
+    with model.disable_adapter(), torch.no_grad(): off = plain(*pad_rows(ROWS, 0), .8)[0]
+    assert (off - scored(ours)[0]).abs().max() > 1e-3
+
+
+def test_shared_prompts_under_ddp(tmp_path):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(Policy(tiny('llama')))
+        ours = scored(wrapped)
+        plain = scored(Policy(tiny('llama'), share=False))
+        agree((*ours[:2], {name.removeprefix('module.'): g for name, g in ours[2].items()}), plain, 1e-6)
+    finally: torch.distributed.destroy_process_group()
+
+
+def test_packed_rows_are_the_padded_ones():
+    "One sequence with positions that begin again, read here as a block-diagonal mask."
+    for attention in ('sdpa', 'eager'):
+        model = tiny('qwen3', attn_implementation=attention)
+        ids, prompt_len, mask = pad_rows(ROWS, 0)
+        length = prompt_len + mask.sum(1).long()
+        padded = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        packed = packed_states(model.get_decoder(), ids, length)
+        on = torch.arange(ids.shape[1]) < length[:, None]
+        assert (packed[on] - padded[on]).abs().max() < 1e-6 and (packed[~on] == 0).all()
+
+
+def test_a_flash_model_is_packed(monkeypatch):
+    "The way is chosen by the attention's name; the kernel itself needs a GPU."
+    model, seen = tiny('llama'), []
+    policy = Policy(model, share=False)
+    plain = scored(policy)
+    monkeypatch.setattr(type(model.config), '_attn_implementation', 'flash_attention_2', raising=False)
+    body = model.get_decoder()
+    forward = body.forward
+
+    def as_sdpa(**kw):
+        seen.append(tuple(kw['input_ids'].shape))
+        with monkeypatch.context() as m:
+            m.setattr(type(model.config), '_attn_implementation', 'sdpa')
+            return forward(**kw)
+    monkeypatch.setattr(body, 'forward', as_sdpa)
+    agree(scored(policy), plain, 1e-6)
+    assert seen == [(1, sum(len(q) + len(a) for q, a in ROWS))]
+
+
+# ---- micro-batches
+
+@pytest.fixture(scope='module')
+def toy():
+    model, tokenizer = load_policy(shipped('toy/start'))
+    return model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:6], Accelerator(cpu=True)
+
+
+@pytest.fixture(scope='module')
+def batch(toy):
+    model, tokenizer, instructions, accelerator = toy
+    rows = experience(HFEngine(model, tokenizer, max_new_tokens=24), tokenizer, instructions, accelerator, seed=3)
+    return with_advantages(collate(rows, tokenizer.pad_token_id), Policy(model), None, accelerator)
+
+
+@pytest.mark.parametrize('share', [True, False])
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_a_budget_of_tokens_is_kept_and_shared_out_evenly(batch, world, share):
+    every = torch.arange(len(batch))
+    number, answer = same_prompt(batch.ids, batch.prompt_len), batch.mask.sum(1).long()
+
+    def cost(part):
+        if not len(part): return 0
+        if not share: return len(part)*int((batch.prompt_len + answer)[part].max())
+        return len(number[part].unique())*int(batch.prompt_len[part].max()) + len(part)*int(answer[part].max())
+    for tokens in (1, 100, 500, 1000, 10**6):
+        parts = micro_batches(batch, every, world, 7, tokens, share)
+        assert len(parts) % world == 0 and sorted(torch.cat(parts).tolist()) == every.tolist()
+        assert all(cost(p) <= tokens or len(p) == 1 for p in parts)
+        if tokens == 1: assert all(len(p) <= 1 for p in parts)
+        if tokens == 10**6:
+            assert len(parts) == world
+            assert max(map(cost, parts)) < 1.5*sum(map(cost, parts))/world                       # nobody waits long
+    assert sum(map(cost, micro_batches(batch, every, 1, 8, share=True))) <= sum(cost(p) for p in every.split(8))
+
+
+def weights_after(toy, batch, share=True, **kw):
+    policy = Policy(deepcopy(toy[0]), share=share)
+    update(policy, torch.optim.SGD(policy.parameters(), .1), batch, toy[3], **kw)
+    return weights_of(policy)
+
+
+def weights_of(model): return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_budgets_and_sharing_do_not_change_an_update(toy, batch):
+    start, reference = weights_of(toy[0]), weights_after(toy, batch, share=False, micro=1)
+    assert (reference - start).abs().max() > 1e-4
+    for kw in (dict(micro_tokens=150), dict(micro_tokens=10**6), dict(micro_tokens=300, share=False), dict(micro=5), dict(micro=1000)):
+        assert (weights_after(toy, batch, **kw) - reference).abs().max() < 1e-6, kw
+
+
+# ---- old log-probabilities and truncated responses, through whole steps
+
+def one_step(toy, engine=HFEngine, limit=16, s=1, k=2, **rules):
+    policy = Policy(deepcopy(toy[0]))
+    found, rows = step(policy, torch.optim.SGD(policy.parameters(), .1), engine(policy.model, toy[1], max_new_tokens=limit), toy[1],
+                       toy[2], toy[3], Rules(**rules), s=s, k=k, micro_tokens=400)
+    return weights_of(policy), found, rows
+
+
+class Off(HFEngine):
+    "An engine of another precision: its log-probabilities are off, and entropies it has none."
+    exact = False
+
+    def generate(self, *args, **kw):
+        return [replace(r, logps=tuple(x - .01 for x in r.logps), entropies=(float('nan'),)*len(r.ids))
+                for r in super().generate(*args, **kw)]
+
+
+@pytest.mark.parametrize('k', [2, 0])
+def test_old_log_probabilities_are_computed_again_where_the_engine_is_inexact(toy, k):
+    exact, found, rows = one_step(toy, k=k)
+    again, off, others = one_step(toy, Off, k=k)
+    assert 'old_diff' not in found and off['old_diff'] == pytest.approx(.01, rel=1e-2)
+    assert (exact - again).abs().max() < 1e-6
+    assert [(r.rollout.ids, r.replay, r.source) for r in rows] == [(r.rollout.ids, r.replay, r.source) for r in others]
+    assert one_step(toy, old=recomputed, k=k)[1]['old_diff'] < 1e-5
+
+
+def test_truncated_responses_by_name(toy):
+    steps = {f.__name__: one_step(toy, overlong=f) for f in (kept, masked, penalised, dropped)}
+    assert len({round(w.double().sum().item(), 9) for w, *_ in steps.values()}) == 4                 # four different updates
+    assert .1 < steps['kept'][1]['truncated'] < 1 and steps['masked'][1]['truncated'] > 0
+    for name, (_, found, rows) in steps.items():
+        cut = [r for r in rows if not r.rollout.stopped]
+        assert bool(cut) == (name != 'dropped') and ('dropped' in found) == (name != 'kept')
+        if name != 'kept': assert not any(r.replay for r in cut)
+        if name == 'penalised': assert all(r.reward == 0 for r in cut)
+    assert steps['dropped'][1]['dropped'] > 0 and steps['dropped'][1]['truncated'] == pytest.approx(
+        steps['dropped'][1]['dropped']/(steps['dropped'][1]['dropped'] + steps['dropped'][1]['sampled']))
+
+
+def test_masked_rows_count_in_advantages_but_not_in_the_loss(toy, batch):
+    learn = torch.rand(len(batch), generator=torch.Generator().manual_seed(0)) < .5
+    silent = replace(batch, adv=batch.adv.clone(), learn=learn)
+    silent.adv[~learn] = 100.                                                                        # whatever they hold
+    assert (weights_after(toy, silent) - weights_after(toy, replace(batch, learn=learn))).abs().max() == 0
+    assert (weights_after(toy, silent) - weights_after(toy, batch)).abs().max() > 1e-4
