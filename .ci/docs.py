@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC, SITE, REPO = ROOT/'_docs'/'src', ROOT/'_docs'/'site', 'https://github.com/hir-rl/hir'
 MATH = re.compile(r'(?<![\\$`\w])\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])', re.S)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
+FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'study',                  # in reading order; what is not named follows
+         'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'add_engine', 'scale', 'run_sheet']
 TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'api': 'Modules'}
 
 
@@ -23,16 +25,18 @@ def with_mathml(text):
     return ''.join(part if i % 2 else MATH.sub(made, part) for i, part in enumerate(CODE.split(text)))
 
 
-LINK = re.compile(r'(\]\()([^)\s#]+)(#[^)\s]*)?(\))')
+LINK = re.compile(r'(\]\()([^)\s#]*)(#[^)\s]*)?(\))')
 
 
 def relinked(text, path):
     "Markdown whose links lead to pages of the site; what is outside nbs/ is read in the repository."
     def to(m):
         if urlsplit(m[2]).scheme: return m[0]
+        place = '#' + re.sub(r'[^\w-]', '', m[3].lower()) if m[3] else ''      # of a heading, as the site names it
+        if not m[2]: return f'{m[1]}{place}{m[4]}'
         file = (path.parent/unquote(m[2])).resolve()
         if not file.is_relative_to(ROOT/'nbs'): return f'{m[1]}{REPO}/blob/main/{file.relative_to(ROOT)}{m[3] or ""}{m[4]}'
-        return f'{m[1]}{re.sub(r"[.](ipynb|md)$", ".html", m[2])}{m[3] or ""}{m[4]}'
+        return f'{m[1]}{re.sub(r"[.](ipynb|md)$", ".html", m[2])}{place}{m[4]}'
     return ''.join(part if i % 2 else LINK.sub(to, part) for i, part in enumerate(CODE.split(text)))
 
 
@@ -47,8 +51,11 @@ def copy_notebook(path):
     "A notebook for the site: hidden cells and directives left out, formulas as MathML."
     nb = json.loads(path.read_text(encoding='utf-8'))
     shown = []
-    for cell in nb['cells']:
-        source = ''.join(cell['source'])
+    for cell, after in zip(nb['cells'], nb['cells'][1:] + [{}]):
+        source, caption = ''.join(cell['source']), ''.join(after.get('source', ''))
+        if caption.startswith('*') and not caption.startswith('**'):          # what stands below a figure is its alternative text
+            for output in cell.get('outputs', []):
+                if 'image/png' in output.get('data', {}): output['metadata'].setdefault('image/png', {}).setdefault('alt', caption.strip('*'))
         if cell['cell_type'] == 'markdown': source = with_mathml(relinked(source, path))
         elif re.search(r'^#\|\s*(hide|default_exp)\b', source, re.M): continue
         else: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
@@ -94,7 +101,8 @@ def reference():
 def nav(pages):
     "The order of the site."
     def group(folder):
-        found = sorted([*(SRC/folder).glob('*.ipynb'), *(SRC/folder).glob('*.md')])
+        found = [*(SRC/folder).glob('*.ipynb'), *(SRC/folder).glob('*.md')]
+        found.sort(key=lambda p: (FIRST.index(p.stem) if p.stem in FIRST else len(FIRST), p.name))
         return [{title_of(p): str(p.relative_to(SRC))} for p in found]
     out = [{'hir': 'index.ipynb'}] + [{t: group(f)} for f, t in TITLES.items() if (SRC/f).is_dir()]
     loose = sorted(p for p in SRC.glob('*.ipynb') if p.stem != 'index')

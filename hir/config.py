@@ -85,14 +85,15 @@ class OptimConfig(VariantConfig):
     pad_token:str = ''          # token to pad with, for a tokenizer that has none
     chat:str = ''               # JSON passed to the chat template, e.g. {"enable_thinking": false}
 
-# %% ../nbs/api/34_config.ipynb #46d74fdb
+# %% ../nbs/api/34_config.ipynb #7e0e3d7e
 @dataclass(frozen=True)
 class ScaleConfig(OptimConfig):
-    "How a step is spread over memory, processes and engines; none of it changes what is learned."
+    "How a step is spread over memory, processes and engines, and what is trained of the model."
     engine:str = 'hf'           # hf | vllm | vllm-server | module:function
     engine_options:str = ''     # JSON passed to the engine
     old:str = 'auto'            # old log-probabilities: engine | recompute | auto (recompute where the engine's differ)
     share:bool = True           # rows with the same prompt read it once, where the model supports it
+    attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
     micro_tokens:int = 0        # tokens of a micro-batch at most, per process; 0: `micro` rows
     overlong:str = 'keep'       # truncated responses: keep | mask | penalise | drop
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function

@@ -144,7 +144,7 @@ def model_card(run, name:str, step:int, adapter=False):
     parts = [f'{front_matter(cfg, adapter)}\n# {name}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/api/54_export.ipynb #6413fc6e
+# %% ../nbs/api/54_export.ipynb #4e9aadb6
 def step_of(run, checkpoint=''):
     "The step that a policy was saved after."
     at = policy_of(run, checkpoint)
@@ -158,6 +158,8 @@ def export_run(
     name=''):       # of the model; default: the name of `out`
     "Write a model folder with a card; returns it."
     out, policy, cfg = Path(out), policy_of(run, checkpoint), read_config(Path(run)/'config.yaml')
+    if adapter and cfg.lora_rank and not (checkpoint or adapter_config(policy)) and checkpoints(run):   # it is merged
+        checkpoint = checkpoints(run)[-1].name; policy = policy_of(run, checkpoint)
     if out.exists(): raise CheckpointError(f'{out}: exists already; name another folder or remove it')
     card = model_card(run, name or out.name, step_of(run, checkpoint), adapter)
     def fill(tmp):

@@ -61,11 +61,14 @@ def count_parameters(model):
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
-# %% ../nbs/api/27_lora.ipynb #8074938c
+# %% ../nbs/api/27_lora.ipynb #8b91badb
 class AdapterOff:
     "The policy as it was before training, called like the policy."
     def __init__(self, policy):                            # whose model came from `add_lora`
         self.policy = getattr(policy, 'module', policy)    # without DDP: there is nothing to synchronise
+
+    @property
+    def share(self): return self.policy.share
 
     @torch.no_grad()
     def __call__(self, *args, **kw):

@@ -65,7 +65,7 @@ def curves(rows, x, y):
                                     mean_range(run[s][y] for run in seeds)) for s in common]
     return out
 
-# %% ../nbs/api/41_plot.ipynb #e11e1f22
+# %% ../nbs/api/41_plot.ipynb #5006e831
 def plot_curves(
     rows,         # evaluations of all runs, as in results.json
     x='sampled',  # or 'seconds', 'step'
@@ -77,7 +77,7 @@ def plot_curves(
         at, (mean, low, high) = [p[0] for p in points], zip(*[p[1] for p in points])
         ax.plot(at, mean, label=f'{method} ({n} seed{"s"*(n > 1)})', **style(i))
         if n > 1: ax.fill_between(at, low, high, color=COLOURS[i % 7], alpha=.2, linewidth=0)
-    ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None))
+    ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None)); ax.locator_params(axis='x', nbins=5)
     ax.legend(frameon=False)
     return ax
 

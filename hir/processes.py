@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['LaunchError', 'HirAccelerator', 'start', 'told', 'said', 'check_shared', 'is_zero3', 'is_sharded', 'gathered',
-           'gathered_fsdp2', 'gathered_zero3', 'Gathering', 'in_step', 'wrap', 'wake', 'wrap_frozen', 'without_dropout',
-           'recomputing', 'Stopped', 'Bell']
+           'gathered_fsdp2', 'gathered_zero3', 'Gathering', 'full_outputs', 'in_step', 'wrap', 'wake', 'wrap_frozen',
+           'without_dropout', 'recomputing', 'Stopped', 'Bell']
 
-# %% ../nbs/api/29_processes.ipynb #d755d98b
+# %% ../nbs/api/29_processes.ipynb #233f662a
 import importlib, os, signal, sys, threading, uuid
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from torch import nn
 
@@ -29,14 +30,16 @@ class HirAccelerator(Accelerator):
             with super().no_sync(model): yield
         finally: self.gradient_state._set_sync_gradients(True)
 
-# %% ../nbs/api/29_processes.ipynb #07d9fd38
+# %% ../nbs/api/29_processes.ipynb #1471290e
 def start(
     cpu=False,            # use the CPU even where there is a GPU
     mixed_precision='no', # 'bf16', or 'no': what the launch file says
     **kw):                # passed to `Accelerator`
     "The accelerator of this process."
     asked = None if mixed_precision == 'no' else mixed_precision
-    accelerator, launched = HirAccelerator(cpu=cpu, mixed_precision=asked, **kw), int(os.environ.get('WORLD_SIZE', 1))
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
+    accelerator = HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient], **kw)
+    launched = int(os.environ.get('WORLD_SIZE', 1))
     if launched > 1 and accelerator.num_processes == 1:
         raise LaunchError(f'{launched} processes were launched, but there is no GPU for them; '
                           'set cpu to true to run them on the CPU')
@@ -121,7 +124,14 @@ class Gathering:
     def sync(self, *args, **kw):
         with gathered(self.accelerator, self.policy): return self.engine.sync(*args, **kw)
 
-# %% ../nbs/api/29_processes.ipynb #965d408f
+# %% ../nbs/api/29_processes.ipynb #01235b00
+def full_outputs(accelerator):
+    "Let FSDP2 return and reduce in float32: log-probabilities in bfloat16 are off by hundredths of a nat."
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
+
+# %% ../nbs/api/29_processes.ipynb #0c853c57
 def in_step(accelerator, policy):
     "The policy, made to call its layers equally often on every process where weights lie in pieces."
     policy._no_split_modules = getattr(policy.model, '_no_split_modules', None)
@@ -135,6 +145,7 @@ def wrap(accelerator, policy, optimizer, micro, max_grad_norm):
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         accelerator.state.deepspeed_plugin.deepspeed_config |= dict(train_micro_batch_size_per_gpu=micro,
                                                                     gradient_clipping=max_grad_norm)
+    if accelerator.is_fsdp2 and accelerator.mixed_precision == 'bf16': full_outputs(accelerator)
     policy, optimizer = accelerator.prepare(policy, optimizer)
     if accelerator.is_fsdp2: wake(policy, accelerator.device)
     return policy, optimizer

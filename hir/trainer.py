@@ -7,7 +7,7 @@ __all__ = ['order', 'batch_of', 'Run', 'TrainingError', 'rate', 'trackers_of', '
            'policy_of', 'prepare', 'check_folder', 'resume', 'cut_back', 'train_step', 'check_finite', 'log_step',
            'log_rows', 'log_eval', 'due', 'fit', 'save_now', 'leave', 'advance', 'check_data', 'save_final', 'close']
 
-# %% ../nbs/api/36_trainer.ipynb #0e7dfcc3
+# %% ../nbs/api/36_trainer.ipynb #f382cf28
 import math, time
 import torch
 from accelerate import Accelerator
@@ -24,8 +24,8 @@ from .policy import Policy                           # 10
 from .rollout import seed_for                        # 12
 from .runlog import append, card, cut_cards, cut_log, cut_parts, records_of_rows, rotate   # 26
 from .lora import AdapterOff, add_lora               # 27
-from .processes import (Bell, Gathering, Stopped, check_shared, is_sharded, recomputing, start, wrap,   # 29
-                           wrap_frozen)
+from .processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,   # 29
+                           wrap, wrap_frozen)
 from .step import SharedEngine, step                 # 33
 from .config import (ConfigError, HirConfig, engine_of, imported, nearest, rules_of,   # 34
                         save_config)
@@ -111,7 +111,7 @@ def optimizer_of(cfg:HirConfig, policy):
     trained = [p for p in policy.parameters() if p.requires_grad]
     return optimizer_class(cfg.optimizer)(trained, lr=cfg.lr, weight_decay=cfg.weight_decay)
 
-# %% ../nbs/api/36_trainer.ipynb #8b068081
+# %% ../nbs/api/36_trainer.ipynb #b3917944
 def policy_of(cfg:HirConfig, model):
     "The `Policy` in training: with adapters, recomputed activations and without dropout, as the config says."
     if cfg.lora_rank: model = add_lora(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets)
@@ -129,7 +129,8 @@ def prepare(cfg:HirConfig, model, tokenizer, engine=None):
     accelerator.register_for_checkpointing(scheduler)
     reference = first and wrap_frozen(accelerator, first)
     if cfg.kl_coef and cfg.lora_rank: reference = AdapterOff(accelerator.unwrap_model(policy))
-    engine = engine or engine_of(cfg, accelerator.unwrap_model(policy).model, tokenizer)
+    with gathered(accelerator, policy): engine = engine or engine_of(cfg, accelerator.unwrap_model(policy).model,
+                                                                     tokenizer)
     if is_sharded(accelerator): engine = Gathering(engine, accelerator, policy)
     return Parts(accelerator, policy, reference, optimizer, scheduler, tokenizer, engine)
 

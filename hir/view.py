@@ -255,7 +255,7 @@ def show_explorer(batch:Recorded, tokenizer, step=1, k=2, select=None, response=
     done = replay_batch(batch, tokenizer, step, k, replace(Rules(), **({'select': select} if select else {})))
     return beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
 
-# %% ../nbs/api/42_view.ipynb #326a119d
+# %% ../nbs/api/42_view.ipynb #63f23436
 def picture(fig, alt:str):
     "A matplotlib figure as an image with alternative text."
     out = io.BytesIO(); fig.savefig(out, format='png')
@@ -267,11 +267,12 @@ def show_run(
     metric='entropy'):  # of the history, in the right-hand picture
     "A card: training and held-out ILA on the left, one metric of the steps on the right."
     from matplotlib.figure import Figure
+    if not history and not evals: return Card(element('div', 'no step yet'), 'no step yet')
     fig = Figure(figsize=(8.4, 2.9), dpi=90); left, right = fig.subplots(1, 2)
     fig.subplots_adjust(.08, .18, .98, .86, .25)
     if history: plot_history(history, ['ila', 'cla'], left); plot_history(history, metric, right)
     if evals: left.plot([e['step'] for e in evals], [e['ila'] for e in evals], 'k*', label='held-out ILA', markersize=9)
-    if history or evals: left.set(ylabel='share', ylim=(0, 1)); left.legend(frameon=False, fontsize=8)
+    left.set(ylabel='share', ylim=(0, 1)); left.legend(frameon=False, fontsize=8)
     last = history[-1] if history else {}
     says = f'step {last.get("step", 0)}: ILA {last.get("ila", 0):.3f}, CLA {last.get("cla", 0):.3f}' + (
         f', held-out ILA {evals[-1]["ila"]:.3f}' if evals else '')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GROUP', 'BITS', 'TOLERANCE', 'RANKS', 'library', 'request', 'whole', 'as_sample', 'untouched', 'Loader',
            'swap_adapter', 'shut_down', 'LocalLLM', 'serve', 'environment', 'Child', 'ended', 'obituary', 'RemoteLLM',
-           'weights_of', 'base_weights', 'fingerprint', 'probe_of', 'differ', 'llm_options', 'colocated', 'CopyEngine',
-           'send', 'check_copy', 'VLLMEngine', 'architecture', 'devices_of', 'VLLMServerEngine']
+           'state_of', 'weights_of', 'base_weights', 'fingerprint', 'probe_of', 'differ', 'llm_options', 'colocated',
+           'CopyEngine', 'send', 'check_copy', 'VLLMEngine', 'architecture', 'devices_of', 'VLLMServerEngine']
 
 # %% ../../nbs/api/50_vllm.ipynb #b3b4b4c4
 import gc, math, os, shutil, subprocess, sys, tempfile
@@ -183,17 +183,24 @@ class RemoteLLM(Child):
         try: self.call('load_file', str(path))
         finally: path.unlink()
 
-# %% ../../nbs/api/50_vllm.ipynb #ff763224
+# %% ../../nbs/api/50_vllm.ipynb #d2d326b1
+def state_of(model):
+    "Name → tensor as the model holds it now, tied ones under both names; no hook of a sharded model runs."
+    buffers = {f'{at}.{n}'.lstrip('.'): b for at, m in model.named_modules() for n, b in m._buffers.items()
+               if b is not None and n not in m._non_persistent_buffers_set}
+    return dict(model.named_parameters(remove_duplicate=False)) | buffers
+
 def weights_of(
     model,
     dtype=None): # to send floats in; None: as they are
     "Yield (name, tensor) of the plain model, adapters added."
-    for name, w in merged_weights(model) if is_lora(model) else model.state_dict().items():
+    whole = state_of(model)
+    for name, w in merged_weights(model, whole) if is_lora(model) else whole.items():
         yield name, w.detach().to(dtype) if w.is_floating_point() else w
 
 def base_weights(model):
     "Yield (name, tensor) of the model under its adapters."
-    for name, w in model.get_base_model().state_dict().items():
+    for name, w in state_of(model.get_base_model()).items():
         if '.lora_' not in name: yield name.replace('.base_layer.', '.'), w.detach()
 
 # %% ../../nbs/api/50_vllm.ipynb #b22ac3bc
@@ -224,13 +231,14 @@ def differ(model, prompt, samples):
     logps = logits.log_softmax(-1).gather(2, ids[:, len(prompt):, None])[..., 0].cpu()
     return (logps - torch.tensor([s.logps for s in samples])).abs().max().item()
 
-# %% ../../nbs/api/50_vllm.ipynb #cdff40f6
+# %% ../../nbs/api/50_vllm.ipynb #fb783c66
 def llm_options(model, rows:int, lora:str):
     "Options of `vllm.LLM` for this model, the same in either process."
     gpu, dtype = torch.cuda.is_available(), str(next(model.parameters()).dtype).removeprefix('torch.')
     own = dict(dtype=dtype, max_num_seqs=rows, enforce_eager=not gpu, skip_tokenizer_init=True, load_format='dummy',
                logprobs_mode='processed_logprobs', generation_config='vllm', max_model_len=-1,
                worker_extension_cls=f'{Loader.__module__}.{Loader.__name__}')
+    if gpu and dtype == 'float32': own['dtype'] = 'bfloat16'     # half the memory; old log-probabilities are recomputed
     if not gpu: own |= dict(kv_cache_memory_bytes=1 << 30, enable_chunked_prefill=False)
     if lora != 'adapter': return own
     rank = max(c.r for c in model.peft_config.values())
@@ -240,7 +248,7 @@ def colocated():
     "Options of an engine beside the trainer; one of several processes brings its own process group."
     many = distributed.is_initialized() and distributed.get_world_size() > 1
     return dict(distributed_executor_backend='external_launcher' if many else 'uni',
-                **(dict(gpu_memory_utilization=.33) if torch.cuda.is_available() else {}))
+                **(dict(gpu_memory_utilization=.4, enable_sleep_mode=True) if torch.cuda.is_available() else {}))
 
 # %% ../../nbs/api/50_vllm.ipynb #afd594e4
 class CopyEngine:
@@ -270,13 +278,13 @@ class CopyEngine:
         if self.llm: self.llm.close(); self.llm = None
         shutil.rmtree(self.home, ignore_errors=True)
 
-# %% ../../nbs/api/50_vllm.ipynb #a205d648
+# %% ../../nbs/api/50_vllm.ipynb #85341b9c
 def send(engine, model):
     "Weights, or the adapter and, once, the weights under it."
     if engine.lora == 'merged': return engine.llm.load(weights_of(model, engine.dtype))
     if not engine.based: engine.llm.load(base_weights(model)); engine.based = True
     shutil.rmtree(engine.home/'adapter', ignore_errors=True)
-    save_adapter(model, engine.home/'adapter'); engine.llm.adapt(engine.home/'adapter')
+    save_adapter(model, engine.home/'adapter', state_of(model)); engine.llm.adapt(engine.home/'adapter')
 
 def check_copy(engine, seeds=range(4), length=8):
     "Raise an EngineError unless the copy gives what it samples the probability that the model gives it."
@@ -287,7 +295,7 @@ def check_copy(engine, seeds=range(4), length=8):
                           f'(allowed: {engine.tolerance:g}): either not all weights have arrived, then use engine: hf, '
                           'or the two round differently, then allow it with engine_options: {"tolerance": …}')
 
-# %% ../../nbs/api/50_vllm.ipynb #ffd048ac
+# %% ../../nbs/api/50_vllm.ipynb #7e3b8539
 class VLLMEngine(CopyEngine):
     "Samples with vLLM in this process."
     def __init__(self, model, tokenizer,
@@ -308,9 +316,14 @@ class VLLMEngine(CopyEngine):
         try: self.llm = self.start(architecture(model, self.home), **options); self.sync(model)
         except BaseException: self.close(); raise
 
-    def start(self, folder, **options): return LocalLLM(folder, **colocated() | options)
+    def start(self, folder, **options):
+        own = colocated() | options
+        if own['distributed_executor_backend'] == 'external_launcher' and own.get('tensor_parallel_size', 1) > 1:
+            raise EngineError('engine_options: tensor_parallel_size above 1 needs engine: vllm-server; '
+                              'here every process samples for prompts of its own')
+        return LocalLLM(folder, **own)
 
-# %% ../../nbs/api/50_vllm.ipynb #b50dbbf5
+# %% ../../nbs/api/50_vllm.ipynb #b39eac7e
 def architecture(model, folder):
     "Write the config that vLLM starts from; returns the folder."
     plain = model.get_base_model() if is_lora(model) else model
@@ -332,5 +345,8 @@ class VLLMServerEngine(VLLMEngine):
         super().__init__(*args, **kw)
 
     def start(self, folder, **options):
+        if torch.cuda.is_available() and not self.devices:
+            raise EngineError('engine: vllm-server needs GPUs of its own; name them, e.g. '
+                              'engine_options: {"devices": "4,5,6,7"}')
         own = dict(tensor_parallel_size=self.devices.count(',') + 1)
         return RemoteLLM(folder, self.devices, **own | options)
