@@ -49,10 +49,10 @@ def kind_text(k:Kind):
     if k.literal: rows.append(('reading', 'blank responses are checked too; loose is strict'))
     return '\n'.join([k.id, *(f'  {name:<22} {said}' for name, said in rows)])
 
-# %% ../nbs/api/19_catalogue.ipynb #3a0be384
+# %% ../nbs/api/19_catalogue.ipynb #3058505f
 def catalogue(asked:str=''): # an id, or how it begins
-    "The page of a kind, or a line for every kind whose id begins like that."
-    found = kinds(asked)
+    "The page of a kind, or a line for every kind whose id begins like that or whose suite is called so."
+    found = kinds(asked) or {n: k for n, k in kinds().items() if asked and k.check.__module__.endswith('.' + asked)}
     if asked in found: return kind_text(found[asked])
     if found: return '\n'.join(map(kind_line, found.values()))
     near = difflib.get_close_matches(asked, kinds(), 1)

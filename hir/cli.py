@@ -209,11 +209,15 @@ def add_config(sub):
     p.add_argument('name', nargs='?', default='', help='e.g. ddp, fsdp2, toy')
     p.set_defaults(call=config_command)
 
-# %% ../nbs/api/62_cli.ipynb #98b0b86d
+# %% ../nbs/api/62_cli.ipynb #48b7f566
 def verify_command(args, rest):
     "Score existing responses; their verdicts go to a file, the accuracies are printed."
-    from hir.scoring import rejects_of, report_text, score_file
+    from hir.scoring import rejects_of, report_text, score_file, spare
     if args.key and not args.responses: raise DataError('--key names the field to join on, and needs --responses')
+    read, written = [located(p) for p in (args.file, args.responses) if p], [args.out, rejects_of(args.out)]
+    if args.report and os.path.abspath(args.report) in map(os.path.abspath, written):
+        raise DataError(f'--report {args.report}: is an output already; name another file')
+    if args.report: spare(read, [args.report])
     found = score_file(located(args.file), args.out, args.responses and located(args.responses), args.key or 'prompt',
                        args.workers, args.skip_bad, progress=True)
     print(report_text(found))
@@ -253,7 +257,7 @@ def add_export(sub):
     p.add_argument('--push', default='', metavar='NAME', help='upload to this private repository of the hub')
     p.set_defaults(call=export_command)
 
-# %% ../nbs/api/62_cli.ipynb #1d076315
+# %% ../nbs/api/62_cli.ipynb #40dc8c92
 def parser():
     "The command line of `hir`."
     p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: understand it, run it, extend it.')
@@ -264,7 +268,7 @@ def parser():
     add_demo(sub); add_train(sub); add_eval(sub); add_verify(sub); add_study(sub); add_config(sub); add_export(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
-    k.add_argument('asked', nargs='?', default='', metavar='ID', help="an id, or how ids begin, e.g. 'toy:'")
+    k.add_argument('asked', nargs='?', default='', metavar='ID', help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
     k.set_defaults(call=list_kinds)
     return p
 
@@ -342,7 +346,7 @@ def add_suite(p):
     p.add_argument('--engine', default='hf', help='hf | vllm | vllm-server (default: %(default)s)')
     p.add_argument('--engine-options', default='', metavar='JSON', help='passed to the engine')
 
-# %% ../nbs/api/62_cli.ipynb #dfe69e63
+# %% ../nbs/api/62_cli.ipynb #6f8bff8b
 def mendable():
     "The errors that say what a user can do; those of layers not yet imported cannot have happened."
     homes = {'hir.config': ['ConfigError'], 'hir.policy': ['PolicyError'], 'hir.checkpoint': ['CheckpointError'],
@@ -359,6 +363,7 @@ def main(argv=None):
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try: args.call(args, rest)
     except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 141   # | head
     except Exception as e:
         if args.debug or not isinstance(e, mendable()): raise
         print(f'hir: error: {e}', file=sys.stderr); return 2

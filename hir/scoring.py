@@ -46,7 +46,7 @@ def by_id(record, where):
             raise DataError(f"{where}: field '{'instruction_id_list' if odd else 'kwargs'}[{i}]': {e}") from None
     return out
 
-# %% ../nbs/api/18_scoring.ipynb #0de9d289
+# %% ../nbs/api/18_scoring.ipynb #246a52b4
 def stated(record, where):
     "The constraints of `constraints`: triples of MulDimIF, or objects of ours."
     found = typed(record, 'constraints', list, where)
@@ -57,7 +57,9 @@ FORMS = {'instruction_id_list': by_id, 'constraints': stated}  # field → how t
 
 def constraints_in(record:dict, where:str):
     "All constraints of a record, at least one, each decided by a rule."
-    form = next((field for field in FORMS if field in record), None)
+    forms = [field for field in FORMS if field in record]
+    if len(forms) > 1: raise DataError(f'{where}: has both {forms[0]!r} and {forms[1]!r}; keep one')
+    form = forms[0] if forms else None
     if form is None:
         raise DataError(f"{where}: names no constraints; it needs the fields 'instruction_id_list' "
                         f"and 'kwargs', or 'constraints', and has {sorted(record)}")

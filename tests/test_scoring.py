@@ -267,6 +267,21 @@ def test_no_input_is_overwritten(tmp_path, capsys, monkeypatch, inputs, out):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize('report,said', [('in.jsonl', 'would overwrite'), ('out.jsonl', 'is an output already')])
+def test_a_report_overwrites_nothing(tmp_path, capsys, monkeypatch, report, said):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path/'in.jsonl', record())
+    before = (tmp_path/'in.jsonl').read_bytes()
+    assert verify('in.jsonl', '-o', 'out.jsonl', '--report', report) == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path/'in.jsonl').read_bytes() == before and not (tmp_path/'out.jsonl').exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(f'{sys.executable} -m hir kinds | head -n 1', shell=True, capture_output=True, text=True)
+    assert done.stdout.count('\n') == 1 and done.stderr == ''
+
+
 def die(chunk): os.kill(os.getpid(), signal.SIGKILL)
 
 
