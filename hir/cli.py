@@ -209,7 +209,7 @@ def add_config(sub):
     p.add_argument('name', nargs='?', default='', help='e.g. ddp, fsdp2, toy')
     p.set_defaults(call=config_command)
 
-# %% ../nbs/api/62_cli.ipynb #48b7f566
+# %% ../nbs/api/62_cli.ipynb #72522fb8
 def verify_command(args, rest):
     "Score existing responses; their verdicts go to a file, the accuracies are printed."
     from hir.scoring import rejects_of, report_text, score_file, spare
@@ -224,6 +224,7 @@ def verify_command(args, rest):
     if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
     if args.report: save_json(args.report, found)
 
+# %% ../nbs/api/62_cli.ipynb #2f3074e3
 def add_verify(sub):
     p = sub.add_parser('verify', help='score existing responses, without a model',
                        description='Adds a strict and a loose verdict per constraint to records with responses, '
