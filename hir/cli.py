@@ -258,7 +258,7 @@ def add_export(sub):
     p.add_argument('--push', default='', metavar='NAME', help='upload to this private repository of the hub')
     p.set_defaults(call=export_command)
 
-# %% ../nbs/api/62_cli.ipynb #40dc8c92
+# %% ../nbs/api/62_cli.ipynb #2a904d8b
 def parser():
     "The command line of `hir`."
     p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: understand it, run it, extend it.')
@@ -269,7 +269,8 @@ def parser():
     add_demo(sub); add_train(sub); add_eval(sub); add_verify(sub); add_study(sub); add_config(sub); add_export(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
-    k.add_argument('asked', nargs='?', default='', metavar='ID', help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
+    k.add_argument('asked', nargs='?', default='', metavar='ID',
+                   help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
     k.set_defaults(call=list_kinds)
     return p
 
