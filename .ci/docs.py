@@ -2,7 +2,7 @@
 
 The pages are the notebooks themselves, a reference of every public name made from the exported modules, and the
 workshop's papers. Every link inside the site is checked; a broken one ends the build."""
-import ast, json, os, re, shutil, subprocess, sys
+import ast, html, json, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,21 +47,27 @@ def title_of(path):
     return next((line[2:].strip() for line in text.splitlines() if line.startswith('# ')), path.stem)
 
 
+def alternative(output, caption):
+    "What is said of a picture to those who do not see it: its own text, or the caption below it."
+    own = output.get('metadata', {}).get('image/png', {}).get('alt')
+    return own or (caption.strip('*') if caption.startswith('*') and not caption.startswith('**') else 'A figure; the text beside it says what it shows.')
+
+
 def copy_notebook(path):
-    "A notebook for the site: hidden cells and directives left out, formulas as MathML."
+    "A notebook for the site: hidden cells and directives left out, formulas as MathML; the texts of its pictures."
     nb = json.loads(path.read_text(encoding='utf-8'))
-    shown = []
+    shown, said = [], []
     for cell, after in zip(nb['cells'], nb['cells'][1:] + [{}]):
         source, caption = ''.join(cell['source']), ''.join(after.get('source', ''))
-        if caption.startswith('*') and not caption.startswith('**'):          # what stands below a figure is its alternative text
-            for output in cell.get('outputs', []):
-                if 'image/png' in output.get('data', {}): output['metadata'].setdefault('image/png', {}).setdefault('alt', caption.strip('*'))
         if cell['cell_type'] == 'markdown': source = with_mathml(relinked(source, path))
         elif re.search(r'^#\|\s*(hide|default_exp)\b', source, re.M): continue
         else: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
+        for output in cell.get('outputs', []):
+            if 'image/png' in output.get('data', {}): said.append(alternative(output, caption))
         shown.append(cell | {'source': source})
     to = SRC/path.relative_to(ROOT/'nbs'); to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps(nb | {'cells': shown}), encoding='utf-8')
+    return said
 
 
 def notebook_of(module):
@@ -130,6 +136,13 @@ def number_headings(page):
     page.write_text(re.sub(r'(<h[1-6][^>]*? id=")([^"]+)"', named, page.read_text(encoding='utf-8')), encoding='utf-8')
 
 
+def describe_pictures(page, said):
+    "Put the texts of a notebook's pictures where the converter had none."
+    said = iter(said)
+    text = re.sub(r'alt="No description[^"]*"', lambda m: f'alt="{html.escape(next(said, "A figure."))}"', page.read_text(encoding='utf-8'))
+    page.write_text(text, encoding='utf-8')
+
+
 class Links(HTMLParser):
     "Collects targets and anchors of a page."
     def __init__(self): super().__init__(); self.targets, self.anchors = [], set()
@@ -158,9 +171,9 @@ def broken():
 
 
 def main():
-    shutil.rmtree(ROOT/'_docs', ignore_errors=True); SRC.mkdir(parents=True)
+    shutil.rmtree(ROOT/'_docs', ignore_errors=True); SRC.mkdir(parents=True); said = {}
     for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
-        if '.ipynb_checkpoints' not in path.parts: copy_notebook(path)
+        if '.ipynb_checkpoints' not in path.parts: said[(SITE/path.relative_to(ROOT/'nbs')).with_suffix('.html')] = copy_notebook(path)
     for path in sorted(p for p in (ROOT/'nbs').rglob('*') if p.suffix in ('.png', '.svg', '.md') and '.ipynb_checkpoints' not in p.parts):
         to = SRC/path.relative_to(ROOT/'nbs'); to.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == '.md': to.write_text(with_mathml(relinked(path.read_text(encoding='utf-8'), path)), encoding='utf-8')
@@ -168,7 +181,7 @@ def main():
     made = ROOT/'_docs'/'mkdocs.yml'; made.write_text(yaml.safe_dump(config(reference()), sort_keys=False), encoding='utf-8')
     status = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--quiet', '-f', str(made)], env=os.environ | {'NO_MKDOCS_2_WARNING': '1'}).returncode
     if status: return status
-    for page in SITE.rglob('*.html'): number_headings(page)
+    for page in SITE.rglob('*.html'): number_headings(page); describe_pictures(page, said.get(page, []))
     if bad := broken(): print('links that lead nowhere:', *bad, sep='\n  '); return 1
     print(f'{sum(1 for _ in SITE.rglob("*.html"))} pages in {SITE.relative_to(ROOT)}, all links inside it lead somewhere')
     if '--serve' in sys.argv: return subprocess.run([sys.executable, '-m', 'http.server', '-d', str(SITE), '--bind', '127.0.0.1', '8000']).returncode
