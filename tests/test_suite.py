@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hir.cli import main
 from hir.instruction import DataError, write_jsonl
 from hir.scoring import score_file
-from hir.suite import differences, folder_of, line_of, questions, read_scored, run_suite, whole_lines
+from hir.suite import differences, folder_of, line_of, questions, read_scored, run_suite, repaired
 from hir.toy import shipped
 from test_parity import FOLDER
 
@@ -78,11 +78,11 @@ def test_the_command_answers_and_scores_as_hir_verify_does(tmp_path, suite, caps
     file = home/f'{suite}-1.jsonl'
     found = json.loads((tmp_path/'out.json').read_text())['reports']['shipped:toy/start']
     assert found == verified(tmp_path, suite, data, file)
-    if suite in ('ifeval', 'ifbench'): assert [sorted(line) for line in whole_lines(file)] == [['prompt', 'response']]*len(FILES[suite])
+    if suite in ('ifeval', 'ifbench'): assert [sorted(line) for line in repaired(file)] == [['prompt', 'response']]*len(FILES[suite])
     if suite == 'muldimif':
         listed = json.loads((home/'muldimif-1.json').read_text())
         assert [m['role'] for m in listed[0]['conversations']] == ['user', 'assistant'] and listed[0]['difficulty'] == 'Level 1'
-        assert listed[0]['conversations'][1]['content'] == whole_lines(file)[0]['response']
+        assert listed[0]['conversations'][1]['content'] == repaired(file)[0]['response']
 
 
 def test_prompts_reach_the_model_as_they_stand(tmp_path):
@@ -96,7 +96,7 @@ def test_a_prompt_that_stands_twice_is_answered_once(tmp_path):
     twice = [IFEVAL[0], {**IFEVAL[0], 'key': 3, 'instruction_id_list': ['startend:quotation']}, IFEVAL[1]]
     data, engine = questions('ifeval', data_file(tmp_path, 'ifeval', twice)), Said(lambda q, tag: f'"{tag}"')
     scores = run_suite(lambda: engine, data, tmp_path/'said', {})
-    assert engine.asked == len(whole_lines(tmp_path/'said'/'ifeval-1.jsonl')) == 2 and engine.closed
+    assert engine.asked == len(repaired(tmp_path/'said'/'ifeval-1.jsonl')) == 2 and engine.closed
     assert [[list(v) for v in strict] for _, strict, _ in scores.rows.values()] == [[[True]], [[True]], [[False, True]]]
 
 
