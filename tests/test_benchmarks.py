@@ -226,20 +226,52 @@ def test_parquet_with_the_real_package(name, tmp_path, monkeypatch):
 
 # ---- writing
 
-@pytest.mark.parametrize('name', ['ifeval', 'ifbench', 'iftrain'])
-def test_saved_records_come_back(name, tmp_path):
-    first = load(name, written(tmp_path, [GOOD[name]])).instructions
-    save(name, tmp_path/'back.jsonl', first)
-    assert load(name, tmp_path/'back.jsonl').instructions == first
-    record = json.loads((tmp_path/'back.jsonl').read_text())
-    assert record['key'] == GOOD[name]['key'] and None not in [v for kw in record.get('kwargs', []) for v in kw.values()]
+def content(q): return q.prompt, [(c.kind, c.args) for c in q.constraints], q.id
+
+@pytest.mark.parametrize('ending', ['json', 'jsonl'])
+@pytest.mark.parametrize('name', GOOD)
+def test_saved_records_come_back(name, ending, tmp_path):
+    first, path = load(name, written(tmp_path, [GOOD[name]])).instructions, tmp_path/f'back.{ending}'
+    save(name, path, first)
+    assert list(map(content, load(name, path).instructions)) == list(map(content, first))
+    (record,) = json.loads(path.read_text()) if ending == 'json' else map(json.loads, path.read_text().splitlines())
+    key = next(iter(GOOD[name].keys() & {'key', 'id', 'idx'}))
+    assert record[key] == GOOD[name][key] and None not in [v for kw in record.get('kwargs', []) for v in kw.values()]
+
+
+def test_saved_records_have_the_fields_of_the_data_set(tmp_path):
+    "What the readers of others ask for, by hand: shapes of the published files."
+    def one(name, *constraints, task='Name a river.', template='inline'):
+        save(name, tmp_path/'one.jsonl', [Instruction(task, constraints, template)])
+        return json.loads((tmp_path/'one.jsonl').read_text())
+    words = Constraint('muldimif:Length/Words', {'constraint': 'The answer must be at most 20 words'})
+    calm, comma = Constraint('judge:criterion', {'criterion': 'It is calm.'}), Constraint('punctuation:no_comma')
+    record = one('muldimif', words)
+    assert record['constraints'] == [['Length', 'Words', 'The answer must be at most 20 words']] and record['id'] == '0'
+    assert record['conversations'] == [{'role': 'user', 'content': 'Name a river. The answer must be at most 20 words.'}]
+    assert one('cfbench', calm) == {'idx': 0, 'prompt': 'Name a river. It is calm.', 'criteria': [['It is calm.', '主需', '', '']]}
+    for constraints, source, truth in [([comma], 'type1', {'instruction_id_list': [comma.kind], 'kwargs': [{}]}),
+                                       ([words], 'type3', {'constraints': [['Length', 'Words', words.args['constraint']]]}),
+                                       ([comma, calm], 'type2', {'instruction_id_list': [comma.kind, calm.kind], 'kwargs': [{}, calm.args]}),
+                                       ([words, calm], 'type2', {'instruction_id_list': [words.kind, calm.kind], 'kwargs': [words.args, calm.args]})]:
+        record = one('hir16k', *constraints)
+        assert (record['source'], json.loads(record['ground_truth'])) == (source, truth)
+        assert record['rubrics'] == [describe(c) for c in constraints] and record['messages'] == [{'role': 'user', 'content': record['prompt']}]
 
 
 def test_what_a_registry_does_not_have_is_refused(tmp_path):
     q = load('ifbench', written(tmp_path, [IFBENCH])).instructions
-    for name in ('ifeval', 'iftrain'):
+    for name in ('ifeval', 'iftrain', 'muldimif', 'cfbench'):
         with pytest.raises(DataError, match="has no kind 'count:words_japanese'"): save(name, tmp_path/'no.jsonl', q)
-    with pytest.raises(DataError, match='cannot write records of'): save('muldimif', tmp_path/'no.jsonl', q)
+    with pytest.raises(DataError, match='cannot write records of'): save('toy', tmp_path/'no.jsonl', q)
+    assert not (tmp_path/'no.jsonl').exists()
+
+
+def test_what_would_be_read_back_otherwise_is_refused(tmp_path):
+    "No rubric stands in the prompt: a reader would add them."
+    q = Instruction('Please avoid the comma.', [Constraint('punctuation:no_comma')], 'verbatim')
+    with pytest.raises(DataError, match='instruction 0: hir16k would read it back'): save('hir16k', tmp_path/'no.jsonl', [q])
+    with pytest.raises(DataError, match='instruction 0: the prompt is blank'): save('ifeval', tmp_path/'no.jsonl', [Instruction(' ', q.constraints, 'verbatim')])
     assert not (tmp_path/'no.jsonl').exists()
 
 

@@ -148,6 +148,7 @@ def test_no_model_is_loaded():
 
 BAD = {
     'broken line': ('{"a": ', ':2: not valid JSON'), 'not an object': ('[1]', ':2: a line must hold a JSON object'),
+    'NaN': ('{"response": "a", "score": NaN, "kwargs": [{}], "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (NaN is no JSON; write null"),
     'a field twice': ('{"response": "a, b", "kwargs": [{}], "response": "a", "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (field 'response' is there twice)"),
     'no constraints named': ({'response': 'a'}, ":2: names no constraints; it needs the fields 'instruction_id_list'"),
     'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "'response' must be str, not NoneType"),
@@ -244,7 +245,8 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, words):
     "The input is a pipe that never ends, so the work is under way whenever the interrupt comes."
     pipe, line = tmp_path/'in.jsonl', json.dumps(record()).encode() + b'\n'
     os.mkfifo(pipe)
-    process = subprocess.Popen([sys.executable, '-m', 'hir', 'verify', pipe, '-o', tmp_path/'out.jsonl', *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, '-m', 'hir', 'verify', pipe, '-o', tmp_path/'out.jsonl', *words], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))     # tests in the background of a shell ignore it
     with open(pipe, 'wb', buffering=0) as f:
         f.write(line*100)
         while process.poll() is None and not list(tmp_path.glob('.out.jsonl.*')): time.sleep(.05)
