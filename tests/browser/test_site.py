@@ -1,12 +1,11 @@
 "The built site, read in Chromium without a network."
-import functools, http.server, os, shutil, threading
+import functools, http.server, threading
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT/'_docs'/'site'
-pytestmark = [pytest.mark.skipif(not os.environ.get('HIR_BROWSER'), reason='HIR_BROWSER is not set; `make test-browser` sets it'),
-              pytest.mark.skipif(not SITE.is_dir(), reason='the site is not built; `make docs` builds it')]
+pytestmark = pytest.mark.skipif(not SITE.is_dir(), reason='the site is not built; `make docs` builds it')
 PAGES = ['index', 'tutorials/5_one_step', 'explain/two_preferences', 'api/42_view', 'howto/play', 'reference/hir.select']
 
 
@@ -23,20 +22,10 @@ def site():
     server.shutdown()
 
 
-@pytest.fixture(scope='module')
-def browser():
-    api = pytest.importorskip('playwright.sync_api')
-    found = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=['--no-sandbox', '--disable-gpu'])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser, site):
+def page(chromium, site):
     "A page; its console errors in `errors`, requests to other places in `outside`."
-    page = browser.new_page(viewport=dict(width=1300, height=1000)); page.errors, page.outside = [], []
+    page = chromium.new_page(viewport=dict(width=1300, height=1000)); page.errors, page.outside = [], []
     page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
     page.on('pageerror', lambda e: page.errors.append(str(e)))
     page.on('request', lambda r: None if r.url.startswith((site, 'data:', 'blob:')) else page.outside.append(r.url))

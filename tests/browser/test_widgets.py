@@ -1,64 +1,17 @@
 "The widgets in JupyterLab, in a real browser: every control is moved, no console error, screenshots are kept."
-import os, re, shutil, socket, subprocess, sys, time, urllib.request
+import time
 from pathlib import Path
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not os.environ.get('HIR_BROWSER'), reason='HIR_BROWSER is not set; `make test-browser` sets it')
-SHOTS = ROOT/'runs'/'screenshots'
-CHROMIUM = ('--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-            '--disable-component-update', '--disable-sync')
-HARMLESS = re.compile(r'favicon|Failed to load resource.*(workspaces|lsp|extensions|themes)|ResizeObserver')
+SHOTS = Path(__file__).resolve().parents[2]/'runs'/'screenshots'
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-    "JupyterLab on a copy of nbs/, with all cells drawn; its address."
-    home = tmp_path_factory.mktemp('lab'); shutil.copytree(ROOT/'nbs', home/'nbs')
-    (home/'hir').symlink_to(ROOT/'hir'); (home/'data').symlink_to(ROOT/'data')       # guides read ../../data
-    settings = home/'settings'/'@jupyterlab'
-    for name, text in {'notebook-extension/tracker': '{"windowingMode": "none"}',
-                       'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}'}.items():
-        path = settings/f'{name}.jupyterlab-settings'; path.parent.mkdir(parents=True, exist_ok=True); path.write_text(text)
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = os.environ | dict(JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), JUPYTER_CONFIG_DIR=str(home/'config'), OMP_NUM_THREADS='1',
-                            JUPYTER_DATA_DIR=str(home/'data'), JUPYTERLAB_WORKSPACES_DIR=str(home/'workspaces'))
-    with open(home/'log.txt', 'w') as log:
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
-                                   '--IdentityProvider.token=', f'--ServerApp.root_dir={home/"nbs"}'], stdout=log, stderr=log, env=env)
-    url = f'http://127.0.0.1:{port}'
-    try:
-        for _ in range(120):
-            try: urllib.request.urlopen(f'{url}/api/status', timeout=2); break
-            except OSError: time.sleep(.5)
-            assert server.poll() is None, (home/'log.txt').read_text()
-        yield url
-    finally: server.terminate(); server.wait(20)
-
-
-@pytest.fixture(scope='module')
-def page(lab):
-    "The guide with the widgets, opened and run from top to bottom; its console errors in `page.errors`."
-    api = pytest.importorskip('playwright.sync_api')
-    found = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    assert found, 'no Chromium; install it, or name it in CHROMIUM'
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=list(CHROMIUM))
-        page = browser.new_page(viewport=dict(width=1500, height=1400)); page.set_default_timeout(30_000)
-        page.errors = []
-        page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' and not HARMLESS.search(m.text) else None)
-        page.on('pageerror', lambda e: page.errors.append(str(e)))
-        page.on('dialog', lambda d: (page.errors.append(f'dialog: {d.message}'), d.dismiss()))
-        page.goto(f'{lab}/lab/tree/howto/play.ipynb?reset')
-        page.wait_for_selector('.jp-Notebook .jp-CodeCell')
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached')
-        page.click('.jp-Notebook .jp-CodeCell'); page.keyboard.press('Escape')
-        page.locator('.lm-MenuBar-item', has_text='Run').click(); page.locator('[data-command="runmenu:run-all"]').click()
-        page.wait_for_function('''() => {const cells = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText);
-            return cells.length && cells.every(t => /\\[\\d+\\]/.test(t))}''', timeout=180_000)
-        yield page
-        browser.close()
+def page(open_notebook):
+    "The guide with the widgets."
+    notebook = open_notebook('howto/play.ipynb')
+    yield notebook.page
+    notebook.close()
 
 
 def shot(page, name): page.screenshot(path=str(SHOTS/f'{name}.png'))
@@ -77,8 +30,7 @@ def changes(page, box, act):
     raise AssertionError('nothing changed')
 
 
-def test_every_cell_runs(page):
-    assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+def test_three_widgets_are_there(page):
     assert page.locator('.jp-Cell', has=page.locator('.jupyter-widgets')).count() == 3
 
 

@@ -1,0 +1,91 @@
+"Chromium, JupyterLab on a copy of nbs/, and how a notebook is opened and run there."
+import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT/'runs'/'screenshots'
+CHROMIUM = ('--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+            '--disable-component-update', '--disable-sync')
+HARMLESS = re.compile(r'favicon|Failed to load resource.*(workspaces|lsp|extensions|themes)|ResizeObserver')
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get('HIR_BROWSER'): return
+    skip = pytest.mark.skip(reason='HIR_BROWSER is not set; `make test-browser` sets it')
+    for item in items:
+        if Path(__file__).parent in item.path.parents: item.add_marker(skip)
+
+
+@pytest.fixture(scope='session')
+def chromium():
+    api = pytest.importorskip('playwright.sync_api')
+    found = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    assert found, 'no Chromium; install it, or name it in CHROMIUM'
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=found, args=list(CHROMIUM))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope='session')
+def lab(tmp_path_factory):
+    "JupyterLab on a copy of nbs/, with all cells drawn; its address."
+    home = tmp_path_factory.mktemp('lab')
+    for name in ('nbs', 'hir'): shutil.copytree(ROOT/name, home/name)                # api notebooks end with an export
+    for name in ('settings.ini', 'pyproject.toml', 'setup.py'): shutil.copy(ROOT/name, home)
+    (home/'data').symlink_to(ROOT/'data')                                            # guides read ../../data
+    settings = home/'settings'/'@jupyterlab'
+    for name, text in {'notebook-extension/tracker': '{"windowingMode": "none"}',
+                       'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}'}.items():
+        path = settings/f'{name}.jupyterlab-settings'; path.parent.mkdir(parents=True, exist_ok=True); path.write_text(text)
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = os.environ | dict(JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), JUPYTER_CONFIG_DIR=str(home/'config'), OMP_NUM_THREADS='1',
+                            JUPYTER_DATA_DIR=str(home/'jupyter'), JUPYTERLAB_WORKSPACES_DIR=str(home/'workspaces'))
+    env.pop('MPLBACKEND', None)                                                      # a reader's figures stand in the notebook
+    with open(home/'log.txt', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
+                                   '--IdentityProvider.token=', '--ServerApp.disable_check_xsrf=True',
+                                   f'--ServerApp.root_dir={home/"nbs"}'], stdout=log, stderr=log, env=env)
+    url = f'http://127.0.0.1:{port}'
+    try:
+        for _ in range(120):
+            try: urllib.request.urlopen(f'{url}/api/status', timeout=2); break
+            except OSError: time.sleep(.5)
+            assert server.poll() is None, (home/'log.txt').read_text()
+        yield url
+    finally: server.terminate(); server.wait(20)
+
+
+class Notebook:
+    "A notebook that was opened in the lab and run from top to bottom; console errors in `page.errors`."
+    def __init__(self, chromium, lab, path):
+        self.lab, self.page = lab, chromium.new_page(viewport=dict(width=1500, height=1400))
+        page = self.page; page.set_default_timeout(30_000); page.errors = []
+        page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' and not HARMLESS.search(m.text) else None)
+        page.on('pageerror', lambda e: page.errors.append(str(e)))
+        page.on('dialog', lambda d: (page.errors.append(f'dialog: {d.message}'), d.dismiss()))
+        page.goto(f'{lab}/lab/tree/{path}?reset')
+        page.wait_for_selector('.jp-Notebook .jp-CodeCell')
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached')
+        page.click('.jp-Notebook .jp-CodeCell'); page.keyboard.press('Escape')
+        page.locator('.lm-MenuBar-item', has_text='Run').click(); page.locator('[data-command="runmenu:run-all"]').click()
+        page.wait_for_function('''() => {const cells = [...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim());
+            return cells.length && cells.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText))}''', timeout=240_000)
+
+    def complaints(self):
+        "Errors and warnings below the cells; a progress bar is neither."
+        said = self.page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"], .jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]')
+        return [t for t in said.all_inner_texts() if '%|' not in t]
+
+    def close(self):
+        self.page.close()
+        for session in json.load(urllib.request.urlopen(f'{self.lab}/api/sessions')):
+            urllib.request.urlopen(urllib.request.Request(f'{self.lab}/api/sessions/{session["id"]}', method='DELETE'))
+
+
+@pytest.fixture(scope='session')
+def open_notebook(chromium, lab):
+    "Open a notebook below nbs/ and run it."
+    return lambda path: Notebook(chromium, lab, path)
