@@ -23,7 +23,7 @@ def relink(text):
 def shown(cell):
     "The cell as a reader sees it: nothing if it is hidden, else without its directives."
     if re.search(r'^#\|\s*(hide|default_exp)', cell.source, re.M): return None
-    cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+    cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n').replace("'../", "'")   # files, seen from the checkout
     return cell
 
 

@@ -6,7 +6,7 @@
 __all__ = ['words_of', 'named_in', 'without', 'deciding', 'marked', 'mark', 'show_verdicts', 'Recorded', 'save_recorded',
            'load_recorded', 'recorded_batch', 'Replayed', 'row_advantages', 'replay_batch', 'cell_of', 'line_of',
            'response_names', 'show_batch', 'show_diff', 'shade', 'clipped', 'show_tokens', 'replay_ratios', 'texts_of',
-           'beside', 'show_replay', 'show_explorer', 'picture', 'show_run']
+           'beside', 'show_replay', 'show_explorer', 'picture', 'show_run', 'sample_line', 'show_sample']
 
 # %% ../nbs/api/42_view.ipynb #f2abcc22
 import difflib, io, re, time
@@ -277,3 +277,18 @@ def show_run(
     says = f'step {last.get("step", 0)}: ILA {last.get("ila", 0):.3f}, CLA {last.get("cla", 0):.3f}' + (
         f', held-out ILA {evals[-1]["ila"]:.3f}' if evals else '')
     return Card(element('div', picture(fig, f'Curves of a run. {says}.'), element('div', element('small', says))), says)
+
+# %% ../nbs/api/42_view.ipynb #356d674a
+def sample_line(line):
+    "A line of a sample card as HTML."
+    for start, sign in (('- [x] ', element('b', '✓ ', css=f'color:{MET}')),
+                        ('- [ ] ', element('b', '✗ ', css=f'color:{CHOSEN}'))):
+        if line.startswith(start): return element('div', sign, line[len(start):])
+    named = re.match(r'## (Step \d+)|\*\*(Asked|Answered|Replayed as):\*\* ', line)
+    if not named: return element('div', line or ' ', css='white-space:pre-wrap')
+    name = named[1] or f'{named[2]}: '
+    return element('div', element('b', name), line[named.end():], css='white-space:pre-wrap')
+
+def show_sample(text:str):
+    "A sample card of a run, from its Markdown."
+    return Card(element('div', *map(sample_line, text.split('\n')), css=BOX), text)

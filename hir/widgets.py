@@ -6,8 +6,8 @@
 __all__ = ['LAB', 'RULES', 'Shell', 'labelled', 'Lab', 'add_constraint', 'constraint_lab', 'replay_explorer', 'Stopped',
            'Monitor', 'work', 'cards_of', 'offer', 'look', 'run_monitor']
 
-# %% ../nbs/api/44_widgets.ipynb #3c62a8b2
-import json, threading, time
+# %% ../nbs/api/44_widgets.ipynb #7c8b71c1
+import json, re, threading, time
 from pathlib import Path
 from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox
 
@@ -15,7 +15,8 @@ from .constraint import Constraint, ConstraintError, describe, get_kind, kinds  
 from .select import at_random, both, diversity, integrity, rarity                       # 20
 from .runlog import read_log                                                             # 26
 from .plot import Card, element                                                         # 41
-from .view import recorded_batch, response_names, replay_batch, show_explorer, show_run, show_verdicts   # 42
+from .view import recorded_batch, replay_batch, response_names                       # 42
+from .view import show_explorer, show_run, show_sample, show_verdicts                # 42
 
 # %% ../nbs/api/44_widgets.ipynb #ea0cf5c0
 class Shell(VBox):
@@ -130,7 +131,7 @@ class Monitor(Shell):
         if time.monotonic() - self.drawn > 1: self.drawn = time.monotonic(); self.refresh()
         if self.stopping: raise Stopped
 
-# %% ../nbs/api/44_widgets.ipynb #6fb7c7e5
+# %% ../nbs/api/44_widgets.ipynb #a086b539
 def work(monitor):
     "Call the training function, and note how it ended."
     try: monitor.train(monitor.on_step); monitor.state = 'done'
@@ -141,9 +142,9 @@ def work(monitor):
 def cards_of(path):
     "The sample cards of a run, as Markdown."
     text = Path(path).read_text(encoding='utf-8') if Path(path).exists() else ''
-    return ['## ' + part.strip() for part in ('\n' + text).split('\n## ')[1:]]
+    return [part.strip() for part in re.split(r'^<!-- card of step \d+ -->$', text, flags=re.M)[1:]]
 
-# %% ../nbs/api/44_widgets.ipynb #bc781471
+# %% ../nbs/api/44_widgets.ipynb #517a4bce
 def offer(monitor, history, cards):
     "Let the controls offer what the run has."
     names = sorted({k for h in history for k in h} - {'step'}) or ['entropy']
@@ -158,10 +159,10 @@ def look(monitor, metric, card):
     history, evals = (read_log(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
     cards = cards_of(monitor.folder/'cards.md'); offer(monitor, history, cards)
     curves = show_run(history, evals, metric if any(metric in h for h in history) else 'ila')
-    text = cards[min(card, len(cards) - 1)] if cards else 'no sample card yet'
+    sample = show_sample(cards[min(card, len(cards) - 1)] if cards else 'no sample card yet')
     says = f'{monitor.folder.name}: {monitor.state}' if monitor.state else monitor.folder.name
-    return Card(element('div', element('b', says), curves.markup, element('pre', text, css='white-space:pre-wrap')),
-                f'{says}\n{curves.text}\n{text}')
+    return Card(element('div', element('b', says), curves.markup, sample.markup),
+                f'{says}\n{curves.text}\n{sample.text}')
 
 # %% ../nbs/api/44_widgets.ipynb #220e7ff6
 def run_monitor(

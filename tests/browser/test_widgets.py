@@ -41,6 +41,7 @@ def test_constraint_lab_answers_while_typing(page):
     assert 'highlighted' in card.inner_text() or 'whole text' in card.inner_text()
     changes(page, card, lambda: box.locator('select').nth(1).select_option(index=1))        # look at another one
     changes(page, card, lambda: box.locator('select').nth(0).select_option(index=[0, 1, 2]))   # check fewer
+    page.wait_for_function('e => e.querySelectorAll("tr").length == 4', arg=card.element_handle())
     shot(page, 'constraint_lab'); print(f'reaction {took*1000:.0f} ms')
 
 
@@ -68,7 +69,7 @@ def test_replay_explorer_moves(page):
     for i in range(2):                                                  # by keyboard
         handles.nth(i).focus(); changes(page, card, lambda: [page.keyboard.press('PageUp' if i == 0 else 'ArrowRight') for _ in range(3)])
     for i in range(2): changes(page, card, lambda: box.locator('select').nth(i).select_option(index=3))
-    assert 'A without' in card.inner_text()
+    card.get_by_text('Response 1.4').wait_for(); assert 'A without' in card.inner_text()
     shot(page, 'replay_explorer')
 
 
@@ -76,9 +77,10 @@ def test_run_monitor_starts_and_stops(page):
     box = widget(page, 'monitor'); box.scroll_into_view_if_needed(); card = box.locator('.widget-html-content').last
     button = lambda name: box.get_by_role('button', name=name, exact=True)
     button('Start').click(); card.get_by_text('running').wait_for()
-    page.wait_for_function('e => /step [3-9]:/.test(e.innerText)', arg=card.element_handle(), timeout=90_000)
+    page.wait_for_function('e => /step ([6-9]|\\d\\d):/.test(e.innerText)', arg=card.element_handle(), timeout=90_000)
     button('Stop').click(); card.get_by_text('stopped').wait_for()
     changes(page, card, lambda: box.locator('select').first.select_option('length'))
+    box.locator('.noUi-handle').focus(); page.keyboard.press('ArrowRight'); card.get_by_text('Step 5', exact=True).wait_for()
     button('Refresh').click(); shot(page, 'run_monitor')
     assert card.locator('img').get_attribute('alt').startswith('Curves of a run.')
 
