@@ -53,6 +53,17 @@ def alternative(output, caption):
     return own or (caption.strip('*') if caption.startswith('*') and not caption.startswith('**') else 'A figure; the text beside it says what it shows.')
 
 
+TABLE = re.compile(r'((?:^\|.*\|\n?){3,})', re.M)
+
+
+def as_table(output):
+    "A printed table becomes a drawn one; what was printed around it stays."
+    text = ''.join(output.get('text', ''))
+    if output.get('name') != 'stdout' or not TABLE.search(text): return output
+    parts = [part if i % 2 else f'```text\n{part}\n```' if part.strip() else '' for i, part in enumerate(TABLE.split(text))]
+    return dict(output_type='display_data', metadata={}, data={'text/markdown': '\n\n'.join(parts)})
+
+
 def copy_notebook(path):
     "A notebook for the site: hidden cells and directives left out, formulas as MathML; the texts of its pictures."
     nb = json.loads(path.read_text(encoding='utf-8'))
@@ -64,6 +75,7 @@ def copy_notebook(path):
         else: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
         for output in cell.get('outputs', []):
             if 'image/png' in output.get('data', {}): said.append(alternative(output, caption))
+        if cell.get('outputs'): cell = cell | {'outputs': list(map(as_table, cell['outputs']))}
         shown.append(cell | {'source': source})
     to = SRC/path.relative_to(ROOT/'nbs'); to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps(nb | {'cells': shown}), encoding='utf-8')
@@ -115,12 +127,20 @@ def nav(pages):
     return out + [{title_of(p): p.name} for p in loose] + ([{'Workshop': group('workshop')}] if (SRC/'workshop').is_dir() else []) + [{'Reference': pages}]
 
 
+CSS = """.md-grid { max-width: 76rem }
+.jp-OutputArea-output { overflow-x: auto }
+.jp-RenderedMarkdown table { font-size: 85% }
+.jp-RenderedMarkdown th, .jp-RenderedMarkdown td { min-width: 0 !important; padding: .4em .7em !important }
+"""
+
+
 def config(pages):
     "Settings of mkdocs."
     palette = [dict(scheme='default', primary='indigo', media='(prefers-color-scheme: light)', toggle=dict(icon='material/weather-night', name='dark')),
                dict(scheme='slate', primary='indigo', media='(prefers-color-scheme: dark)', toggle=dict(icon='material/weather-sunny', name='light'))]
     theme = dict(name='material', font=False, palette=palette, features=['navigation.tabs', 'navigation.indexes', 'search.highlight', 'content.code.copy'])
     return dict(site_name='hir', site_url='https://hir-rl.github.io/hir/', docs_dir=str(SRC), site_dir=str(SITE), theme=theme, nav=nav(pages), use_directory_urls=False,
+                extra_css=['extra.css'],
                 plugins=['search', {'mkdocs-jupyter': dict(include_source=True, ignore_h1_titles=True)}],
                 extra=dict(social=[dict(icon='fontawesome/brands/github', link=REPO, name='source')]),
                 markdown_extensions=['tables', 'md_in_html', 'pymdownx.superfences', 'pymdownx.highlight', 'toc'],
@@ -172,6 +192,7 @@ def broken():
 
 def main():
     shutil.rmtree(ROOT/'_docs', ignore_errors=True); SRC.mkdir(parents=True); said = {}
+    (SRC/'extra.css').write_text(CSS)
     for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' not in path.parts: said[(SITE/path.relative_to(ROOT/'nbs')).with_suffix('.html')] = copy_notebook(path)
     for path in sorted(p for p in (ROOT/'nbs').rglob('*') if p.suffix in ('.png', '.svg', '.md') and '.ipynb_checkpoints' not in p.parts):
