@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'LINES', 'MARKERS', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', 'LABELS', 'BOX', 'SAID', 'style', 'axes', 'label',
-           'curves', 'plot_curves', 'series', 'plot_history', 'named', 'plot_kinds', 'plot_sizes', 'one_instruction',
-           'cells', 'plot_grid', 'Markup', 'element', 'Card', 'rollout_of', 'constraint_lines', 'facts', 'show_rollout',
-           'same', 'kept', 'rewrite_lines', 'show_rewrite']
+           'curves', 'plot_curves', 'series', 'common', 'plot_history', 'named', 'plot_kinds', 'plot_sizes',
+           'one_instruction', 'cells', 'plot_grid', 'Markup', 'element', 'Card', 'rollout_of', 'constraint_lines',
+           'facts', 'show_rollout', 'same', 'kept', 'rewrite_lines', 'show_rewrite']
 
 # %% ../nbs/api/41_plot.ipynb #89b4edeb
 import difflib, html, textwrap
@@ -81,7 +81,7 @@ def plot_curves(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/api/41_plot.ipynb #4c7cbd0e
+# %% ../nbs/api/41_plot.ipynb #8295844b
 def series(history, name):
     "Steps and values of a metric, over the steps that have it."
     points = [(h['step'], h[name]) for h in history if name in h]
@@ -90,6 +90,11 @@ def series(history, name):
     near = difflib.get_close_matches(name, known, 3) or known
     hint = f'there is {", ".join(near)}' if near else 'the history is empty'
     raise ValueError(f'no step has a metric {name!r}; {hint}')
+
+def common(names):
+    "The unit that all these metrics share, else 'value'."
+    units = {label(n).partition(' (')[2].rstrip(')') for n in names}
+    return units.pop() or 'value' if len(units) == 1 else 'value'
 
 def plot_history(
     history, # metrics of every step
@@ -100,7 +105,7 @@ def plot_history(
     found, ax = [(n, *series(history, n)) for n in names], axes(ax)
     for i, (name, steps, values) in enumerate(found):
         ax.plot(steps, values, label=label(name), markevery=max(1, len(steps)//10), **style(i))
-    ax.set(xlabel='step', ylabel=label(names[0]) if len(names) == 1 else 'value')
+    ax.set(xlabel='step', ylabel=label(names[0]) if len(names) == 1 else common(names))
     if len(names) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1))
     return ax
 

@@ -61,7 +61,7 @@ def marked(text, spans):
         out += [text[at:a], element('mark', text[a:b], css='background:#F0E442; color:#000; padding:0 .1em')]; at = b
     return element('div', *out, text[at:], css=SAID)
 
-# %% ../nbs/api/42_view.ipynb #d3f32a6a
+# %% ../nbs/api/42_view.ipynb #121be172
 TABLE = 'display:table; table-layout:auto; width:auto; margin:0; border-collapse:collapse; '   # as wide as its text
 CELL = 'min-width:0; text-align:left; padding:.1em .7em; '
 
@@ -84,7 +84,8 @@ def show_verdicts(
     note = 'highlighted: what decides' if spans else 'no single word decides: the whole text does'
     note = '' if focus is None else note
     text = '\n'.join(f'{"✓" if s else "✗"}{"✓" if l else "✗"} {describe(c)}' for c, s, l in found)
-    return Card(element('div', element('table', head, *rows, css=TABLE), marked(response, spans), element('small', note), css=BOX),
+    grid = element('table', head, *rows, css=TABLE)
+    return Card(element('div', grid, marked(response, spans), element('small', note), css=BOX),
                 f'{text}\n→ {response}')
 
 # %% ../nbs/api/42_view.ipynb #4adef272
@@ -148,11 +149,12 @@ def replay_batch(
     return Replayed(rows + again, row_advantages(rows + again, tokenizer.pad_token_id),
                     row_advantages(rows, tokenizer.pad_token_id))
 
-# %% ../nbs/api/42_view.ipynb #7c8d9761
+# %% ../nbs/api/42_view.ipynb #b1df70e3
 def cell_of(ok):
     "One verdict of the grid."
     css = f'background:{MET}; color:white' if ok else f'background:{UNMET}; color:#333'
-    return element('td', '✓' if ok else '✗', css=css + '; width:1.5em; padding:0; text-align:center; border:1px solid white')
+    css += '; width:1.5em; padding:0; text-align:center; border:1px solid white'
+    return element('td', '✓' if ok else '✗', css=css)
 
 def line_of(done, i, name, width, focus):
     "Row i of the grid."

@@ -5,7 +5,7 @@ from importlib.metadata import packages_distributions, requires
 
 import pytest
 
-from conftest import ROOT, files
+from checkout import ROOT, files
 
 HEAVY = {'torch', 'transformers', 'accelerate', 'matplotlib'}
 TEACHING = {'nbdev', 'fastcore', 'execnb', 'IPython'}       # what notebooks may use and the library may not

@@ -3,7 +3,7 @@ import importlib.util, re, subprocess, sys
 
 import pytest
 
-from conftest import ROOT, files
+from checkout import ROOT, files
 
 spec = importlib.util.spec_from_file_location('readme', ROOT/'.ci'/'readme.py')
 tool = importlib.util.module_from_spec(spec)

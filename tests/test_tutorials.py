@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import ROOT
+from checkout import ROOT
 
 BOOKS = sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb'))
 TESTS = re.compile(r'\b(?:test_eq|test_close|test_fail)\(|^\s*assert ', re.M)

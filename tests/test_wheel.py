@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import copy_to, files
+from checkout import copy_to, files
 
 pytestmark = pytest.mark.slow
 DATA = ['toy/train.jsonl', 'toy/heldout.jsonl', 'toy/start/model.safetensors', 'toy/start/tokenizer.json', 'toy/start/config.json']
