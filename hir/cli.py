@@ -61,7 +61,7 @@ def heldout_of(cfg):
     kw = dict(seed=0, check=function_of('check', cfg.check), greedy=False, judge=judge_of(cfg))
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
-# %% ../nbs/api/62_cli.ipynb #960a0731
+# %% ../nbs/api/62_cli.ipynb #3c7ffd85
 def attention(cfg):
     "The keyword of `from_pretrained` for the setting `attention`."
     return {'attn_implementation': cfg.attention} if cfg.attention else {}
@@ -71,7 +71,7 @@ def train(args, rest):
     from dataclasses import replace
     from hir.config import ConfigError, HirConfig, chat_of, make_config, read_config, rules_of
     from hir.policy import load_policy
-    from hir.recipes import dry_run, left_out, training_data
+    from hir.recipes import dry_run, left_out, resolve, training_data
     from accelerate import PartialState
     from hir.trainer import check_folder, fit
     cfg = make_config(overrides(rest), 'command line', read_config(args.config) if args.config else HirConfig())
@@ -79,9 +79,11 @@ def train(args, rest):
     if not args.dry_run: check_folder(cfg)
     (data, lost), heldout = training_data(asked_for(cfg.train, 'train'), bool(cfg.judge), cfg.k > 0), heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
-    if args.dry_run: return print(dry_run(replace(cfg, model=located(cfg.model)), data, lost))
+    here = replace(cfg, model=located(cfg.model))
+    if args.dry_run: return print(dry_run(here, data, lost))
     if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
-    model, tokenizer = load_policy(located(cfg.model), cfg.pad_token, dtype=cfg.dtype, **attention(cfg))
+    if cfg.attention: resolve(here)                        # says so where it cannot be had
+    model, tokenizer = load_policy(here.model, cfg.pad_token, dtype=cfg.dtype, **attention(cfg))
     done = fit(cfg, model, tokenizer, data, heldout)
     PartialState().destroy_process_group()                 # processes that leave together end without complaint
     if os.environ.get('RANK', '0') == '0':                 # one of several processes says it for all

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FIELDS', 'LEAST', 'MOST', 'ONE_OF', 'CHOICES', 'ENGINES', 'MethodConfig', 'VariantConfig', 'OptimConfig',
            'ScaleConfig', 'HirConfig', 'ConfigError', 'nearest', 'as_field', 'check_range', 'make_config',
-           'read_config', 'function_of', 'imported', 'rules_of', 'judge_of', 'object_of', 'chat_of', 'engine_of',
-           'versions', 'save_config']
+           'read_config', 'function_of', 'imported', 'check_together', 'rules_of', 'judge_of', 'object_of', 'chat_of',
+           'engine_of', 'versions', 'save_config']
 
-# %% ../nbs/api/34_config.ipynb #ca3692f6
-import dataclasses, difflib, importlib, importlib.metadata, json, math, platform
+# %% ../nbs/api/34_config.ipynb #9cf5e924
+import dataclasses, difflib, importlib, importlib.metadata, inspect, json, math, platform, warnings
 import yaml
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,9 +205,21 @@ def imported(setting:str, name:str): # module:function
     if not callable(found): raise ConfigError(f'setting {setting!r}: {name!r} is not a function')
     return found
 
-# %% ../nbs/api/34_config.ipynb #71b5d852
+# %% ../nbs/api/34_config.ipynb #d27413fe
+def check_together(cfg:HirConfig):
+    "A ConfigError, or a warning, where settings do not go together."
+    needs = 'k above 0' if cfg.k else f'weigh: {cfg.weigh}' if cfg.weigh == 'explore' else ''
+    if cfg.old == 'engine' and cfg.engine.startswith('vllm') and needs:
+        raise ConfigError(f"setting 'old' cannot be 'engine': {needs} needs entropies, which {cfg.engine} does not "
+                          'give; with auto or recompute the trainer computes them')
+    if cfg.dtype != 'float32' and not cfg.lora_rank:
+        warnings.warn(f'dtype: {cfg.dtype}: an update that is small beside its weight is rounded away; '
+                      'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
+
+# %% ../nbs/api/34_config.ipynb #be7492c7
 def rules_of(cfg:HirConfig):
     "The `Rules` that a config names."
+    check_together(cfg)
     return Rules(**{s: function_of(s, getattr(cfg, s)) for s in CHOICES}, judge=judge_of(cfg))
 
 def judge_of(cfg:HirConfig):
@@ -225,7 +237,7 @@ def object_of(setting:str, text:str):
 
 def chat_of(text:str): return object_of('chat', text)   # passed to the chat template
 
-# %% ../nbs/api/34_config.ipynb #c63a652a
+# %% ../nbs/api/34_config.ipynb #c539f90b
 ENGINES = {'hf': 'hir.rollout:HFEngine', 'vllm': 'hir.engines.vllm:VLLMEngine',
            'vllm-server': 'hir.engines.vllm:VLLMServerEngine'}
 
@@ -236,11 +248,14 @@ def engine_of(cfg:HirConfig, model, tokenizer):
         raise ConfigError(f"setting 'engine' cannot be {name!r}{nearest(name, ENGINES)}")
     own = dict(max_new_tokens=cfg.max_new_tokens, rows=cfg.sample_rows, chat=chat_of(cfg.chat),
                temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
+    if name == 'hf': own['autocast'] = cfg.mixed_precision == 'bf16'
     options = object_of('engine_options', cfg.engine_options)
     if same := sorted(set(own) & set(options)):
         raise ConfigError(f"setting 'engine_options': {same[0]!r} has a setting of its own")
-    try: return imported('engine', ENGINES.get(name, name))(model, tokenizer, **own, **options)
-    except TypeError as e: raise ConfigError(f"setting 'engine_options': {e}") from e
+    make = imported('engine', ENGINES.get(name, name))
+    try: inspect.signature(make).bind(model, tokenizer, **own, **options)
+    except TypeError as e: raise ConfigError(f"settings 'engine' and 'engine_options': {name} {e}") from None
+    return make(model, tokenizer, **own, **options)
 
 # %% ../nbs/api/34_config.ipynb #a6a2f9b2
 def versions():

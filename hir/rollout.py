@@ -58,17 +58,19 @@ def seeds_for(seeds, n:int):
     "One seed per instruction: the n given, or n derived from a single one."
     return [seed_for(seeds, i) for i in range(n)] if isinstance(seeds, int) else seeds
 
-# %% ../nbs/api/12_rollout.ipynb #6b25336f
+# %% ../nbs/api/12_rollout.ipynb #d1bc0222
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
     def __init__(self, model, tokenizer,
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256,             # responses sampled at a time
         chat:dict=None,           # passed to the chat template
-        progress:bool=False,      # show a progress bar
-        **sampling):              # temperature, top_k, top_p, stop
-        self.model, self.tokenizer, self.rows, self.progress = model, tokenizer, rows, progress
-        self.chat, self.sampling = chat or {}, dict(max_new_tokens=max_new_tokens, **sampling)
+        temperature=1., top_p=1., top_k=0,
+        autocast:bool=False,      # compute in bfloat16, as the trainer does in mixed precision
+        progress:bool=False):     # show a progress bar
+        self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
+        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
+        self.autocast, self.progress = autocast, progress
 
     def generate(self, instructions, m, seeds, **sampling):
         "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
@@ -76,7 +78,8 @@ class HFEngine:
         return sample(self, list(instructions), m, each, self.sampling | sampling)
 
     @property
-    def exact(self): return {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
+    def exact(self):
+        return not self.autocast and {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
     def sync(self, model): self.model = model
     def close(self): pass
 
@@ -93,16 +96,17 @@ def rollouts_of(tokenizer, instructions, prompts, samples, seeds):
                     s.stopped, seed, group=j//m)
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
-# %% ../nbs/api/12_rollout.ipynb #631e57ab
+# %% ../nbs/api/12_rollout.ipynb #843955e7
 def sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
     tok, drawn, per = engine.tokenizer, [], max(1, engine.rows // m)
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
     kw = dict(stop=stop_ids(engine.model, tok), pad=tok.pad_token_id) | sampling
-    was = engine.model.training; engine.model.eval()
+    was, lower = engine.model.training, torch.autocast(engine.model.device.type, torch.bfloat16, engine.autocast)
+    engine.model.eval()
     try:
         for a in tqdm(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', disable=not engine.progress):
-            drawn += generate(engine.model, prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
+            with lower: drawn += generate(engine.model, prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
     finally: engine.model.train(was)
     return rollouts_of(tok, instructions, prompts, drawn, seeds) if drawn else []
 

@@ -3,11 +3,18 @@ from copy import deepcopy
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from engines import CHECKS, MODELS, contract, questions, toy, wide
 from hir.engines.vllm import VLLMEngine, base_weights, weights_of
+from hir.config import engine_of, make_config
 from hir.generate import generate
+from hir.instruction import load_instructions
+from hir.policy import Policy
+from hir.processes import start
 from hir.rollout import HFEngine
+from hir.step import where_inexact, with_own_scores
+from hir.toy import shipped
 
 
 class Copy:
@@ -48,6 +55,28 @@ def test_exact_means_float32_and_up():
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         model.to(dtype); said.append(engine.exact)
     assert said == [True, True, False, False]
+
+
+@pytest.fixture
+def mixed():
+    "An accelerator in mixed precision, which accelerate knows once per process."
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield start(cpu=True, mixed_precision='bf16')
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+@pytest.mark.parametrize('name', ['toy', 'tied'])
+def test_in_mixed_precision_it_computes_as_the_trainer_does(name, mixed, record_property):
+    "Near enough for sampling, not for the ratio: so old log-probabilities are scored again."
+    model, tokenizer = MODELS[name]()
+    policy = mixed.prepare(Policy(model))
+    model, asked, far = mixed.unwrap_model(policy).model, load_instructions(shipped('toy/heldout.jsonl'))[:16], {}
+    for precision in ('no', 'bf16'):
+        engine, times = engine_of(make_config(dict(mixed_precision=precision, max_new_tokens=24)), model, tokenizer), {}
+        with_own_scores(engine.generate(asked, 4, 0), policy, mixed, 0, times, micro=16)
+        far[precision] = times['old_diff']
+        assert engine.exact == (precision == 'no') and where_inexact(engine, mixed)
+    record_property('nats', far)
+    assert 0 < far['bf16'] < far['no']/2
 
 
 def test_the_toy_with_wide_heads_is_the_toy():

@@ -10,7 +10,7 @@ from hir.cli import main
 from hir.config import HirConfig, read_config, rules_of
 from hir.lora import add_lora
 from hir.policy import load_policy
-from hir.recipes import activations, device_bytes, dims_of, dry_run, format_of, held, memory, plan, recipes, resolve, training_data
+from hir.recipes import activations, device_bytes, dims_of, dry_run, format_of, held, memory, memory_lines, plan, recipes, resolve, training_data
 from hir.toy import shipped
 from hir.runlog import read_log
 from test_benchmarks import GOOD, written
@@ -175,7 +175,38 @@ def test_the_estimate_counts_what_it_says(places):
     one, four = memory(cfg, d, 50), memory(cfg, d, 50, shards=4)
     assert four['weights'] == one['weights']//4 and four['KV cache'] == one['KV cache'] and four['peak'] < one['peak']
     assert memory(replace(cfg, micro=16), d, 50)['activations'] == 2*one['activations']
-    assert memory(replace(cfg, engine='vllm-server'), d, 50)['KV cache'] == 0
+    assert (one['gathered'], four['gathered'], one['16-bit copy']) == (0, 2*P, 0)
+    assert memory(replace(cfg, dtype='float32', mixed_precision='bf16'), d, 50)['16-bit copy'] == 2*P
+
+
+def test_what_vllm_takes_is_counted(places):
+    "Its share of a GPU, given back during an update; on a CPU a copy as wide as the weights and a GiB, all the time."
+    cfg = replace(shrunk('qwen3-4b', places, dtype='float32', mixed_precision='no', kl_coef=0), engine='vllm')
+    d, gpu = dims_of(resolve(cfg)[0], cfg), 10**9
+    always, (gpu_parts, cpu_parts, own) = 12*d.params, (memory(c, d, 50, gpu=g) for c, g in (
+        (cfg, gpu), (cfg, 0), (replace(cfg, engine='vllm-server'), gpu)))
+    update = sum(gpu_parts[p] for p in ('gradients', 'activations', 'logits'))
+    assert gpu_parts["engine's copy"] == 2*d.params and gpu_parts["engine's copy"] + gpu_parts['KV cache'] == .4*gpu
+    assert gpu_parts['peak'] == always + max(update, .4*gpu)
+    assert (cpu_parts["engine's copy"], cpu_parts['KV cache']) == (4*d.params, 1 << 30)
+    assert cpu_parts['peak'] == always + update + 4*d.params + (1 << 30)
+    assert (own["engine's copy"], own['KV cache'], own['peak']) == (0, 0, always + update)
+    half = replace(cfg, engine_options='{"gpu_memory_utilization": 0.5, "enable_sleep_mode": false}')
+    assert memory(half, d, 50, gpu=gpu)['peak'] == always + update + .5*gpu
+    two = memory(cfg, d, 50, 2, gpu=gpu)
+    assert two['peak'] == always//2 + max(update - two['gradients'], 4*d.params + .4*gpu)  # sent whole, while vLLM is awake
+
+
+def test_the_dry_run_tells_of_vllm_and_of_gathered_weights(places):
+    cfg = shrunk('qwen3-4b', places)
+    d = dims_of(resolve(cfg)[0], cfg)
+    lines = lambda cfg, gpu: '\n'.join(memory_lines(cfg, d, 50, 10**11, gpu))
+    assert 'are gathered for sampling' in lines(cfg, 0) and 'vLLM' not in lines(cfg, 0)
+    said = lines(replace(cfg, engine='vllm'), 8*10**10)
+    assert 'are gathered to be sent to vLLM' in said and 'vLLM      32.0 GB while it samples' in said and 'WARNING' not in said
+    assert 'all the time' in lines(replace(cfg, engine='vllm'), 0)
+    assert 'does not hold one response' in lines(replace(cfg, engine='vllm'), 10**6)
+    assert 'while it samples' not in lines(replace(cfg, engine='vllm-server'), 8*10**10)
 
 
 def test_a_run_too_large_is_told(places):

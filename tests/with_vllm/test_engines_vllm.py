@@ -81,6 +81,11 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(EngineError, match='max_num_seqs'): VLLMServerEngine(*tiny(True), max_num_seqs=-1)
 
 
+@pytest.mark.parametrize('make', [VLLMEngine, VLLMServerEngine])
+def test_an_option_that_vllm_does_not_know_is_named(make):
+    with pytest.raises(EngineError, match="vLLM has no option 'tensor_paralel_size'"): make(*tiny(True), tensor_paralel_size=2)
+
+
 @pytest.mark.parametrize('engine', ['vllm', 'vllm-server'])
 def test_the_toy_is_trained(engine, tmp_path):
     "Three steps by the settings alone: finite losses, and old log-probabilities next to the trainer's."
