@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'encode_chat', 'quiet', 'load_policy', 'chunk_score', 'score_hidden',
-           'same_prompt', 'read_prompts', 'shared_states', 'cannot_share', 'packed_states', 'response_states', 'Policy',
-           'check_head', 'pad_rows']
+           'same_prompt', 'read_prompts', 'shared_states', 'cannot_share', 'packed_states', 'response_states',
+           'unshare', 'Policy', 'check_head', 'pad_rows']
 
 # %% ../nbs/api/10_policy.ipynb #71e9c77c
 import torch, warnings
@@ -82,14 +82,15 @@ def chunk_score(
         H = -(every.exp() * every.clamp(min=-1e4)).sum(-1) if entropy else torch.zeros_like(logp)
     return logp, H
 
-# %% ../nbs/api/10_policy.ipynb #a926db4e
+# %% ../nbs/api/10_policy.ipynb #cc984bdb
 def score_hidden(head, hidden, target, temperature=1.,
     chunk:int=1024,  # response tokens projected onto the vocabulary at a time
-    entropy=True):
+    entropy=True,
+    agree=int):      # on the number of chunks, where processes must make equally many; some may be empty
     "`chunk_score` over any number of tokens, without keeping their logits for the backward pass."
-    out = []
-    for h, y in zip(hidden.split(chunk), target.split(chunk)):
-        keep = not torch.is_grad_enabled() or len(hidden) <= chunk
+    out, n = [], agree(max(1, -(-len(hidden) // chunk)))
+    for h, y in zip(hidden.tensor_split(n), target.tensor_split(n)):
+        keep = not torch.is_grad_enabled() or n == 1
         out.append(chunk_score(head, h, y, temperature, entropy) if keep else
                    checkpoint(chunk_score, head, h, y, temperature, entropy, use_reentrant=False))
     return tuple(map(torch.cat, zip(*out)))
@@ -156,7 +157,7 @@ def packed_states(body, ids, length):
     out = body(input_ids=ids[on][None], position_ids=at[on][None], use_cache=False).last_hidden_state[0]
     return out.new_zeros(*ids.shape, out.shape[-1]).index_put((on,), out)
 
-# %% ../nbs/api/10_policy.ipynb #6d2823d3
+# %% ../nbs/api/10_policy.ipynb #334af3fe
 def response_states(model, ids, prompt_len, mask, share:bool):
     "States (N,D) from which the response tokens follow, in the order of `mask.nonzero()`."
     (row, t), body = mask.nonzero(as_tuple=True), model.get_decoder()
@@ -164,24 +165,31 @@ def response_states(model, ids, prompt_len, mask, share:bool):
     if share and number.max() + 1 < len(ids):
         return shared_states(body, model.config, ids, prompt_len, mask.shape[1], number)[row, t]
     if str(model.config._attn_implementation).startswith('flash'):
-        hidden = packed_states(body, ids, prompt_len + mask.sum(1).long())
+        hidden = packed_states(body, ids, prompt_len + (mask > 0).sum(1))
     else: hidden = body(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[row, prompt_len[row] + t - 1]
 
 # %% ../nbs/api/10_policy.ipynb #2cb67a38
 LOGITS = 2**25   # held at a time: 128 MiB in float32
 
-# %% ../nbs/api/10_policy.ipynb #160808e1
+# %% ../nbs/api/10_policy.ipynb #6b5bd5c0
+def unshare(
+    policy,
+    why:str): # '': it may share
+    "Let every row read its own prompt from now on, and say why."
+    policy.why, name = why, type(policy.model).__name__
+    if why: warnings.warn(f'every row reads its own prompt (setting share): {name}: {why}')
+
+# %% ../nbs/api/10_policy.ipynb #648b334d
 class Policy(nn.Module):
     "A causal language model that scores responses."
     def __init__(self, model,
         chunk:int=0,      # response tokens projected at a time; 0: as many as give `LOGITS`
         share:bool=True): # read a prompt once for all of its rows, where the model supports it
         super().__init__()
-        self.model, self.wanted, self.why = model, share, cannot_share(model) if share else ''
-        self.chunk = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size)
-        name = type(model).__name__
-        if self.why: warnings.warn(f'every row reads its own prompt (setting share): {name}: {self.why}')
+        self.model, self.wanted = model, share
+        self.chunk, self.agree = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size), int
+        unshare(self, cannot_share(model) if share else '')
 
     @property
     def share(self): return self.wanted and not (self.why or getattr(self.model, 'is_gradient_checkpointing', False))
@@ -196,7 +204,7 @@ class Policy(nn.Module):
         row, t = mask.nonzero(as_tuple=True)
         states = response_states(self.model, ids, prompt_len, mask, self.share)
         found = score_hidden(self.model.get_output_embeddings(), states, ids[row, prompt_len[row] + t],
-                             temperature, self.chunk, entropy)
+                             temperature, self.chunk, entropy, self.agree)
         return tuple(x.new_zeros(mask.shape).index_put((row, t), x) for x in found)
 
 # %% ../nbs/api/10_policy.ipynb #f5c47ac0

@@ -7,8 +7,8 @@ __all__ = ['LaunchError', 'HirAccelerator', 'start', 'told', 'said', 'check_shar
            'gathered_fsdp2', 'gathered_zero3', 'Gathering', 'full_outputs', 'in_step', 'wrap', 'wake', 'wrap_frozen',
            'without_dropout', 'recomputing', 'Stopped', 'Bell']
 
-# %% ../nbs/api/29_processes.ipynb #233f662a
-import importlib, os, signal, sys, threading, uuid
+# %% ../nbs/api/29_processes.ipynb #cbd49ed0
+import importlib, os, signal, threading, uuid
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from torch import nn
+
+from .policy import unshare   # 10
 
 # %% ../nbs/api/29_processes.ipynb #1ccce15d
 class LaunchError(RuntimeError):
@@ -124,19 +126,19 @@ class Gathering:
     def sync(self, *args, **kw):
         with gathered(self.accelerator, self.policy): return self.engine.sync(*args, **kw)
 
-# %% ../nbs/api/29_processes.ipynb #01235b00
+# %% ../nbs/api/29_processes.ipynb #8f2944b7
 def full_outputs(accelerator):
-    "Let FSDP2 return and reduce in float32: log-probabilities in bfloat16 are off by hundredths of a nat."
+    "Let FSDP2 reduce in float32 and not cast what a policy returns: in bfloat16 it is off by hundredths of a nat."
     from torch.distributed.fsdp import MixedPrecisionPolicy
     accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
-# %% ../nbs/api/29_processes.ipynb #0c853c57
+# %% ../nbs/api/29_processes.ipynb #e98d6659
 def in_step(accelerator, policy):
     "The policy, made to call its layers equally often on every process where weights lie in pieces."
     policy._no_split_modules = getattr(policy.model, '_no_split_modules', None)
-    if is_sharded(accelerator): policy.wanted = False
-    if is_zero3(accelerator): policy.chunk = sys.maxsize
+    if is_sharded(accelerator) and policy.share: unshare(policy, 'its weights lie in pieces')
+    if is_zero3(accelerator): policy.agree = lambda chunks: max(said(accelerator, chunks))
     return policy
 
 def wrap(accelerator, policy, optimizer, micro, max_grad_norm):
@@ -156,7 +158,7 @@ def wake(policy, device):
     policy(torch.zeros(1, 2, dtype=torch.long, device=device), torch.ones(1, dtype=torch.long, device=device),
            torch.ones(1, 1, device=device))
 
-# %% ../nbs/api/29_processes.ipynb #5e383022
+# %% ../nbs/api/29_processes.ipynb #ddef80aa
 def wrap_frozen(accelerator, policy):
     "A frozen policy that is only read, spread like the one in training."
     policy = in_step(accelerator, policy.requires_grad_(False).eval())
@@ -168,7 +170,9 @@ def wrap_frozen(accelerator, policy):
         keys = ('train_micro_batch_size_per_gpu', 'bf16', 'fp16')
         config = {k: v for k, v in accelerator.state.deepspeed_plugin.deepspeed_config.items() if k in keys}
         return deepspeed.initialize(model=policy, config=config | {'zero_optimization': {'stage': 3}})[0]
-    return policy.to(accelerator.device)
+    policy = policy.to(accelerator.device)
+    policy.forward = accelerator.autocast()(policy.forward)    # in the precision of the one in training
+    return policy
 
 # %% ../nbs/api/29_processes.ipynb #fb605c95
 def without_dropout(model):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['order', 'batch_of', 'Run', 'TrainingError', 'rate', 'trackers_of', 'Parts', 'optimizer_class', 'optimizer_of',
            'policy_of', 'prepare', 'check_folder', 'resume', 'cut_back', 'train_step', 'check_finite', 'log_step',
-           'log_rows', 'log_eval', 'due', 'fit', 'save_now', 'leave', 'advance', 'check_data', 'save_final', 'close']
+           'log_rows', 'log_eval', 'due', 'fit', 'steps', 'save_now', 'leave', 'advance', 'check_data', 'save_final',
+           'close']
 
 # %% ../nbs/api/36_trainer.ipynb #f382cf28
 import math, time
@@ -218,7 +219,7 @@ def log_eval(cfg:HirConfig, parts:Parts, evaluate, label='heldout'):
     if parts.accelerator.is_main_process: append(Path(cfg.out)/'eval.jsonl', record)
     return record
 
-# %% ../nbs/api/36_trainer.ipynb #8628841b
+# %% ../nbs/api/36_trainer.ipynb #cb2b4c38
 def due(every:int, s:int, last:int): return s == last or (every > 0 and s % every == 0)
 
 def fit(
@@ -230,18 +231,22 @@ def fit(
     "Train `model` in place as `cfg` says; the run's folder is `cfg.out`. Returns what `run.json` holds."
     check_data(cfg, train); check_folder(cfg)
     rules, parts = rules_of(cfg), prepare(cfg, model, tokenizer, engine)
+    try: steps(cfg, parts, train, rules, evaluate, progress, on_step)
+    finally: close(cfg, parts)
+    return vars(parts.run)
+
+# %% ../nbs/api/36_trainer.ipynb #abf1a63d
+def steps(cfg:HirConfig, parts:Parts, train, rules, evaluate, progress, on_step):
+    "All steps that are left, from the checkpoint if there is one, and the final policy."
     found, last = resume(cfg, parts), {}
     if cfg.trackers: parts.accelerator.init_trackers('hir')
     if not found: last = log_eval(cfg, parts, evaluate)
     with (tqdm(total=cfg.steps, initial=parts.run.step, desc=Path(cfg.out).name,
                disable=not (progress and parts.accelerator.is_main_process)) as bar, Bell(parts.accelerator) as bell):
-        try:
-            while parts.run.step < cfg.steps:
-                last = advance(cfg, parts, train, rules, evaluate, last, bar, on_step)
-                if bell.heard(): leave(cfg, parts)
-            save_final(cfg, parts)
-        finally: close(cfg, parts)
-    return vars(parts.run)
+        while parts.run.step < cfg.steps:
+            last = advance(cfg, parts, train, rules, evaluate, last, bar, on_step)
+            if bell.heard(): leave(cfg, parts)
+        save_final(cfg, parts)
 
 # %% ../nbs/api/36_trainer.ipynb #43c643f9
 def save_now(cfg:HirConfig, parts:Parts):

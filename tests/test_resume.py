@@ -1,5 +1,6 @@
 "A run that is killed or asked to stop, wherever it is, goes on as if nothing had happened."
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -13,10 +14,12 @@ import pytest
 import torch
 
 import hir
-from hir.checkpoint import checkpoints
+from hir.checkpoint import CheckpointError, checkpoints
+from hir.cli import main
 from hir.config import make_config
 from hir.instruction import load_instructions
 from hir.policy import load_policy
+from hir.rollout import HFEngine
 from hir.runlog import read_log
 from hir.toy import shipped
 from hir.trainer import fit
@@ -25,37 +28,42 @@ TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
 STEPS = 6
 CLOCKS = ('seconds', 'tokens_per_second')
 
-# Runs `hir train`; kills itself where told: in the nth call of a function, or while a checkpoint is half-written.
-RUN = '''
-import os, signal, sys
-where, nth, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+PLACES = {'sampling': ('hir.step', 'experience'), 'updating': ('hir.step', 'optimise', True), 'logging': ('hir.trainer', 'log_rows'),
+          'logged': ('hir.trainer', 'log_step', True), 'writing weights': ('hir.checkpoint', 'save_policy', True),
+          'hashing': ('hir.checkpoint', 'manifest_of'), 'publishing': ('hir.checkpoint', 'remove'),
+          'saved': ('hir.trainer', 'save_now', True), 'evaluating': ('hir.trainer', 'log_eval'), 'torn': ('hir.trainer', 'append')}
+
+
 def die(): os.kill(os.getpid(), signal.SIGKILL)
-import hir.checkpoint, hir.runlog, hir.step, hir.trainer
-def fatal(module, name, after=False):
-    real, calls = getattr(module, name), []
+
+def fatal(nth, module, name, after=False):
+    "Kill this process at the start, or after the end, of the nth call of a function."
+    real, calls = getattr(sys.modules[module], name), []
     def counted(*args, **kw):
         calls.append(1)
         if len(calls) == nth and not after: die()
         out = real(*args, **kw)
         if len(calls) == nth and after: die()
         return out
-    setattr(module, name, counted)
-places = {'sampling': (hir.step, 'experience'), 'updating': (hir.step, 'optimise', True), 'logging': (hir.trainer, 'log_rows'),
-          'logged': (hir.trainer, 'log_step', True), 'writing weights': (hir.checkpoint, 'save_policy', True),
-          'hashing': (hir.checkpoint, 'manifest_of'), 'publishing': (hir.checkpoint, 'remove'),
-          'saved': (hir.trainer, 'save_now', True), 'evaluating': (hir.trainer, 'log_eval')}
-if where in places: fatal(*places[where])
-if where == 'torn':                                      # half a line, then nothing
-    real = hir.trainer.append
-    def torn(path, *records):
+    setattr(sys.modules[module], name, counted)
+
+def torn(nth, module, name):
+    "Kill this process when it has written half a line of the rollout log, in step nth."
+    real = getattr(sys.modules[module], name)
+    def half(path, *records):
         real(path, *records)
         if path.name == 'rollouts.jsonl' and records[0]['step'] == nth:
-            os.truncate(path, os.path.getsize(path) - 40); die()
-    hir.trainer.append = torn
-from hir.cli import main
-raise SystemExit(main(words))
-'''
-PLACES = ['sampling', 'updating', 'logging', 'logged', 'writing weights', 'hashing', 'publishing', 'saved', 'evaluating', 'torn']
+            os.truncate(path, os.path.getsize(path) - 40)
+            die()
+    setattr(sys.modules[module], name, half)
+
+def command(log, where, nth, words):
+    "`hir` with these words; dies where told."
+    with open(log, 'wb') as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    if where: (torn if where == 'torn' else fatal)(nth, *PLACES[where])
+    raise SystemExit(main(words))
 
 
 def words(out, *more):
@@ -64,14 +72,26 @@ def words(out, *more):
             '--cards_every', '2', '--schedule', 'cosine', '--kl_coef', '.01', '--max_new_tokens', '16', '--out', str(out), *more]
 
 
-def run(out, where='-', nth=1, *more):
-    script = Path(out).parent/'run.py'
-    script.write_text(RUN)
-    short = Path(out).parent/'heldout.jsonl'
+# Processes of their own, forked from one that has imported everything and computed nothing: what takes long is the import.
+FORK = multiprocessing.get_context('forkserver')
+FORK.set_forkserver_preload(['hir.cli', 'hir.trainer', 'hir.recipes', 'hir.evaluate', 'test_resume'])
+
+
+def started(out, where='', nth=1):
+    "`hir train --resume auto` on its way; what it says goes to a file beside the run's folder."
+    short = out.parent/'heldout.jsonl'
     short.write_text(''.join(Path(shipped('toy/heldout.jsonl')).read_text().splitlines(True)[:3]))
-    env = dict(os.environ, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, str(script), where, str(nth), *words(out, *more)], env=env, capture_output=True,
-                          text=True, timeout=240)
+    child = FORK.Process(target=command, args=(out.parent/'said', where, nth, words(out, '--resume', 'auto')))
+    child.start()
+    return child
+
+def run(out, *killed):
+    "Its exit code, once it has ended."
+    child = started(out, *killed)
+    child.join(240)
+    return child.exitcode
+
+def said(out): return (out.parent/'said').read_text()[-2000:]
 
 
 def left(out):
@@ -93,8 +113,7 @@ def assert_same(ours, theirs):
 def whole(tmp_path_factory):
     "The run that nothing happened to."
     out = tmp_path_factory.mktemp('whole')/'run'
-    said = run(out)
-    assert said.returncode == 0, said.stderr[-2000:]
+    assert run(out) == 0, said(out)
     found = left(out)
     assert [r['step'] for r in found['history']] == list(range(1, STEPS + 1)) and [r['step'] for r in found['eval']] == [0, 3, 6]
     assert {r['step'] for r in found['rollouts']} == set(range(1, STEPS + 1)) and found['cards'].count('<!-- card') == 4
@@ -108,10 +127,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_end(tmp_path, whole, where):
     rng, out = random.Random(where), tmp_path/'run'
     calls = {'updating': 2*STEPS, 'writing weights': 3, 'hashing': 3, 'publishing': 3, 'saved': 3, 'evaluating': 3}
     nth = rng.randint(1, calls.get(where, STEPS))
-    said = run(out, where, nth, '--resume', 'auto')
-    assert said.returncode == -signal.SIGKILL, f'was not killed in {where}, call {nth}: {said.stderr[-2000:]}'
-    said = run(out, '-', 1, '--resume', 'auto')
-    assert said.returncode == 0, said.stderr[-2000:]
+    assert run(out, where, nth) == -signal.SIGKILL, f'was not killed in {where}, call {nth}: {said(out)}'
+    assert run(out) == 0, said(out)
     assert_same(left(out), whole)
 
 
@@ -119,36 +136,32 @@ def test_killed_anywhere_it_goes_on_to_the_same_end(tmp_path, whole, where):
 def test_killed_by_the_clock_it_goes_on_to_the_same_end(tmp_path, whole):
     "SIGKILL from outside after three random waits."
     rng, out = random.Random(1), tmp_path/'run'
-    env = dict(os.environ, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
-    run(out, 'sampling', 1)                                        # writes the files that the command needs
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, '-m', 'hir', *words(out, '--resume', 'auto')], env=env,
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.time() + 120
-        before = len(read_log(out/'history.jsonl'))
-        while len(read_log(out/'history.jsonl')) <= before and child.poll() is None and time.time() < deadline:
-            time.sleep(.05)
-        time.sleep(rng.random())
+        child, before = started(out), len(read_log(out/'history.jsonl'))
+        while len(read_log(out/'history.jsonl')) <= before and child.is_alive():
+            time.sleep(.01)
+        time.sleep(rng.random()/5)
         child.kill()
-        child.wait()
-    assert run(out, '-', 1, '--resume', 'auto').returncode == 0
+        child.join()
+    assert run(out) == 0, said(out)
     assert_same(left(out), whole)
 
 
 @pytest.mark.slow
 def test_sigterm_finishes_the_step_saves_and_says_so(tmp_path, whole):
-    out, env = tmp_path/'run', dict(os.environ, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
-    run(out, 'sampling', 1)
-    child = subprocess.Popen([sys.executable, '-m', 'hir', *words(out, '--resume', 'auto')], env=env, stdout=subprocess.PIPE,
+    "The command itself, in an interpreter of its own."
+    out = tmp_path/'run'
+    run(out, 'sampling', 1)                                        # writes the files that the command needs
+    child = subprocess.Popen([sys.executable, '-m', 'hir', *words(out, '--resume', 'auto')], stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True)
     while not read_log(out/'history.jsonl') and child.poll() is None:
         time.sleep(.02)
     child.send_signal(signal.SIGTERM)
-    said = child.communicate(timeout=120)[0]
-    assert child.returncode == 143 and 'stopped by SIGTERM after step' in said and '--resume auto' in said, said[-2000:]
+    text = child.communicate(timeout=120)[0]
+    assert child.returncode == 143 and 'stopped by SIGTERM after step' in text and '--resume auto' in text, text[-2000:]
     last = read_log(out/'history.jsonl')[-1]['step']
     assert last < STEPS and checkpoints(out)[-1].name == f'checkpoint-{last:06d}'
-    assert run(out, '-', 1, '--resume', 'auto').returncode == 0
+    assert run(out) == 0, said(out)
     ours = left(out)
     ours['names'] = whole['names']                                 # it may keep the checkpoint of an odd step
     assert_same(ours, whole)
@@ -168,17 +181,16 @@ def step(cfg, parts, *args):
 hir.trainer.train_step = step
 from hir.cli import main
 try: main(WORDS)
-except SystemExit as e: print('status', e.code)
-'''.replace('WORDS', repr(words(out, '--resume', 'auto'))))
+except SystemExit as e: open(f'{FOLDER}/status{os.environ["RANK"]}', 'w').write(str(e.code))
+'''.replace('WORDS', repr(words(out, '--resume', 'auto'))).replace('{FOLDER}', str(tmp_path)))
     run(out, 'sampling', 1)
-    env = dict(os.environ, TQDM_DISABLE='1', OMP_NUM_THREADS='1')
-    said = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-                           str(tmp_path/'train.py')], env=env, capture_output=True, text=True,
-                          timeout=240)
-    assert said.stdout.count('status 143') == 2, said.stdout[-1000:] + said.stderr[-2000:]
-    assert said.stdout.count('stopped by SIGTERM after step 2') == 1
+    both = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+                           str(tmp_path/'train.py')], capture_output=True, text=True, timeout=240)
+    status = [p.read_text() for p in sorted(tmp_path.glob('status?'))]
+    assert status == ['143', '143'], both.stdout[-1000:] + both.stderr[-2000:]
+    assert both.stdout.count('stopped by SIGTERM after step 2') == 1
     assert [c.name for c in checkpoints(out)] == ['checkpoint-000002']
-    assert run(out, '-', 1, '--resume', 'auto').returncode == 0
+    assert run(out) == 0, said(out)
     assert [r['step'] for r in read_log(out/'history.jsonl')] == list(range(1, STEPS + 1))
 
 
@@ -191,6 +203,26 @@ def short_fit(cfg, **kw):
     model, tokenizer = load_policy(shipped('toy/start'))
     fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:4], progress=False, **kw)
     return model
+
+
+def test_the_engine_is_closed_whatever_fails(tmp_path):
+    "The first evaluation, reading a checkpoint, a step."
+    closed = []
+
+    class Closing(HFEngine):
+        def close(self): closed.append(self)
+
+    def fails(cfg, error, **kw):
+        engine = Closing(*load_policy(shipped('toy/start')), max_new_tokens=16)
+        with pytest.raises(error): short_fit(cfg, engine=engine, **kw)
+        assert closed.pop() is engine and not closed
+
+    def broken(*args): raise ZeroDivisionError
+    fails(small(tmp_path/'a'), ZeroDivisionError, evaluate=broken)
+    fails(small(tmp_path/'b'), ZeroDivisionError, on_step=broken)
+    short_fit(small(tmp_path/'c', steps=1))
+    (folder := checkpoints(tmp_path/'c')[0]).joinpath('run.json').unlink()
+    fails(small(tmp_path/'c', resume=str(folder)), CheckpointError)
 
 
 def test_an_update_that_is_skipped_leaves_optimizer_and_schedule_alone(tmp_path, monkeypatch):

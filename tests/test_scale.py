@@ -2,15 +2,18 @@
 import warnings
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from transformers import AutoModelForCausalLM, CONFIG_MAPPING
 
 from hir.batch import collate, micro_batches
 from hir.instruction import load_instructions
 from hir.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
+from hir.processes import in_step
 from hir.rollout import HFEngine
 from hir.step import Rules, dropped, experience, kept, masked, penalised, recomputed, step, update, with_advantages
 from hir.toy import shipped
@@ -59,6 +62,18 @@ def test_shared_prompts_change_nothing(family, tied, eps=1e-6):
         agree(scored(ours, [([5, 6], [7])]*3), scored(Policy(model, share=False), [([5, 6], [7])]*3), eps)   # one token each
 
 
+@pytest.mark.parametrize('chunks', [2, 5, 40])
+def test_any_number_of_chunks_gives_the_same(chunks):
+    "Processes with few tokens project as often as the others, at times none; the gradient is the same."
+    model, calls = tiny('qwen2'), []
+    policy = Policy(model, share=False)
+    plain = scored(policy)
+    model.get_output_embeddings().register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
+    policy.agree = lambda own: chunks
+    agree(scored(policy), plain, 1e-9)
+    assert len(calls) == 2*chunks and sum(calls) == 2*sum(len(a) for _, a in ROWS)                  # once more in the backward pass
+
+
 def test_prompts_are_read_once(monkeypatch):
     "Counted at the body: distinct prompts, then the responses less their last token."
     model, seen = tiny('llama'), []
@@ -102,6 +117,16 @@ def test_gradient_checkpointing_switches_sharing_off():
     model.train()
     assert not policy.share
     agree(scored(policy), plain, 1e-6)
+
+
+def test_weights_in_pieces_switch_sharing_off_and_say_so():
+    sharded, policy = SimpleNamespace(distributed_type=DistributedType.FSDP), Policy(tiny('llama'))
+    assert policy.share
+    with pytest.warns(UserWarning, match='setting share.*Llama.*weights lie in pieces'): in_step(sharded, policy)
+    assert not policy.share
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        in_step(sharded, Policy(tiny('llama'), share=False))                     # nobody asked for it
 
 
 def test_shared_prompts_with_lora():
@@ -156,6 +181,16 @@ def test_a_flash_model_is_packed(monkeypatch):
     monkeypatch.setattr(body, 'forward', as_sdpa)
     agree(scored(policy), plain, 1e-6)
     assert seen == [(1, sum(len(q) + len(a) for q, a in ROWS))]
+
+
+def test_a_mask_in_bfloat16_counts_every_token(monkeypatch):
+    "FSDP2 casts what a policy is given, and 257 is not a number of bfloat16."
+    model, seen = tiny('llama', torch.float32), []
+    monkeypatch.setattr(type(model.config), '_attn_implementation', 'flash_attention_2', raising=False)
+    monkeypatch.setattr('hir.policy.packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
+    ids, prompt_len, mask = pad_rows([([5], [6]*257), ([5, 6], [7]*258)], 0)
+    Policy(model, share=False)(ids, prompt_len, mask.bfloat16())
+    assert seen == [[258, 260]]
 
 
 # ---- micro-batches
