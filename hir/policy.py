@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'encode_chat', 'quiet', 'load_policy', 'chunk_score', 'score_hidden',
-           'same_prompt', 'read_prompts', 'shared_states', 'cannot_share', 'packed_states', 'response_states',
-           'unshare', 'Policy', 'check_head', 'pad_rows']
+           'same_prompt', 'read_prompts', 'shared_states', 'on_any_device', 'cannot_share', 'packed_states',
+           'response_states', 'unshare', 'Policy', 'check_head', 'pad_rows']
 
 # %% ../nbs/api/10_policy.ipynb #71e9c77c
 import torch, warnings
@@ -131,8 +131,17 @@ def shared_states(
     out = body(input_ids=ids.gather(1, at), attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True)
     return torch.cat([last.index_select(0, number), out.last_hidden_state], 1)
 
-# %% ../nbs/api/10_policy.ipynb #1b68e2a1
+# %% ../nbs/api/10_policy.ipynb #4b0c48c3
 @torch.no_grad()
+@contextmanager
+def on_any_device(model):
+    "Inside, attention that runs anywhere: flash attention needs a GPU and 16 bits, and a model is checked before."
+    own = str(model.config._attn_implementation)
+    if own.startswith('flash'): model.set_attn_implementation('sdpa')
+    try: yield
+    finally:
+        if own.startswith('flash'): model.set_attn_implementation(own)
+
 def cannot_share(model):
     "Why rows cannot share the forward pass of their prompt; '' if they can."
     if getattr(model, 'is_gradient_checkpointing', False): return 'gradient checkpointing keeps no cache'
@@ -141,10 +150,11 @@ def cannot_share(model):
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6], [3, 4, 5, 6]], device=model.device)
     ids, length = ids % model.config.get_text_config().vocab_size, torch.tensor([2, 2, 1], device=model.device)
     was = model.training; model.eval()
-    plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    try: ours = shared_states(model.get_decoder(), model.config, ids, length, 2, same_prompt(ids, length))
-    except Exception as e: return f'{type(e).__name__}: {e}'
-    finally: model.train(was)
+    with on_any_device(model):
+        plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        try: ours = shared_states(model.get_decoder(), model.config, ids, length, 2, same_prompt(ids, length))
+        except Exception as e: return f'{type(e).__name__}: {e}'
+        finally: model.train(was)
     plain = torch.stack([plain[b, n - 1:n + 1] for b, n in enumerate(length)])
     same = torch.allclose(plain, ours, atol=1e-2*plain.abs().max().item())
     return '' if same else 'its states differ by more than 1%'
@@ -207,14 +217,15 @@ class Policy(nn.Module):
                              temperature, self.chunk, entropy, self.agree)
         return tuple(x.new_zeros(mask.shape).index_put((row, t), x) for x in found)
 
-# %% ../nbs/api/10_policy.ipynb #f5c47ac0
+# %% ../nbs/api/10_policy.ipynb #12f067eb
 @torch.no_grad()
 def check_head(model):
     "Raise a PolicyError unless body and head give the model's own logits."
     ids = torch.arange(1, 5, device=model.device)[None] % model.config.get_text_config().vocab_size
     was = model.training; model.eval()
-    direct = model(input_ids=ids, use_cache=False).logits
-    ours = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    with on_any_device(model):
+        direct = model(input_ids=ids, use_cache=False).logits
+        ours = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
     model.train(was)
     if not torch.allclose(direct.float(), ours.float(), atol=1e-2 * direct.float().abs().max().item()):
         raise PolicyError(f'{type(model).__name__} changes its logits after the output projection '

@@ -7,10 +7,11 @@ __all__ = ['LaunchError', 'HirAccelerator', 'start', 'told', 'said', 'check_shar
            'gathered_fsdp2', 'gathered_zero3', 'Gathering', 'full_outputs', 'in_step', 'wrap', 'wake', 'wrap_frozen',
            'without_dropout', 'recomputing', 'Stopped', 'Bell']
 
-# %% ../nbs/api/29_processes.ipynb #cbd49ed0
+# %% ../nbs/api/29_processes.ipynb #0ab394e0
 import importlib, os, signal, threading, uuid
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,13 +33,16 @@ class HirAccelerator(Accelerator):
             with super().no_sync(model): yield
         finally: self.gradient_state._set_sync_gradients(True)
 
-# %% ../nbs/api/29_processes.ipynb #1471290e
+# %% ../nbs/api/29_processes.ipynb #a0d80331
 def start(
     cpu=False,            # use the CPU even where there is a GPU
     mixed_precision='no', # 'bf16', or 'no': what the launch file says
     **kw):                # passed to `Accelerator`
     "The accelerator of this process."
     asked = None if mixed_precision == 'no' else mixed_precision
+    wanted = asked or os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()                            # an earlier run in this process had another
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
     accelerator = HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient], **kw)
     launched = int(os.environ.get('WORLD_SIZE', 1))

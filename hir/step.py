@@ -8,7 +8,7 @@ __all__ = ['Use', 'kept', 'masked', 'penalised', 'dropped', 'use_of', 'trusted',
            'replays_of', 'experience', 'part_of', 'own_parts', 'score_rows', 'with_own_scores', 'with_advantages',
            'minibatch_loss', 'merged', 'over_processes', 'optimise', 'update', 'describe_rows', 'batch_of', 'step']
 
-# %% ../nbs/api/33_step.ipynb #1ba48d78
+# %% ../nbs/api/33_step.ipynb #1be6afec
 import math, random, time
 import torch
 from accelerate.utils import gather_object
@@ -24,7 +24,7 @@ from .select import always, batch_quota, both, candidates, lam, select, shortfal
 from .rewrite import drop, exact, replay                            # 21
 from .advantage import reinforce_pp, terminal                       # 30
 from .loss import clip_pg, clip_stats, k1, kl_penalty, token_mean   # 31
-from .batch import Batch, collate, inherit, micro_batches, minibatches, push   # 32
+from .batch import Batch, collate, inherit, micro_batches, minibatches, push, spare   # 32
 
 # %% ../nbs/api/33_step.ipynb #b41a21b6
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def replays_of(rows, n, tokenizer, rules, weight, rng, chat):
         pool, scores = [pool[j] for j in rest], [scores[j] for j in rest]
     return sorted(made, key=lambda row: row.source)
 
-# %% ../nbs/api/33_step.ipynb #8e14d27d
+# %% ../nbs/api/33_step.ipynb #f22fc1b3
 def experience(
     engine, tokenizer, instructions, accelerator,
     rules=Rules(),
@@ -173,7 +173,8 @@ def experience(
     if k: rollouts, n = topped_up(rollouts, draw, B, k, partial(replayable, rules=rules))
     if not rollouts: raise StepError('every response was truncated and dropped; raise the setting max_new_tokens')
     if own: rollouts = own(rollouts)
-    elif any(math.isnan(sum(r.logps) + (sum(r.entropies) if k else 0)) for r in rollouts):
+    elif any(math.isnan(sum(r.logps) + (sum(r.entropies) if k or rules.weigh not in (push, spare) else 0))
+             for r in rollouts):
         raise StepError('the engine does not give every log-probability and entropy; set old to auto or recompute')
     if not k: return rewarded(rollouts, rules)
     with lap(times, 'rewrite'):

@@ -8,14 +8,14 @@ __all__ = ['order', 'batch_of', 'Run', 'TrainingError', 'rate', 'trackers_of', '
            'log_rows', 'log_eval', 'due', 'fit', 'steps', 'save_now', 'leave', 'advance', 'check_data', 'save_final',
            'close']
 
-# %% ../nbs/api/36_trainer.ipynb #f382cf28
+# %% ../nbs/api/36_trainer.ipynb #54eafaa4
 import math, time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tqdm.auto import tqdm
 
@@ -112,7 +112,7 @@ def optimizer_of(cfg:HirConfig, policy):
     trained = [p for p in policy.parameters() if p.requires_grad]
     return optimizer_class(cfg.optimizer)(trained, lr=cfg.lr, weight_decay=cfg.weight_decay)
 
-# %% ../nbs/api/36_trainer.ipynb #b3917944
+# %% ../nbs/api/36_trainer.ipynb #11c761c5
 def policy_of(cfg:HirConfig, model):
     "The `Policy` in training: with adapters, recomputed activations and without dropout, as the config says."
     if cfg.lora_rank: model = add_lora(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets)
@@ -130,8 +130,9 @@ def prepare(cfg:HirConfig, model, tokenizer, engine=None):
     accelerator.register_for_checkpointing(scheduler)
     reference = first and wrap_frozen(accelerator, first)
     if cfg.kl_coef and cfg.lora_rank: reference = AdapterOff(accelerator.unwrap_model(policy))
-    with gathered(accelerator, policy): engine = engine or engine_of(cfg, accelerator.unwrap_model(policy).model,
-                                                                     tokenizer)
+    as_run = replace(cfg, mixed_precision=accelerator.mixed_precision)      # the launch file may have set it
+    with gathered(accelerator, policy):
+        engine = engine or engine_of(as_run, accelerator.unwrap_model(policy).model, tokenizer)
     if is_sharded(accelerator): engine = Gathering(engine, accelerator, policy)
     return Parts(accelerator, policy, reference, optimizer, scheduler, tokenizer, engine)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPING
 
-from hir.batch import collate, micro_batches
+from hir.batch import collate, explore, micro_batches, push, spare
 from hir.instruction import load_instructions
 from hir.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
-from hir.processes import in_step
+from hir.processes import in_step, start
 from hir.rollout import HFEngine
-from hir.step import Rules, dropped, experience, kept, masked, penalised, recomputed, step, update, with_advantages
+from hir.step import Rules, StepError, dropped, experience, kept, masked, penalised, recomputed, step, update, with_advantages
 from hir.toy import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -292,3 +292,36 @@ def test_masked_rows_count_in_advantages_but_not_in_the_loss(toy, batch):
     silent.adv[~learn] = 100.                                                                        # whatever they hold
     assert (weights_after(toy, silent) - weights_after(toy, replace(batch, learn=learn))).abs().max() == 0
     assert (weights_after(toy, silent) - weights_after(toy, batch)).abs().max() > 1e-4
+
+
+def test_a_second_run_in_a_process_has_its_own_precision():
+    "As in a notebook: the state of accelerate is one for the process."
+    first = start(cpu=True)
+    assert start(cpu=True).mixed_precision == 'no' and first.device.type == 'cpu'
+    assert start(cpu=True, mixed_precision='bf16').mixed_precision == 'bf16'
+    assert start(cpu=True).mixed_precision == 'no'
+
+
+def test_attention_that_needs_a_gpu_is_not_run_before_there_is_one(monkeypatch):
+    "A policy is checked on the CPU; attention with a name of flash must wait."
+    def only_on_gpu(module, query, *args, **kw):
+        if query.device.type == 'cpu': raise ValueError('needs a GPU')
+    AttentionInterface.register('flash_stand_in', only_on_gpu)
+    model, _ = load_policy(shipped('toy/start'))
+    monkeypatch.setattr(type(model), 'set_attn_implementation', lambda self, name: setattr(self.config, '_attn_implementation', name))
+    model.set_attn_implementation('flash_stand_in')                     # without transformers looking for its kernel
+    policy = Policy(model, share=True)
+    assert policy.model.config._attn_implementation == 'flash_stand_in' and not policy.why
+    with pytest.raises(ValueError, match='needs a GPU'): model(input_ids=torch.tensor([[1, 2]]))
+
+
+@pytest.mark.parametrize('weigh,fails', [(push, False), (spare, False), (explore, True)])
+def test_entropies_that_are_asked_for_are_missed(weigh, fails):
+    class Blind(HFEngine):
+        "An engine that gives no entropies."
+        def generate(self, *args, **kw): return [replace(r, entropies=[float('nan')]*len(r.entropies)) for r in super().generate(*args, **kw)]
+    model, tokenizer = load_policy(shipped('toy/start'))
+    instructions = load_instructions(shipped('toy/train.jsonl'))[:2]
+    def rows(): return experience(Blind(model, tokenizer, max_new_tokens=8), tokenizer, instructions, start(cpu=True), Rules(weigh=weigh), m=2, k=0)
+    if not fails: assert rows(); return
+    with pytest.raises(StepError, match='set old to auto or recompute'): rows()
