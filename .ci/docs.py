@@ -15,7 +15,7 @@ SRC, SITE, REPO = ROOT/'_docs'/'src', ROOT/'_docs'/'site', 'https://github.com/h
 MATH = re.compile(r'(?<![\\$`\w])\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])', re.S)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
 FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'study',                  # in reading order; what is not named follows
-         'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'add_engine', 'scale', 'run_sheet']
+         'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_engine', 'scale', 'run_sheet']
 TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'api': 'Modules'}
 
 

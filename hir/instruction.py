@@ -98,13 +98,16 @@ def as_constraint(
     try: return Constraint(typed(record, 'kind', str, where), args, typed(record, 'text', str, where, ''))
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
 
-# %% ../nbs/api/08_instruction.ipynb #ea70ea58
+# %% ../nbs/api/08_instruction.ipynb #6034667c
 def as_instruction(
     record:dict, # {'task', 'constraints', 'template', 'id', 'prompt'}; the last three may be absent
     where:str):  # 'file:line'
     "The `Instruction` that a record describes, or a DataError."
-    for name in set(record) - {'task', 'constraints', 'template', 'id', 'prompt'}:
-        raise DataError(f'{where}: unknown field {name!r}')
+    known = ('task', 'constraints', 'template', 'id', 'prompt')
+    for name in sorted(set(record) - set(known)):
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f'did you mean {near[0]!r}?' if near else f'it takes {", ".join(map(repr, known))}'
+        raise DataError(f'{where}: unknown field {name!r}; {hint}')
     raw = typed(record, 'constraints', list, where)
     cs = [as_constraint(c, f"{where}: field 'constraints[{i}]'") for i, c in enumerate(raw)]
     try: q = Instruction(typed(record, 'task', str, where), cs,
@@ -128,21 +131,23 @@ def record_of(q:Instruction):
           for c in q.constraints]
     return ({'id': q.id} if q.id else {}) | {'task': q.task, 'template': q.template, 'constraints': cs}
 
-# %% ../nbs/api/08_instruction.ipynb #9a2ca4b4
+# %% ../nbs/api/08_instruction.ipynb #32036a36
 def write_atomic(
     path,            # target
     write:Callable): # called with an open text file
     "Write a text file completely or leave the old one untouched."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    path, tmp = Path(path), ''
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
         with os.fdopen(fd, 'w', encoding='utf-8') as f:
             write(f); f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644); os.replace(tmp, path)
     except OSError as e:
         raise OSError(e.errno, f'could not write it, any earlier file is untouched: {e.strerror}',
                       str(path)) from e
-    finally: Path(tmp).unlink(missing_ok=True)
+    finally:
+        if tmp: Path(tmp).unlink(missing_ok=True)
 
 # %% ../nbs/api/08_instruction.ipynb #8f9f505d
 def write_jsonl(path, records):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'named', 'by_id', 'stated', 'constraints_in', 'scored', 'score_record', 'numbered', 'unique', 'no_number',
-           'parsed', 'as_line', 'key_in', 'once', 'merged', 'joined', 'Line', 'score_line', 'score_chunk', 'submitted',
-           'in_order', 'count', 'report', 'report_text', 'rejects_of', 'packing', 'write_scores', 'spare', 'begun',
-           'nothing_in', 'Bar', 'score_file']
+           'parsed', 'as_line', 'key_in', 'once', 'with_prompt', 'merged', 'joined', 'Line', 'score_line',
+           'score_chunk', 'submitted', 'in_order', 'count', 'report', 'report_text', 'rejects_of', 'packing',
+           'write_scores', 'spare', 'begun', 'nothing_in', 'Bar', 'score_file']
 
-# %% ../nbs/api/18_scoring.ipynb #8cdb8b7d
+# %% ../nbs/api/18_scoring.ipynb #02602cd5
 import gzip, io, json, os, signal, zlib
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +22,7 @@ from .constraint import Constraint, ConstraintError                         # 00
 from .verifier import CheckError, verify_both                               # 02
 from .suites.muldimif import muldimif                                       # 06
 from .judge import is_soft                                                  # 07
-from .instruction import DataError, as_constraint, typed, write_atomic      # 08
+from .instruction import DataError, as_constraint, as_instruction, typed, write_atomic      # 08
 from .benchmarks import triples, wrong                                      # 16
 
 # %% ../nbs/api/18_scoring.ipynb #9d0b6903
@@ -124,7 +124,7 @@ def as_line(record):
     except UnicodeEncodeError: line = json.dumps(record)
     return line + '\n'
 
-# %% ../nbs/api/18_scoring.ipynb #3bef6b2e
+# %% ../nbs/api/18_scoring.ipynb #65bc504b
 def key_in(record:dict, key:str, where:str):
     "What a record is joined on, as a text."
     value = typed(record, key, object, where)
@@ -136,18 +136,24 @@ def once(seen:dict, id:str, key:str, where:str, line):
     if id in seen: raise DataError(f'{where}: field {key!r} is that of {seen[id][0]} as well: {id[:60]!r}')
     seen[id] = where, line
 
+def with_prompt(record, where):
+    "A record; one of ours, of task and constraints, with the prompt that it renders."
+    if 'prompt' in record or 'task' not in record: return record
+    own = {k: v for k, v in record.items() if k in ('task', 'constraints', 'template', 'id')}
+    return record | {'prompt': as_instruction(own, where).prompt}
+
 def merged(where, line, asked, answered, key, path):
     "The record of a prompt together with its response."
     answer = parsed(line, where)
     id = key_in(answer, key, where)
     if id not in asked: raise DataError(f'{where}: field {key!r} is of no record in {path}: {id[:60]!r}')
     once(answered, id, key, where, None)
-    record = parsed(asked[id][1], asked[id][0])
+    record = with_prompt(parsed(asked[id][1], asked[id][0]), asked[id][0])
     if 'response' in record: raise DataError(f"{asked[id][0]}: has a 'response' of its own; leave out --responses")
     if record.get('prompt') == answer.get('prompt', record.get('prompt')): return answer | record
     raise DataError(f"{where}: field 'prompt' is not that of {asked[id][0]}, which has the same {key!r}")
 
-# %% ../nbs/api/18_scoring.ipynb #1fb88c8a
+# %% ../nbs/api/18_scoring.ipynb #c5ac5402
 def joined(
     path,      # prompts with constraints
     responses, # records with `response`
@@ -156,7 +162,7 @@ def joined(
     "Yield ('file:line', record or error) for every response, and an error for every prompt without one."
     asked, answered = {}, {}
     for where, line in numbered(path):
-        try: once(asked, key_in(parsed(line, where), key, where), key, where, line)
+        try: once(asked, key_in(with_prompt(parsed(line, where), where), key, where), key, where, line)
         except DataError as e: yield where, e
     for where, line in numbered(responses, bar):
         try: yield where, merged(where, line, asked, answered, key, path)

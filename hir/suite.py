@@ -25,8 +25,8 @@ from .benchmarks import (READERS, SUITES, Loaded, answered, as_record, file_rows
 from .scoring import Line, as_line, constraints_in, count, numbered, parsed, report    # 18
 from .evaluate import aligned, interval_text, resampled                   # 40
 
-# %% ../nbs/api/43_suite.ipynb #bbe4f4a6
-READ = {name: READERS[name] for name in ('ifeval', 'ifbench', 'muldimif')} | {'toy': as_instruction}
+# %% ../nbs/api/43_suite.ipynb #ad049c09
+READ = {name: READERS[name] for name in ('ifeval', 'ifbench', 'muldimif')} | {'own': as_instruction, 'toy': as_instruction}
 
 def belongs(suite:str, q, where:str):
     "Complain about a kind of another suite, or one that only a judge decides."
@@ -68,11 +68,11 @@ def questions(
     if out.instructions: return out
     raise DataError(f'{path}: holds no instructions')
 
-# %% ../nbs/api/43_suite.ipynb #78b7bdf3
+# %% ../nbs/api/43_suite.ipynb #b392a454
 def line_of(data:Loaded, i:int, response:str):
     "Response to record i, as the official script and `hir verify` read it."
     q = data.instructions[i]
-    if data.name == 'toy': return record_of(q) | {'prompt': q.prompt, 'response': response}
+    if READ[data.name] is as_instruction: return record_of(q) | {'prompt': q.prompt, 'response': response}
     line = answered(data.name, data.records[i], response)
     return line if data.name in SUITES else line | {'response': response}
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from hir.cli import main
-from hir.constraint import KINDS, kind, kinds
-from hir.instruction import DataError
+from hir.constraint import Constraint, KINDS, kind, kinds
+from hir.instruction import DataError, Instruction, save_instructions
 from hir.scoring import in_order, parsed, score_file, score_line, score_record, scored
 from hir.verifier import CheckError
 from test_parity import FOLDER
@@ -337,3 +337,29 @@ def test_muldimif_records_are_scored_in_both_forms():
         assert after['strict'] == after['loose'] == scored({'constraints': triples, 'response': r['response']})[0]['strict']
         equal += map(bool.__eq__, after['strict'], r['strict'])
     assert sum(equal) > .98*len(equal)
+
+
+# ---- as others call it
+
+def test_a_data_set_is_mapped():
+    "What the guide says of `datasets`: its map runs the same function."
+    rows = [record(), record() | {'response': 'no, comma'}]
+    scored = pytest.importorskip('datasets', reason='the extra `data` is not installed').Dataset.from_list(rows).map(score_record)
+    assert [r['strict'] for r in scored] == [score_record(r)['strict'] for r in rows] and len({tuple(r['strict']) for r in scored}) == 2
+
+
+def test_our_own_records_are_joined_by_the_prompt_that_they_render(tmp_path, capsys):
+    "A file of instructions has no field `prompt`; responses name it."
+    own = Instruction('Name a fish.', [Constraint('punctuation:no_comma')])
+    save_instructions(tmp_path/'own.jsonl', [own])
+    said = written(tmp_path/'said.jsonl', {'prompt': own.prompt, 'response': 'Cod, or carp'})
+    assert verify(tmp_path/'own.jsonl', '--responses', said, '-o', tmp_path/'out.jsonl') == 0
+    (line,) = map(json.loads, (tmp_path/'out.jsonl').read_text().splitlines())
+    assert (line['strict'], line['prompt'], line['response']) == ([False], own.prompt, 'Cod, or carp')
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path, capsys):
+    "Not the temporary file beside it."
+    (tmp_path/'file').write_text(''); source = written(tmp_path/'in.jsonl', record())
+    assert verify(source, '-o', tmp_path/'file'/'out.jsonl') == 2
+    err = capsys.readouterr().err; assert f"{tmp_path/'file'/'out.jsonl'}" in err and '.out.jsonl.' not in err
