@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Count', 'Positive', 'Text', 'KINDS', 'ConstraintError', 'Where', 'as_plain', 'as_type', 'suggest', 'Kind', 'kind',
-           'load_suites', 'get_kind', 'Constraint', 'checked', 'describe', 'Verdict', 'kinds']
+           'own_modules', 'load_own', 'load_suites', 'use_kinds', 'near_kinds', 'get_kind', 'Constraint', 'checked',
+           'describe', 'Verdict', 'kinds']
 
-# %% ../nbs/api/00_constraint.ipynb #56aad53f
-import difflib, inspect, json, string
+# %% ../nbs/api/00_constraint.ipynb #20ae2219
+import difflib, importlib, inspect, json, os, string, sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,19 +110,51 @@ def kind(
         return check
     return register
 
-# %% ../nbs/api/00_constraint.ipynb #635ad992
+# %% ../nbs/api/00_constraint.ipynb #749e30ee
+def own_modules(names:str): # comma-separated
+    "The modules that a setting names."
+    return [m for name in names.split(',') if (m := name.strip())]
+
+def load_own(module:str):
+    "Import a module that registers kinds."
+    new, before = module not in sys.modules, len(KINDS)
+    try: importlib.import_module(module)
+    except ConstraintError: raise
+    except Exception as e:                     # whatever a module can raise
+        lost = isinstance(e, (ImportError, TypeError))
+        hint = '; a file mykinds.py in this folder or on the path is named --kinds mykinds' if lost else ''
+        raise ConstraintError(f'kinds: cannot import {module!r} ({type(e).__name__}: {e}){hint}') from e
+    if new and len(KINDS) == before:
+        raise ConstraintError(f'kinds: module {module!r} registers no kind; decorate a function with @kind')
+
+# %% ../nbs/api/00_constraint.ipynb #142666e0
 def load_suites():
-    "Import every module declared under the entry point `hir.kinds`; return the ids known."
+    "Import the modules of the entry point `hir.kinds` and of HIR_KINDS; return the ids known."
     for e in entry_points(group='hir.kinds'): e.load()
+    for module in own_modules(os.environ.get('HIR_KINDS', '')): load_own(module)
     return sorted(KINDS)
+
+def use_kinds(names:str): # comma-separated modules
+    "Load kinds of your own, here and in processes started from here; return the ids known."
+    before = os.environ.get('HIR_KINDS', '')
+    os.environ['HIR_KINDS'] = ','.join(dict.fromkeys(own_modules(before) + own_modules(names)))
+    try: return load_suites()
+    except ConstraintError: os.environ['HIR_KINDS'] = before; raise
+
+# %% ../nbs/api/00_constraint.ipynb #617d0d3c
+def near_kinds(id:str):
+    "'did you mean …?', or '' where no known kind is near."
+    same = sorted(k for k in KINDS if k.rpartition(':')[2] == id.lower())
+    near = same[:3] or difflib.get_close_matches(id, KINDS, 1)
+    return f'did you mean {" or ".join(map(repr, near))}?' if near else ''
 
 def get_kind(id:str):
     "The kind of that id; an unknown one is an error that names the nearest."
     if id not in KINDS: load_suites()
     if id in KINDS: return KINDS[id]
-    near = difflib.get_close_matches(str(id), KINDS, 1)
-    hint = f'did you mean {near[0]!r}?' if near else f'`hir kinds` lists all {len(KINDS)}'
-    raise ConstraintError(f'unknown kind {id!r}; {hint}')
+    hint = near_kinds(str(id)) or f'`hir kinds` lists all {len(KINDS)}'
+    own = 'one of your own: --kinds MODULE, or the entry point hir.kinds'
+    raise ConstraintError(f'unknown kind {id!r}; {hint} ({own})')
 
 # %% ../nbs/api/00_constraint.ipynb #a05dab60
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from .benchmarks import (READERS, SUITES, Loaded, answered, as_record, file_rows
 from .scoring import Line, as_line, constraints_in, count, numbered, parsed, report    # 18
 from .evaluate import aligned, interval_text, resampled                   # 40
 
-# %% ../nbs/api/43_suite.ipynb #ad049c09
-READ = {name: READERS[name] for name in ('ifeval', 'ifbench', 'muldimif')} | {'own': as_instruction, 'toy': as_instruction}
+# %% ../nbs/api/43_suite.ipynb #be66538c
+READ = {name: READERS[name] for name in ('ifeval', 'ifbench', 'muldimif')}
+READ |= {'own': as_instruction, 'toy': as_instruction}
 
 def belongs(suite:str, q, where:str):
     "Complain about a kind of another suite, or one that only a judge decides."

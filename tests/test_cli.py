@@ -53,3 +53,85 @@ def test_an_attention_that_cannot_be_had_is_told(attention, says, flags, tmp_pat
     said = capsys.readouterr().err
     assert said.startswith(f"hir: error: setting 'attention' cannot be '{attention}' here: ") and says in said, said
     assert not (tmp_path/'run').exists()
+
+
+# ---- what one types instead
+
+def told(capsys, *words, status=2):
+    "What the command says of itself, on one line."
+    try: found = main([str(w) for w in words])
+    except SystemExit as e: found = e.code
+    out, err = capsys.readouterr()
+    assert found == status, err or out
+    return err if status else out
+
+
+@pytest.mark.parametrize('words, says', [
+    (('--dryrun',), "did you mean --dry-run?"), (('--steps', 3, '--dryrun'), 'did you mean --dry-run?'), (('--confg', 'a.yaml'), 'did you mean --config?'),
+    (('--config', 'qwen3-4'), "did you mean 'qwen3-4b'?"), (('--config', 'none.yaml'), 'none.yaml: no such config file'),
+    (('--zzzzz', 3), 'hir train --help')])
+def test_words_of_train_that_are_nearly_right(words, says, capsys):
+    assert says in told(capsys, 'train', *words)
+
+def test_flags_of_train_in_either_spelling(capsys, tmp_path):
+    for flag in ('--dry-run', '--dry_run'):
+        words = [f'--{k}={v}' for k, v in WORDS.items()]
+        assert 'data' in told(capsys, 'train', *words, flag, status=0)
+
+def test_a_config_that_came_with_the_package_has_a_name(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert 'data' in told(capsys, 'train', '--config', 'toy', '--dry-run', status=0)
+    (tmp_path/'toy').write_text('steps: many\n')                                           # a file of that name is meant first
+    assert "toy: setting 'steps' must be int" in told(capsys, 'train', '--config', 'toy', '--dry-run')
+
+def test_data_that_are_not_there_yet_are_had_as_the_config_says(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = told(capsys, 'train', '--config', 'qwen3-4b', '--dry-run')
+    assert 'HIR_trainv1.jsonl: no such file' in said and 'hf download sastpg/HIR-16K HIR_trainv1.jsonl' in said
+    assert 'hf download' not in told(capsys, 'train', '--config', 'qwen3-4b', '--train', 'mine.jsonl', '--dry-run')
+
+def test_debug_may_stand_behind_the_command(tmp_path):
+    for words in (['train', '--steps', 'many', '--debug'], ['--debug', 'train', '--steps', 'many'], ['kinds', 'no:such_kind', '--debug']):
+        with pytest.raises(ValueError): main(words)
+
+def test_numbers_out_of_range_are_told_in_words(capsys):
+    for words, says in ((('eval', '--model', 'x', '--samples', 0), "must be at least 1, not '0'"), (('demo', '--seeds', 'two'), "must be at least 1, not 'two'"),
+                        (('eval', '--model', 'x', '--temperature', -1), "must be at least 0, not '-1'")):
+        assert says in told(capsys, *words)
+
+def test_help_says_what_a_line_of_data_holds(capsys):
+    out = told(capsys, 'train', '--help', status=0)
+    assert '"constraints": [{"kind"' in out and 'own_data' in out
+
+
+# ---- eval
+
+IFEVAL = '{"key": 1, "prompt": "Use no commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}\n'
+
+def test_a_benchmarks_file_needs_its_suite(capsys, tmp_path):
+    (tmp_path/'ifeval.jsonl').write_text(IFEVAL); (tmp_path/'bad.jsonl').write_text('{"task": "a", "constrains": []}\n')
+    assert '--suite ifeval' in told(capsys, 'eval', '--model', 'x', '--data', tmp_path/'ifeval.jsonl')
+    assert '--suite' not in told(capsys, 'eval', '--model', 'x', '--data', tmp_path/'bad.jsonl')
+    for text in ('', '{"task": ', '[1]'):
+        (tmp_path/'bad.jsonl').write_text(text)
+        said = told(capsys, 'eval', '--model', 'x', '--data', tmp_path/'bad.jsonl')
+        assert said.startswith(f'hir: error: {tmp_path/"bad.jsonl"}') and '--suite' not in said
+
+def test_responses_are_kept_only_of_a_suite(capsys, tmp_path):
+    words = 'eval', '--model', 'shipped:toy/start', '--data', 'shipped:toy/heldout.jsonl', '--responses', tmp_path/'said'
+    assert '--responses' in (said := told(capsys, *words)) and '--suite' in said
+    assert '--responses' in told(capsys, 'eval', '--scored', tmp_path/'a.jsonl', '--responses', tmp_path/'said')
+
+
+# ---- kinds
+
+@pytest.mark.parametrize('asked, says', [('no_comma', "'punctuation:no_comma'"), ('IFEval', "did you mean 'ifeval'?"), ('ifeval:', "did you mean 'ifeval'?"),
+                                         ('punctuation:no_coma', "did you mean 'punctuation:no_comma'?"), ('qqqq', 'see `hir kinds`')])
+def test_kinds_that_are_nearly_right(asked, says, capsys):
+    said = told(capsys, 'kinds', asked)
+    assert says in said and said.find('punctuation:') <= max(said.find("'toy:"), said.find('punctuation:')), said
+
+def test_a_kind_without_its_family_in_data(capsys, tmp_path):
+    (tmp_path/'mine.jsonl').write_text('{"task": "a", "constraints": [{"kind": "no_comma"}]}\n')
+    said = told(capsys, 'eval', '--model', 'x', '--data', tmp_path/'mine.jsonl')
+    assert "did you mean 'punctuation:no_comma'" in said

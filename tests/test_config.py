@@ -4,12 +4,13 @@ import warnings
 
 import pytest
 
-from hir.config import ConfigError, ENGINES, engine_of, make_config, rules_of
+from hir.config import ConfigError, ENGINES, engine_of, make_config, read_config, rules_of
 from hir.instruction import load_instructions
 from hir.policy import load_policy
 from hir.rollout import HFEngine
 from hir.toy import shipped
 from hir.trainer import fit
+from hir.verifier import cla
 
 
 # ---- engines
@@ -93,3 +94,33 @@ def test_the_warning_is_true():
         model(torch.arange(1, 60)[None]).logits.float().log_softmax(-1)[..., 5].mean().backward(); optimizer.step()
         moved[dtype] = sum((p != b).sum().item() for p, b in zip(model.parameters(), before))/sum(b.numel() for b in before)
     assert moved['bfloat16'] < .2 < .9 < moved['float32'], moved
+
+
+# ---- values as YAML gives them
+
+@pytest.mark.parametrize('text, name, value', [
+    ('chat: {"enable_thinking": false}', 'chat', '{"enable_thinking": false}'), ('chat:\n  enable_thinking: no', 'chat', '{"enable_thinking": false}'),
+    ('engine_options: {progress: true}', 'engine_options', '{"progress": true}'), ('lora_targets: [q_proj, v_proj]', 'lora_targets', 'q_proj,v_proj'),
+    ('trackers: [tensorboard]', 'trackers', 'tensorboard'), ('kinds: [mine, yours]', 'kinds', 'mine,yours'), ('trackers: []', 'trackers', ''),
+    ('out: 3', 'out', '3'), ('resume: no', 'resume', 'no'), ('trackers:', 'trackers', '')])
+def test_what_is_natural_in_yaml_is_read(text, name, value, tmp_path):
+    (tmp_path/'run.yaml').write_text(text)
+    assert getattr(read_config(tmp_path/'run.yaml'), name) == value
+
+@pytest.mark.parametrize('name, value, says', [
+    ('train', ['mine.jsonl'], "setting 'train' must be text, not ['mine.jsonl']"), ('chat', [1], "'chat' must be text or a mapping"),
+    ('trackers', [['a']], "'trackers' must be text or a list of texts"), ('model', {'a': 1}, 'must be text'), ('resume', True, 'must be text'),
+    ('reward', cla, "name a function as 'module:function'")])
+def test_what_is_no_text_is_refused(name, value, says):
+    with pytest.raises(ConfigError) as e: make_config({name: value})
+    assert says in str(e.value) and '0x' not in str(e.value), e.value
+
+def test_paths_are_text(tmp_path): assert make_config(dict(out=tmp_path)).out == str(tmp_path)
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    (tmp_path/'run.yaml').write_bytes('out: läufe'.encode('latin-1'))
+    with pytest.raises(ConfigError, match='run.yaml: is not UTF-8'): read_config(tmp_path/'run.yaml')
+
+def test_a_setting_near_none_is_not_answered_with_all():
+    with pytest.raises(ConfigError, match='hir train --help') as e: make_config(dict(zzzzz=1))
+    assert len(str(e.value)) < 120

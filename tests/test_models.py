@@ -1,10 +1,13 @@
 "Any causal language model of transformers: scores equal its own logits, samples equal a fresh forward."
+import shutil
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
 
 from hir.generate import generate
-from hir.policy import Policy, PolicyError, check_head, pad_rows
+from hir.policy import Policy, PolicyError, check_head, load_policy, pad_rows
+from hir.toy import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, eos_token_id=1, bos_token_id=2)
@@ -60,3 +63,55 @@ def test_a_model_that_bends_its_logits_is_refused():
     config = CONFIG_MAPPING['gemma2'](**SMALL, head_dim=8, final_logit_softcapping=.05)
     with pytest.raises(PolicyError, match='soft cap'):
         check_head(AutoModelForCausalLM.from_config(config).eval())
+
+
+# ---- what cannot be loaded
+
+@pytest.fixture
+def start(tmp_path):
+    "A copy of the toy's start policy, to be spoilt."
+    return shutil.copytree(shipped('toy/start'), tmp_path/'runs'/'mine'/'policy')
+
+def refused(path, **kw):
+    with pytest.raises(PolicyError) as e: load_policy(path, **kw)
+    assert '\n' not in str(e.value), e.value
+    return str(e.value)
+
+def test_a_runs_folder_is_not_its_policy(start):
+    (start.parent/'config.yaml').write_text('m: 3\n')
+    assert f'did you mean {start}?' in refused(start.parent)
+
+def test_adapters_alone_are_no_policy(start):
+    (start/'config.json').unlink(); (start/'adapter_config.json').write_text('{"base_model_name_or_path": "x"}')
+    assert '`hir export`' in refused(start)
+
+@pytest.mark.parametrize('spoil', [
+    lambda p: [f.unlink() for f in p.iterdir()],
+    lambda p: (p/'model.safetensors').write_bytes(b'\x08\0\0\0\0\0\0\0'),
+    lambda p: (p/'model.safetensors').write_bytes((p/'model.safetensors').read_bytes()[:900]),
+    lambda p: (p/'model.safetensors').write_bytes(b''),
+    lambda p: (p/'config.json').write_text('{'),
+    lambda p: (p/'config.json').write_text('{"model_type": "qwen9"}'),
+    lambda p: (p/'tokenizer.json').write_text('{'),
+], ids=['empty folder', 'no header', 'cut weights', 'no weights', 'cut config', 'unknown family', 'cut tokenizer'])
+def test_a_damaged_folder_is_named(start, spoil):
+    spoil(start)
+    assert refused(start).startswith(f'{start}: cannot be loaded as a policy: ')
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub(monkeypatch, tmp_path):
+    "At once, without asking the hub: names there have an owner."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoModelForCausalLM, 'from_pretrained', lambda *a, **k: pytest.fail('asked the hub'))
+    for name in ('qwenx', 'runs/mine/polcy', './qwenx'): assert f'{name}: no such folder' in refused(name)
+    assert 'OWNER/NAME' in refused('qwenx')
+
+def test_a_tokenizer_with_more_tokens_than_the_model(start):
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.add_tokens([f'word{i}' for i in range(7)]); tokenizer.save_pretrained(start)
+    said = refused(start)
+    assert 'tokenizer' in said and 'resize_token_embeddings' in said and str(len(tokenizer)) in said
+
+def test_a_padding_token_must_be_one(start):
+    assert "'<nope>'" in refused(start, pad_token='<nope>') and 'pad_token' in refused(start, pad_token='<nope>')
+    _, tokenizer = load_policy(start)
+    assert load_policy(start, pad_token=tokenizer.eos_token)[1].pad_token_id == tokenizer.eos_token_id
