@@ -35,7 +35,7 @@ def policy_of(
     check_checkpoint(folder)
     return folder/'policy' if name else folder
 
-# %% ../nbs/api/54_export.ipynb #ff5a2083
+# %% ../nbs/api/54_export.ipynb #78f75ba3
 def adapter_config(folder):
     "What an adapter folder says of itself; None where all weights were trained."
     path = Path(folder)/'adapter_config.json'
@@ -53,8 +53,6 @@ def merged(folder, cfg:HirConfig):
 
 def write_model(policy, cfg:HirConfig, adapter:bool, folder):
     "Fill `folder` with the model of a policy folder."
-    if adapter and not adapter_config(policy):
-        raise PolicyError(f'{policy}: all weights were trained, there is no adapter')
     if adapter or not adapter_config(policy):
         return shutil.copytree(policy, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('manifest.json'))
     with quiet(): [part.save_pretrained(folder) for part in merged(policy, cfg)]
@@ -144,7 +142,7 @@ def model_card(run, name:str, step:int, adapter=False):
     parts = [f'{front_matter(cfg, adapter)}\n# {name}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/api/54_export.ipynb #4e9aadb6
+# %% ../nbs/api/54_export.ipynb #08b6518c
 def step_of(run, checkpoint=''):
     "The step that a policy was saved after."
     at = policy_of(run, checkpoint)
@@ -160,6 +158,9 @@ def export_run(
     out, policy, cfg = Path(out), policy_of(run, checkpoint), read_config(Path(run)/'config.yaml')
     if adapter and cfg.lora_rank and not (checkpoint or adapter_config(policy)) and checkpoints(run):   # it is merged
         checkpoint = checkpoints(run)[-1].name; policy = policy_of(run, checkpoint)
+    if adapter and not adapter_config(policy):
+        why = 'it was added to the weights' if cfg.lora_rank else 'all weights were trained'
+        raise PolicyError(f'{policy}: there is no adapter, {why}; export without --adapter')
     if out.exists(): raise CheckpointError(f'{out}: exists already; name another folder or remove it')
     card = model_card(run, name or out.name, step_of(run, checkpoint), adapter)
     def fill(tmp):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHAPES', 'BYTES', 'recipes', 'format_of', 'training_data', 'left_out', 'resolve', 'skeleton', 'Dims', 'dims_of',
            'held', 'activations', 'engine_parts', 'rests', 'memory', 'gigabytes', 'engine_note', 'device_bytes', 'plan',
-           'vllm_lines', 'memory_lines', 'dry_run']
+           'vllm_lines', 'memory_lines', 'responses', 'dry_run']
 
-# %% ../nbs/api/53_recipes.ipynb #871419a4
+# %% ../nbs/api/53_recipes.ipynb #76b60c68
 import importlib.util, os
 import torch
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .judge import is_soft                                              # 07
 from .instruction import DataError, load_instructions                   # 08
-from .policy import LOGITS, PolicyError, check_tokenizer, encode_chat, quiet   # 10
+from .policy import LOGITS, PolicyError, check_place, check_tokenizer, encode_chat, meant, quiet   # 10
 from .benchmarks import as_record, decompose, file_rows, load           # 16
 from .lora import count_parameters, linear_layers, lora_size, lora_targets, named   # 27
 from .config import ENGINES, ConfigError, HirConfig, chat_of, imported, nearest, object_of   # 34
+from .trainer import cautions, check_data, trackers_of                    # 36
 from .engines.vllm import CPU_CACHE, RESERVE                            # 50
 
 # %% ../nbs/api/53_recipes.ipynb #8363cc7e
@@ -59,12 +60,15 @@ def training_data(
 
 def left_out(counts): return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
-# %% ../nbs/api/53_recipes.ipynb #6584eb29
+# %% ../nbs/api/53_recipes.ipynb #c685cf42
 def resolve(cfg:HirConfig):
     "The model of a config, without its weights, and its tokenizer."
+    check_place(cfg.model)
     with quiet():
         try: config, tokenizer = AutoConfig.from_pretrained(cfg.model), AutoTokenizer.from_pretrained(cfg.model)
-        except (OSError, ValueError) as e: raise PolicyError(f'{cfg.model}: cannot be loaded as a policy: {e}') from e
+        except (OSError, ValueError, ImportError) as e:
+            raise PolicyError(f'{cfg.model}: cannot be loaded as a policy{meant(cfg.model)}: '
+                              f'{" ".join(str(e).split()):.300}') from e
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
     check_tokenizer(tokenizer)
     return skeleton(cfg, config), tokenizer
@@ -181,14 +185,14 @@ def device_bytes(cpu=False):
     if torch.cuda.is_available() and not cpu: return torch.cuda.mem_get_info()[1]
     return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
 
-# %% ../nbs/api/53_recipes.ipynb #16e89e42
+# %% ../nbs/api/53_recipes.ipynb #7aee8755
 def plan(cfg:HirConfig, tokenizer, instructions, most=1000):
     "What a run will count to; responses at their limit."
     some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
     prompts = [len(encode_chat(tokenizer, q.prompt, **chat)) for q in some]
-    rows, mean = cfg.batch*(cfg.m + cfg.k), sum(prompts)/len(prompts)
+    rows, mean = cfg.batch*(cfg.m + cfg.k), sum(prompts)/len(prompts)         # all rows may be sampled
     return dict(prompt=round(mean), longest=max(prompts), sampled=cfg.batch*cfg.m, rows=rows,
-                sampled_tokens=cfg.batch*cfg.m*cfg.max_new_tokens, row_tokens=round(rows*(mean + cfg.max_new_tokens)),
+                sampled_tokens=rows*cfg.max_new_tokens, row_tokens=round(rows*(mean + cfg.max_new_tokens)),
                 updates=cfg.steps*cfg.minibatches, epochs=cfg.steps*cfg.batch/len(instructions))
 
 # %% ../nbs/api/53_recipes.ipynb #82271ef7
@@ -219,13 +223,20 @@ def memory_lines(cfg:HirConfig, d:Dims, prompt:int, device:int, gpu=0):
     yield (f'WARNING: the estimate exceeds the {gigabytes(device)} of this device{hint}; '
            'see lora_rank, micro, sample_rows')
 
-# %% ../nbs/api/53_recipes.ipynb #c977ee16
+# %% ../nbs/api/53_recipes.ipynb #55279130
+def responses(cfg:HirConfig, p):
+    "How many responses a run samples, in words."
+    most = f' ({cfg.steps*p["rows"]:,} at most, where too few can be replayed)' if cfg.k else ''
+    return f'{cfg.steps*p["sampled"]:,} responses{most}'
+
+# %% ../nbs/api/53_recipes.ipynb #8f65a978
 def dry_run(
     cfg:HirConfig,
     instructions,  # of training
     lost=None,     # reason → how many were left out
     device=None):  # bytes; default: this machine's
     "What a run of `cfg` would read, do and need, as text."
+    check_data(cfg, instructions); trackers_of(cfg)
     engine, (model, tokenizer) = engine_note(cfg), resolve(cfg)
     d, p, device = dims_of(model, cfg), plan(cfg, tokenizer, instructions), device or device_bytes(cfg.cpu)
     gpu = device if torch.cuda.is_available() and not cfg.cpu else 0
@@ -238,6 +249,7 @@ def dry_run(
         f'step      {cfg.batch} instructions × ({cfg.m} responses + {cfg.k} replays) = {p["rows"]:,} rows '
         f'in {cfg.minibatches} minibatches; at most {p["sampled_tokens"]:,} tokens sampled, '
         f'{p["row_tokens"]:,} tokens in all rows',
-        f'run       {cfg.steps:,} steps, {p["updates"]:,} updates, {cfg.steps*p["sampled"]:,} responses, '
+        f'run       {cfg.steps:,} steps, {p["updates"]:,} updates, {responses(cfg, p)}, '
         f'{p["epochs"]:.2f} epochs',
+        *(f'WARNING: {text}' for text in cautions(cfg, instructions, tokenizer, model.config)),
         *memory_lines(cfg, d, p['longest'], device, gpu)])

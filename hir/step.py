@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Use', 'kept', 'masked', 'penalised', 'dropped', 'use_of', 'trusted', 'recomputed', 'where_inexact', 'StepError',
-           'Rules', 'shared', 'lap', 'sample_and_score', 'SharedEngine', 'topped_up', 'replayable', 'rewarded',
-           'replays_of', 'experience', 'part_of', 'own_parts', 'score_rows', 'with_own_scores', 'with_advantages',
-           'minibatch_loss', 'merged', 'over_processes', 'optimise', 'update', 'describe_rows', 'batch_of', 'step']
+           'Rules', 'shared', 'lap', 'checked', 'sample_and_score', 'SharedEngine', 'topped_up', 'replayable',
+           'rewarded', 'replays_of', 'experience', 'part_of', 'own_parts', 'score_rows', 'with_own_scores',
+           'with_advantages', 'minibatch_loss', 'merged', 'over_processes', 'optimise', 'update', 'describe_rows',
+           'batch_of', 'step']
 
 # %% ../nbs/api/33_step.ipynb #1be6afec
 import math, random, time
@@ -93,7 +94,18 @@ def lap(times:dict, name:str):
     start = time.perf_counter(); yield
     times[f'time/{name}'] = times.get(f'time/{name}', 0.) + time.perf_counter() - start
 
-# %% ../nbs/api/33_step.ipynb #cca24d6d
+# %% ../nbs/api/33_step.ipynb #556c5f47
+def checked(drawn, n:int, m:int):
+    "The rollouts that an engine gave for n instructions, or a StepError if it broke its contract."
+    if len(drawn) != n*m: wrong = f'{len(drawn)} rollouts for {n} instructions and m = {m}'
+    elif [r.group for r in drawn] != [i for i in range(n) for _ in range(m)]:
+        wrong = 'rollouts whose group is not the position of their instruction, m in a row'
+    elif any(not len(r.ids) == len(r.logps) == len(r.entropies) > 0 for r in drawn):
+        wrong = 'a rollout whose ids, logps and entropies are empty or differ in length'
+    else: return drawn
+    raise StepError(f'the engine gave {wrong}; mend its method generate, or choose another (setting engine)')
+
+# %% ../nbs/api/33_step.ipynb #3181734d
 def sample_and_score(
     engine, instructions,  # all B of the step, the same on every process
     m:int,                 # responses each
@@ -102,7 +114,7 @@ def sample_and_score(
     def work(mine):
         with lap(times, 'sample'):
             drawn = engine.generate([instructions[i] for i in mine], m, [seed_for(seed, i) for i in mine])
-        with lap(times, 'verify'): return score(drawn, rules.check, rules.judge)
+        with lap(times, 'verify'): return score(checked(drawn, len(mine), m), rules.check, rules.judge)
     drawn = shared(work, len(instructions), accelerator)
     judged = [r for r in drawn if r.verdict is not None]
     if rules.judge: times['unjudged'] = times.get('unjudged', 0) + len(drawn) - len(judged)
@@ -111,7 +123,7 @@ def sample_and_score(
     if rules.overlong is not kept: times['dropped'] = times.get('dropped', 0) + len(judged) - len(used)
     return used
 
-# %% ../nbs/api/33_step.ipynb #ce41edb2
+# %% ../nbs/api/33_step.ipynb #6d176d67
 @dataclass(frozen=True)
 class SharedEngine:
     "An engine whose sampling is shared out over the processes; every process gets all rollouts."
@@ -120,8 +132,10 @@ class SharedEngine:
 
     def generate(self, instructions, m, seeds, **sampling):
         seeds = seeds_for(seeds, len(instructions))
-        return shared(lambda mine: self.engine.generate([instructions[i] for i in mine], m, [seeds[i] for i in mine],
-                                                        **sampling), len(instructions), self.accelerator)
+        def work(mine):
+            drawn = self.engine.generate([instructions[i] for i in mine], m, [seeds[i] for i in mine], **sampling)
+            return checked(drawn, len(mine), m)
+        return shared(work, len(instructions), self.accelerator)
 
 # %% ../nbs/api/33_step.ipynb #1f8b934a
 def topped_up(rollouts, draw, B, k, pool=candidates):
@@ -140,12 +154,14 @@ def rewarded(rollouts, rules):
     rows = original_rows(rollouts, rules.reward)
     return [row if use_of(row.rollout, rules.overlong).reward else replace(row, reward=0.) for row in rows]
 
-# %% ../nbs/api/33_step.ipynb #7773f975
+# %% ../nbs/api/33_step.ipynb #0ef210d4
 def replays_of(rows, n, tokenizer, rules, weight, rng, chat):
     "Hindsight rows of the n best partial failures; one that cannot be rewritten gives its slot to the next."
     pool = replayable([row.rollout for row in rows], rules)
     failed = [rows[i].rollout for i in pool]
-    scores, made = rules.select(failed, weight, rng), []
+    scores, made = list(rules.select(failed, weight, rng)), []
+    if len(scores) != len(pool):
+        raise StepError(f'the selection gave {len(scores)} scores for {len(pool)} candidates; it must give one each')
     while pool and len(made) < n:
         chosen = select(scores, n - len(made), [rows[i].rollout.group for i in pool], rules.quota)
         again = [replay(rows[pool[j]], tokenizer, rules.relabel, rng, rules.check, failed=rules.failed, **chat)

@@ -1,5 +1,6 @@
 "Recipes: every file is sound, says what it will do on a model of its architecture, and the LoRA ones take a real step."
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def test_a_recipe_is_sound_and_keeps_to_the_reference(recipe):
     assert {name: getattr(cfg, name) for name in REFERENCE} == REFERENCE
     assert (cfg.lora_rank > 0) == recipe.endswith('-lora') and (cfg.lora_rank or cfg.lr == 1e-6)
     assert 'Ours:' in recipes()[recipe].read_text()
+    assert f'# The data: hf download sastpg/HIR-16K {Path(cfg.train).name} ' in recipes()[recipe].read_text()   # told where it is missing
     assert cfg.pad_token if 'llama' in recipe else not cfg.pad_token
 
 
@@ -86,7 +88,7 @@ def test_dry_run_of_a_recipe(recipe, places, capsys):
     said = capsys.readouterr().out
     assert '16 instructions; left out: 2 need a judge, 2 cannot be taken apart' in said
     assert '64 instructions × (6 responses + 2 replays) = 512 rows in 2 minibatches' in said
-    sampled = 64*6*cfg.max_new_tokens
+    sampled = 64*8*cfg.max_new_tokens                              # with every slot of a replay filled by a response
     assert f'at most {sampled:,} tokens sampled' in said and f'{cfg.steps*2:,} updates' in said
     model, _ = load_policy(cfg.model, cfg.pad_token)
     total = sum(p.numel() for p in model.parameters())
@@ -210,7 +212,7 @@ def test_the_dry_run_tells_of_vllm_and_of_gathered_weights(places):
 
 
 def test_a_run_too_large_is_told(places):
-    cfg = shrunk('qwen3-4b', places)
+    cfg = shrunk('qwen3-4b', places, batch=8, max_new_tokens=512)
     instructions, lost = training_data(cfg.train)
     said = dry_run(cfg, instructions, lost, device=1000)
     assert 'WARNING: the estimate exceeds' in said and 'sharded' not in said.split('WARNING')[1]
