@@ -426,7 +426,7 @@ def add_suite(p):
     p.add_argument('--engine', default='hf', help='hf | vllm | vllm-server (default: %(default)s)')
     p.add_argument('--engine-options', default='', metavar='JSON', help='passed to the engine')
 
-# %% ../nbs/api/62_cli.ipynb #de5ed6e3
+# %% ../nbs/api/62_cli.ipynb #0b55bda9
 def mendable():
     "The errors that say what a user can do; those of layers not yet imported cannot have happened."
     homes = {'hir.config': ['ConfigError'], 'hir.policy': ['PolicyError'], 'hir.checkpoint': ['CheckpointError'],
@@ -443,7 +443,7 @@ def main(argv=None):
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try:
         if getattr(args, 'kinds', ''): use_kinds(args.kinds)
-        args.call(args, rest)
+        args.call(args, rest); sys.stdout.flush()
     except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 141   # | head
     except Exception as e:

@@ -279,9 +279,12 @@ def test_a_report_overwrites_nothing(tmp_path, capsys, monkeypatch, report, said
     assert (tmp_path/'in.jsonl').read_bytes() == before and not (tmp_path/'out.jsonl').exists()
 
 
-def test_a_reader_that_leaves_early_is_no_error():
-    done = subprocess.run(f'{sys.executable} -m hir kinds | head -n 1', shell=True, capture_output=True, text=True)
-    assert done.stdout.count('\n') == 1 and done.stderr == ''
+@pytest.mark.parametrize('words,reader,lines', [('kinds', 'head -n 1', 1), ('kinds punctuation:no_comma', 'true', 0)])
+def test_a_reader_that_leaves_early_is_no_error(words, reader, lines):
+    "Also where the output is buffered and the pipe is closed before the command ends."
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
+    done = subprocess.run(f'{sys.executable} -m hir {words} | {reader}', shell=True, capture_output=True, text=True, env=env)
+    assert done.stdout.count('\n') == lines and done.stderr == ''
 
 
 def die(chunk): os.kill(os.getpid(), signal.SIGKILL)
