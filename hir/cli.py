@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FLAGS', 'TRAIN_HELP', 'setting_help', 'near_flag', 'overrides', 'located', 'asked_for', 'config_files', 'config_at',
-           'fetched', 'heldout_of', 'attention', 'settings_of', 'train', 'engine_for', 'own_instructions', 'suites_of',
+           'fetched', 'heldout_of', 'settings_of', 'train', 'engine_for', 'own_instructions', 'suites_of',
            'evaluate_command', 'evaluate_suite', 'compare_scored', 'show_scores', 'save_json', 'demo', 'study',
            'workers', 'list_kinds', 'config_command', 'add_config', 'verify_command', 'add_verify', 'own_kinds',
            'export_command', 'add_export', 'parser', 'at_least_1', 'add_demo', 'add_train', 'add_study', 'add_eval',
@@ -96,11 +96,7 @@ def heldout_of(cfg):
     kw = dict(seed=0, check=function_of('check', cfg.check), greedy=False, judge=judge_of(cfg))
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
-# %% ../nbs/api/62_cli.ipynb #45ccf5a0
-def attention(cfg):
-    "The keyword of `from_pretrained` for the setting `attention`."
-    return {'attn_implementation': cfg.attention} if cfg.attention else {}
-
+# %% ../nbs/api/62_cli.ipynb #420c7016
 def settings_of(args, rest):
     "The config of `hir train`: what the file says, then what the command line says."
     from hir.config import HirConfig, make_config, read_config
@@ -109,11 +105,11 @@ def settings_of(args, rest):
     if cfg.kinds: use_kinds(cfg.kinds)
     return cfg
 
-# %% ../nbs/api/62_cli.ipynb #5cc96123
+# %% ../nbs/api/62_cli.ipynb #96856904
 def train(args, rest):
     "Train a policy; its run folder is `out`."
     from dataclasses import replace
-    from hir.config import ConfigError, chat_of, rules_of
+    from hir.config import ConfigError, attention_of, chat_of, rules_of
     from hir.policy import load_policy
     from hir.recipes import dry_run, left_out, resolve, training_data
     from accelerate import PartialState
@@ -127,7 +123,7 @@ def train(args, rest):
     if args.dry_run: return print(dry_run(here, data, lost))
     if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
     if cfg.attention: resolve(here)                        # says so where it cannot be had
-    model, tokenizer = load_policy(here.model, cfg.pad_token, dtype=cfg.dtype, **attention(cfg))
+    model, tokenizer = load_policy(here.model, cfg.pad_token, dtype=cfg.dtype, **attention_of(cfg))
     done = fit(cfg, model, tokenizer, data, heldout)
     PartialState().destroy_process_group()                 # processes that leave together end without complaint
     if os.environ.get('RANK', '0') == '0':                 # one of several processes says it for all

@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'MAPPINGS', 'LISTS', 'LEAST', 'MOST', 'ONE_OF', 'CHOICES', 'ENGINES', 'MethodConfig', 'VariantConfig',
            'OptimConfig', 'ScaleConfig', 'HirConfig', 'ConfigError', 'nearest', 'as_text', 'as_field', 'check_range',
            'make_config', 'read_config', 'function_of', 'imported', 'check_together', 'rules_of', 'judge_of',
-           'object_of', 'chat_of', 'engine_of', 'versions', 'save_config']
+           'object_of', 'chat_of', 'attention_of', 'engine_of', 'versions', 'save_config']
 
 # %% ../nbs/api/34_config.ipynb #9cf5e924
 import dataclasses, difflib, importlib, importlib.metadata, inspect, json, math, platform, warnings
@@ -234,7 +234,7 @@ def check_together(cfg:HirConfig):
         warnings.warn(f'dtype: {cfg.dtype}: an update that is small beside its weight is rounded away; '
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
 
-# %% ../nbs/api/34_config.ipynb #be7492c7
+# %% ../nbs/api/34_config.ipynb #af0b967d
 def rules_of(cfg:HirConfig):
     "The `Rules` that a config names."
     check_together(cfg)
@@ -254,6 +254,10 @@ def object_of(setting:str, text:str):
     return found
 
 def chat_of(text:str): return object_of('chat', text)   # passed to the chat template
+
+def attention_of(cfg:HirConfig):
+    "What `from_pretrained` is passed for the setting `attention`."
+    return {'attn_implementation': cfg.attention} if cfg.attention else {}
 
 # %% ../nbs/api/34_config.ipynb #c539f90b
 ENGINES = {'hf': 'hir.rollout:HFEngine', 'vllm': 'hir.engines.vllm:VLLMEngine',

@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'BYTES', 'recipes', 'format_of', 'training_data', 'left_out
            'held', 'activations', 'engine_parts', 'rests', 'memory', 'gigabytes', 'engine_note', 'device_bytes', 'plan',
            'vllm_lines', 'memory_lines', 'responses', 'dry_run']
 
-# %% ../nbs/api/53_recipes.ipynb #76b60c68
+# %% ../nbs/api/53_recipes.ipynb #8c8c18ba
 import importlib.util, os
 import torch
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .judge import is_soft                                              # 07
 from .instruction import DataError, load_instructions                   # 08
-from .policy import LOGITS, PolicyError, check_place, check_tokenizer, encode_chat, meant, quiet   # 10
+from .policy import LOGITS, check_tokenizer, encode_chat, loading   # 10
 from .benchmarks import as_record, decompose, file_rows, load           # 16
 from .lora import count_parameters, linear_layers, lora_size, lora_targets, named   # 27
-from .config import ENGINES, ConfigError, HirConfig, chat_of, imported, nearest, object_of   # 34
+from .config import (ENGINES, ConfigError, HirConfig, attention_of, chat_of, imported, nearest,   # 34
+                        object_of)
 from .trainer import cautions, check_data, trackers_of                    # 36
 from .engines.vllm import CPU_CACHE, RESERVE                            # 50
 
@@ -60,26 +61,21 @@ def training_data(
 
 def left_out(counts): return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
-# %% ../nbs/api/53_recipes.ipynb #c685cf42
+# %% ../nbs/api/53_recipes.ipynb #ad72fc52
 def resolve(cfg:HirConfig):
     "The model of a config, without its weights, and its tokenizer."
-    check_place(cfg.model)
-    with quiet():
-        try: config, tokenizer = AutoConfig.from_pretrained(cfg.model), AutoTokenizer.from_pretrained(cfg.model)
-        except (OSError, ValueError, ImportError) as e:
-            raise PolicyError(f'{cfg.model}: cannot be loaded as a policy{meant(cfg.model)}: '
-                              f'{" ".join(str(e).split()):.300}') from e
+    with loading(cfg.model):
+        config, tokenizer = AutoConfig.from_pretrained(cfg.model), AutoTokenizer.from_pretrained(cfg.model)
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
     check_tokenizer(tokenizer)
     return skeleton(cfg, config), tokenizer
 
 def skeleton(cfg:HirConfig, config):
     "The model without its weights; a ConfigError if it cannot attend as the setting `attention` says."
-    how = {'attn_implementation': cfg.attention} if cfg.attention else {}
     try:
-        with torch.device('meta'): return AutoModelForCausalLM.from_config(config, **how)
+        with torch.device('meta'): return AutoModelForCausalLM.from_config(config, **attention_of(cfg))
     except (ImportError, ValueError) as e:
-        if not how: raise
+        if not cfg.attention: raise
         raise ConfigError(f"setting 'attention' cannot be {cfg.attention!r} here: {e}") from None
 
 # %% ../nbs/api/53_recipes.ipynb #2685ee3f
