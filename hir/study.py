@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TWELVE', 'REGIMES', 'EASY', 'HARD', 'WIDE', 'SECOND', 'STARTS', 'TUNING', 'METHODS', 'ABLATIONS', 'VARIANTS', 'BATCH',
-           'LESSON', 'BUDGET', 'LONG', 'SKIP', 'RATES', 'SEEDS', 'CARRY', 'LARGER', 'drawn_from', 'regime_files',
+           'LESSON', 'BUDGET', 'SKIP', 'RATES', 'SEEDS', 'CARRY', 'FEW', 'LARGER', 'drawn_from', 'regime_files',
            'size_of', 'start_folder', 'make_start', 'one_thread', 'unchanged', 'settings_of', 'Trial', 'thinned',
            'Clock', 'scorer', 'run_trial', 'timed', 'StudyError', 'record_file', 'do', 'run_all', 'run_trials', 'end',
            'area', 'reach', 'by_method', 'against', 'tuned', 'table', 'span', 'markdown', 'study_text', 'tuning',
-           'crossed', 'promising', 'stages', 'run_study']
+           'small_tuning', 'crossed', 'promising', 'stages', 'larger_tuning', 'larger', 'run_study']
 
 # %% ../nbs/api/61_study.ipynb #98019e39
 import json, math, multiprocessing, os, shutil, time
@@ -72,7 +72,7 @@ def one_thread():
     import torch
     torch.set_num_threads(1); os.environ['TOKENIZERS_PARALLELISM'] = 'false'
 
-# %% ../nbs/api/61_study.ipynb #1c38a96f
+# %% ../nbs/api/61_study.ipynb #e4db83fc
 METHODS = {
     'HiR': dict(m=6, k=2), 'RL-ILA': dict(m=8, k=0), 'RL-CLA': dict(m=8, k=0, reward='cla'),
     'RL-CLA m=6': dict(m=6, k=0, reward='cla'), 'GRPO-ILA': dict(m=8, k=0, advantage='grpo'),
@@ -87,6 +87,7 @@ VARIANTS = {
     'hybrid': dict(reward='cla'), 'hybrid rarity': dict(reward='cla', select='rarity'), 'rarity': dict(select='rarity'),
     'achieved': dict(failed='achieved'), 'spare': dict(weigh='spare'), 'balanced': dict(amount='balanced'),
     'explore': dict(weigh='explore'), 'successes': dict(pool='any', relabel='subset'),
+    'penalised': dict(overlong='penalise'), 'hybrid penalised': dict(reward='cla', overlong='penalise'),
     'hybrid achieved': dict(reward='cla', select='rarity', failed='achieved')}
 
 def unchanged(ok, rng=None): return (True,)*len(ok)   # a relabel rule: replay the failure under its own instruction
@@ -95,9 +96,8 @@ def settings_of(method:str):
     "The settings of a method, an ablation or a variant; the last two change HiR."
     return METHODS[method] if method in METHODS else METHODS['HiR'] | (ABLATIONS | VARIANTS)[method]
 
-# %% ../nbs/api/61_study.ipynb #7724409c
-BATCH, LESSON = 16, 1152   # instructions per step; responses between two evaluations
-BUDGET, LONG = 6912, 9216  # responses per run; per run of the tuning
+# %% ../nbs/api/61_study.ipynb #19d1c04d
+BATCH, LESSON, BUDGET = 16, 1152, 6912   # instructions per step; responses between two evaluations, and per run
 
 @dataclass(frozen=True)
 class Trial:
@@ -293,47 +293,55 @@ def study_text(rows, level:float=.2, base:str='HiR'):
               span(r['seconds'], 0)] for r in rows]
     return f'{markdown(good)}\n\n{markdown(fast)}'
 
-# %% ../nbs/api/61_study.ipynb #f78ce381
+# %% ../nbs/api/61_study.ipynb #1e09820d
 RATES, SEEDS = (5e-4, 1e-3, 2e-3), (0, 1, 2)
 
-def tuning(methods, rates=RATES, seeds=(100, 101)):
+def tuning(methods, rates=RATES, seeds=(100, 101), regime='sparse', budget=BUDGET):
     "Trials that choose a learning rate."
-    return [Trial('sparse', m, TUNING, s, lr, LONG) for m in methods for lr in rates for s in seeds]
+    return [Trial(regime, m, TUNING, s, lr, budget) for m in methods for lr in rates for s in seeds]
+
+def small_tuning(): return tuning(METHODS, seeds=(100, 101, 102, 103)) + tuning(VARIANTS)
 
 def crossed(regimes, methods, rates, starts=STARTS, seeds=SEEDS, **kw):
     "Every method in every regime from every start policy with every seed; `rates`: method → learning rate."
     return [Trial(g, m, p, s, rates.get(m, rates['HiR']), **kw)
             for g in regimes for p in starts for s in seeds for m in methods]
 
-def promising(records, n:int=2):
+def promising(records, n:int=3):
     "The n variants whose tuned area is highest."
     rates = tuned(records)
     mean = {m: sum(xs := [area(r) for r in rs if r['lr'] == rates[m]])/len(xs) for m, rs in by_method(records).items()}
     return sorted((m for m in mean if m in VARIANTS), key=mean.get, reverse=True)[:n]
 
-# %% ../nbs/api/61_study.ipynb #d9077c01
+# %% ../nbs/api/61_study.ipynb #ded8bdf9
 def stages(rates, best, starts=STARTS, seeds=SEEDS, **kw):
-    "Title → trials of each stage after the tuning."
-    compare = lambda g: crossed([g], [*METHODS, *best], rates, starts, seeds, **kw)
-    out = {f'comparison, {g}': compare(g) for g in ('sparse', 'zero')}
-    out['ablations, sparse'] = crossed(['sparse'], ['HiR', *ABLATIONS], {'HiR': rates['HiR']}, starts, seeds[:1], **kw)
-    for w, (lr, n) in LARGER.items():
-        out[f'carry-over, {w}'] = crossed([w], CARRY, {'HiR': lr}, starts[:1], seeds[:n], **kw)
-    return out | {'comparison, easy': compare('easy')}
+    "Title → trials of each stage on the toy, after the tuning."
+    out = {f'comparison, {g}': crossed([g], [*METHODS, *best], rates, starts, seeds, **kw) for g in REGIMES}
+    ablated = crossed(['sparse'], ['HiR', *ABLATIONS], {'HiR': rates['HiR']}, starts, seeds, **kw)
+    return out | {'ablations, sparse': ablated}
 
-CARRY = ('HiR', 'RL-ILA', 'RL-CLA', 'hybrid')
-# learning rate, not tuned and the same for all; seeds
-LARGER = {'wide-0.5M': (5e-4, 2), 'wide-easy-0.5M': (5e-4, 3), 'wide-easy-2M': (3e-4, 2)}
+# %% ../nbs/api/61_study.ipynb #4b5915e1
+CARRY, FEW = (*METHODS, 'hybrid'), ('HiR', 'RL-ILA', 'RL-CLA m=6', 'hindsight FT', 'hybrid')
+# methods; share of the tuned rate; start policies; seeds
+LARGER = {'wide-easy-0.5M': (CARRY, 1., STARTS, (0,)), 'wide-easy-2M': (FEW, .5, (0,), (0, 1)),
+          'wide-0.5M': (FEW, 1., (0, 1), (0,))}
 
-# %% ../nbs/api/61_study.ipynb #fb40eb45
+def larger_tuning(): return tuning(CARRY, (2.5e-4, 5e-4, 1e-3), (100,), 'wide-easy-0.5M', BUDGET//2)
+
+def larger(rates):
+    "Title → trials of each stage with larger models."
+    return {f'carry-over, {g}': crossed([g], methods, {m: share*lr for m, lr in rates.items()}, starts, seeds)
+            for g, (methods, share, starts, seeds) in LARGER.items()}
+
+# %% ../nbs/api/61_study.ipynb #2047bdbe
 def run_study(out, config, workers:int, quick:bool=False, say=print):
     "Run what is missing of the study, print a table per stage, collect all records in trials.jsonl."
     run = lambda trials, label: run_trials(trials, out, config, workers, label)
-    if quick: rates, records, best, kw = {'HiR': 5e-4}, [], [*VARIANTS], dict(starts=(0,), seeds=(0,), budget=192)
-    else: records, kw = run(tuning(METHODS) + tuning(VARIANTS, RATES[:2]), 'tuning'), {}
-    if not quick: rates, best = tuned(records), promising(records)
-    for title, trials in stages(rates, best, **kw).items():
-        if quick and 'carry' in title: continue
+    if quick: records, plan = [], stages({'HiR': 5e-4}, [*VARIANTS], starts=(0,), seeds=(0,), budget=192)
+    else:
+        records, wide = run(small_tuning(), 'tuning'), run(larger_tuning(), 'tuning, larger')
+        plan = stages(tuned(records), promising(records)) | larger(tuned(wide)); records += wide
+    for title, trials in plan.items():
         found = run(trials, title); records += [r for r in found if r not in records]
         say(f'\n{title}\n\n{study_text(table(found))}')
     write_jsonl(Path(out)/'trials.jsonl', records)
