@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hir.study import ABLATIONS, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
+from hir.study import ABLATIONS, FASTER, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 
@@ -23,7 +23,7 @@ def quick(out):
 def test_quick_study(tmp_path):
     said = quick(tmp_path)
     records = [json.loads(line) for line in (tmp_path/'trials.jsonl').read_text().splitlines()]
-    assert {r['method'] for r in records} == {*METHODS, *VARIANTS, *ABLATIONS}
+    assert {r['method'] for r in records} == {*METHODS, *VARIANTS, *ABLATIONS, *FASTER}
     assert {r['regime'] for r in records} == set(REGIMES) and all(g in said for g in REGIMES)
     for r in records:
         assert [e['step'] for e in r['evals']][0] == 0 and r['evals'][-1]['sampled'] >= 128, r['method']
