@@ -323,8 +323,8 @@ def stages(rates, best, starts=STARTS, seeds=SEEDS, **kw):
     fast = crossed(REGIMES, ['twice the rate'], {'HiR': 2*rates['HiR']}, starts, seeds, **kw)
     return out | {'ablations, sparse': ablated, 'HiR at twice its rate': fast}
 
-# %% ../nbs/api/61_study.ipynb #4b5915e1
-CARRY, FEW = (*METHODS, 'hybrid'), ('HiR', 'RL-ILA', 'RL-CLA m=6', 'hindsight FT', 'hybrid')
+# %% ../nbs/api/61_study.ipynb #42cc117c
+CARRY, FEW = (*METHODS, 'hybrid', 'hybrid achieved'), ('HiR', 'RL-ILA', 'RL-CLA m=6', 'hybrid', 'hybrid achieved')
 # methods; share of the tuned rate; start policies; seeds
 LARGER = {'wide-easy-0.5M': (CARRY, 1., STARTS, (0,)), 'wide-easy-2M': (FEW, .5, (0,), (0, 1)),
           'wide-0.5M': (FEW, 1., (0, 1), (0,))}
