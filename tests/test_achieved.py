@@ -2,7 +2,7 @@
 import pytest
 
 from hir.constraint import KINDS, Constraint, Count, Positive, kind, kinds
-from hir.rewrite import achieved, nearest
+from hir.rewrite import achieved, nearest_number
 from hir.verifier import check
 
 ANSWERS = ['one', 'A dog barks. A cat, of course, sleeps!', '* one\n* two\n\n[name] *bold* **fat**\n***\nP.S. THE END',
@@ -29,7 +29,7 @@ def test_numbers_that_contradict_other_arguments_are_passed_over(monkeypatch):
     @kind('demo:chars', 'Use at least {n} letters.', agree=agree)
     def chars(response, n:Positive, low:int): return len(response) >= n
     c = Constraint('demo:chars', {'n': 5, 'low': 4})
-    assert nearest(c, 'abcd').args == {'n': 4, 'low': 4} and nearest(c, 'abc') is None
+    assert nearest_number(c, 'abcd').args == {'n': 4, 'low': 4} and nearest_number(c, 'abc') is None
 
 
 @pytest.mark.parametrize('id', NUMBERED)
@@ -42,6 +42,6 @@ def test_it_is_the_nearest_number(id):
     holds = lambda n, answer: n > 0 and check(Constraint(id, args | {name: n}), answer)
     for answer in ANSWERS:
         if check(c, answer): continue
-        new = nearest(c, answer)
+        new = nearest_number(c, answer)
         far = 100 if new is None else abs(new.args[name] - 5)
         assert not any(holds(5 + s*d, answer) for d in range(1, far) for s in (1, -1))
