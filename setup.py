@@ -19,8 +19,6 @@ setup(
     package_data={'hir': ['configs/*', 'configs/recipes/*'], 'hir.data': ['toy/**/*', 'tasks/*', 'train2000.jsonl']},
     entry_points={
         'console_scripts': ['hir=hir.cli:main'],
-        'hir.kinds': [f'{n}=hir.suites.{n}' for n in ('ifeval', 'ifbench', 'iftrain', 'muldimif')]
-                     + ['toy=hir.toy', 'judge=hir.judge'],   # where `Constraint` looks for kinds
         'nbdev': ['hir=hir._modidx:d'],
     },
 )

@@ -3,10 +3,10 @@
     python tests/bench_hir.py [steps]
 
 A step samples m = 6 responses per instruction, checks every constraint of each, selects partial failures, rewrites their
-instructions and tokenises them anew (k = 2 replays per instruction), and updates the policy. `hir.step` times its phases;
+instructions and tokenises them anew (k = 2 replays per instruction), and updates the policy. `hir.training.step` times its phases;
 here its clock is the processor's, so that a busy machine does not count. Of two kinds of work:
 
-  wide   the 0.5M model of `hir.wide`, untrained, on 48 of its instructions: 7 or 8 constraints, 64 tokens at most
+  wide   the 0.5M model of `hir.toy.wide`, untrained, on 48 of its instructions: 7 or 8 constraints, 64 tokens at most
   long   a small Qwen2 of random weights on 8 synthesised instructions with 2 to 5 constraints of IFEval's kinds: 192 tokens
 
 Smaller models make the share larger: what the method does costs the same, whatever it trains. There is no reference model
@@ -25,8 +25,8 @@ WARM = 1
 
 
 def wide(steps):
-    from hir.warmstart import toy_model
-    from hir.wide import SIZES, wide_instructions, wide_tokenizer
+    from hir.toy.warmstart import toy_model
+    from hir.toy.wide import SIZES, wide_instructions, wide_tokenizer
     tokenizer = wide_tokenizer()
     return toy_model(tokenizer, **SIZES['0.5M']), tokenizer, wide_instructions(48*steps, 0), dict(batch=48, max_new_tokens=64)
 
@@ -35,8 +35,8 @@ def long(steps):
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-    from hir.synthesize import draw, load_tasks, witness
-    from hir.toy import shipped
+    from hir.instructions.synthesize import draw, load_tasks, witness
+    from hir.files import shipped
     asked = draw(load_tasks(shipped('tasks/tasks.jsonl')), 8*steps, 0, low=2, high=5)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -53,11 +53,11 @@ def long(steps):
 
 def measure(work, steps):
     import torch
-    import hir.step
-    from hir.config import HirConfig, rules_of
-    from hir.trainer import prepare, train_step
+    import hir.training.step
+    from hir.training.config import HirConfig, rules_of
+    from hir.training.trainer import prepare, train_step
     torch.set_num_threads(1)
-    hir.step.time = SimpleNamespace(perf_counter=time.process_time)
+    hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)
     model, tokenizer, instructions, settings = work(WARM + steps)
     config = HirConfig(out=tempfile.mkdtemp(), m=6, k=2, kl_coef=0., cpu=True, steps=WARM + steps, **settings)
     parts, rules, took = prepare(config, model, tokenizer), rules_of(config), []

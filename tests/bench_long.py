@@ -9,8 +9,8 @@ brackets, CJK), on the worst text of all, and its name. What is loaded on first 
 import sys
 import time
 
-from hir.constraint import KINDS, Constraint, kinds
-from hir.verifier import check
+from hir.constraints.constraint import KINDS, Constraint, kinds
+from hir.constraints.verifier import check
 from long_texts import PLAIN, long_texts
 from test_muldimif import SAID
 

@@ -42,7 +42,7 @@ def straightforward(model, ids, prompt_len, mask):
 
 
 def ours(model, ids, prompt_len, mask):
-    from hir.policy import Policy
+    from hir.policies.policy import Policy
     return Policy(model)(ids, prompt_len, mask, entropy=False)[0]
 
 
@@ -51,7 +51,7 @@ def measured(a):
     import resource
     import torch
     case = setting(a)
-    import hir.policy                                                                # not to be counted
+    import hir.policies.policy                                                                # not to be counted
     with open('/proc/self/statm') as f: before = int(f.read().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
     loss = -dict(ours=ours, straightforward=straightforward)[a.way](*case).mean()
     loss.backward()

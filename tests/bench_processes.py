@@ -24,11 +24,11 @@ def measure(out, steps, batch, m, k, length, vocab):
     "Seconds of CPU and of the clock per step (least of `steps`, after one to warm up) of a random Llama-like model."
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    from hir.config import make_config
-    from hir.instruction import load_instructions
-    from hir.policy import load_policy
-    from hir.toy import shipped
-    from hir.trainer import fit
+    from hir.training.config import make_config
+    from hir.instructions.instruction import load_instructions
+    from hir.policies.policy import load_policy
+    from hir.files import shipped
+    from hir.training.trainer import fit
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = load_policy(shipped('toy/start'))[1]

@@ -19,8 +19,8 @@ PROMPTS, SAMPLES, ANSWERED = 48, 8, 32
 def case(asked):
     "Batch of one step with prompts of `asked` tokens and random advantages; old log-probabilities are the model's own."
     import torch
-    from hir.batch import Batch
-    from hir.policy import pad_rows
+    from hir.training.batch import Batch
+    from hir.policies.policy import pad_rows
     torch.manual_seed(0)
     rows = PROMPTS*SAMPLES
     ids, length, mask = pad_rows([(prompt, torch.randint(1, 512, (ANSWERED,)).tolist())
@@ -34,8 +34,8 @@ def updates(model, batch):
     "share → function that makes one update with it; the weights stay close, so every round does the same work."
     import torch
     from accelerate import Accelerator
-    from hir.policy import Policy
-    from hir.step import update
+    from hir.policies.policy import Policy
+    from hir.training.step import update
     accelerator = Accelerator(cpu=True)
 
     def built(share):

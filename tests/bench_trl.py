@@ -79,13 +79,13 @@ def theirs(turn, steps):
 
 
 def ours(turn, steps):
-    import hir.step
-    from hir.config import HirConfig, rules_of
-    from hir.constraint import Constraint, kind
-    from hir.instruction import Instruction
-    from hir.trainer import prepare, train_step
+    import hir.training.step
+    from hir.training.config import HirConfig, rules_of
+    from hir.constraints.constraint import Constraint, kind
+    from hir.instructions.instruction import Instruction
+    from hir.training.trainer import prepare, train_step
 
-    hir.step.time = SimpleNamespace(perf_counter=time.process_time)    # phases are timed in processor seconds too
+    hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)    # phases are timed in processor seconds too
     kind('bench:even', 'Begin with an even word.')(lambda response: rewarded(response))
     asked = [Instruction(p, [Constraint('bench:even')], 'verbatim') for p in prompts(steps)]
     config = HirConfig(out=tempfile.mkdtemp(), batch=PROMPTS, m=SAMPLES, k=0, steps=steps, advantage='grpo', kl_coef=0.,

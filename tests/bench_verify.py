@@ -25,8 +25,8 @@ def records(path):
 
 def ours():
     "mode → function of a record, for hir."
-    from hir.constraint import Constraint
-    from hir.verifier import check_loose, verify, verify_both
+    from hir.constraints.constraint import Constraint
+    from hir.constraints.verifier import check_loose, verify, verify_both
 
     def built(r): return [Constraint(k, {a: v for a, v in kwargs.items() if v is not None})
                           for k, kwargs in zip(r['instruction_id_list'], r['kwargs'])]

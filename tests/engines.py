@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CONFIG_MAPPING
 
-from hir.instruction import load_instructions
-from hir.policy import Policy, encode_chat, load_policy, pad_rows
-from hir.rollout import EngineError, stop_ids
-from hir.toy import shipped
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import Policy, encode_chat, load_policy, pad_rows
+from hir.policies.rollout import EngineError, stop_ids
+from hir.files import shipped
 
 LENGTH, CLOSE = 24, 1e-4     # tokens of a response at most; nats between an engine's log-probability and the trainer's
 TINY = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from hir.constraint import KINDS, Constraint, ConstraintError
-from hir.verifier import check, check_loose
+from hir.constraints.constraint import KINDS, Constraint, ConstraintError
+from hir.constraints.verifier import check, check_loose
 from long_texts import LONG, long_texts
 
 

@@ -1,9 +1,10 @@
 """`achieved` asks for what was reached: whatever it names holds for the response, and only arguments change."""
 import pytest
 
-from hir.constraint import KINDS, Constraint, Count, Positive, kind, kinds
-from hir.rewrite import achieved, nearest_number
-from hir.verifier import check
+from hir.constraints.constraint import KINDS, Constraint, kind, kinds
+from hir.schema import Count, Positive
+from hir.replays.rewrite import achieved, nearest_number
+from hir.constraints.verifier import check
 
 ANSWERS = ['one', 'A dog barks. A cat, of course, sleeps!', '* one\n* two\n\n[name] *bold* **fat**\n***\nP.S. THE END',
            'word ' * 150, 'Section 1\nfirst\n\nSection 2\nsecond? "Yes" (no).\n\n***\n\nx y z']
@@ -24,7 +25,7 @@ def test_what_it_names_was_reached(id):
 
 
 def test_numbers_that_contradict_other_arguments_are_passed_over(monkeypatch):
-    monkeypatch.setattr('hir.constraint.KINDS', dict(KINDS))
+    monkeypatch.setattr('hir.constraints.constraint.KINDS', dict(KINDS))
     def agree(n, low): return '' if n >= low else 'n is below low'
     @kind('demo:chars', 'Use at least {n} letters.', agree=agree)
     def chars(response, n:Positive, low:int): return len(response) >= n

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import hir.suites.ifbench, hir.suites.ifeval, hir.suites.iftrain  # noqa: F401  register their kinds
-from hir.benchmarks import (HUB, READERS, DataError, Loaded, decompose, load, read_hir16k, save, save_responses, spaced,
-                            survival)
-from hir.constraint import Constraint, describe
-from hir.instruction import TEMPLATES, Instruction
-from hir.verifier import check, verify
+import hir.constraints.suites.ifbench, hir.constraints.suites.ifeval, hir.constraints.suites.iftrain  # noqa: F401  register their kinds
+from hir.instructions.benchmarks import (HUB, READERS, DataError, Loaded, decompose, load, read_hir16k, save,
+                                         save_responses, spaced, survival)
+from hir.constraints.constraint import Constraint, describe
+from hir.instructions.instruction import TEMPLATES, Instruction
+from hir.constraints.verifier import check, verify
 
 QUICK = settings(max_examples=60, deadline=None)
 FOLDER = os.environ.get('HIR_PARITY', '')

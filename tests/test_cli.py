@@ -4,10 +4,10 @@ import torch
 
 from engines import gap, questions, trainers
 from hir.cli import main
-from hir.policy import load_policy
-from hir.rollout import HFEngine
-from hir.runlog import read_log
-from hir.toy import shipped
+from hir.policies.policy import load_policy
+from hir.policies.engines.hf import HFEngine
+from hir.training.runlog import read_log
+from hir.files import shipped
 
 WORDS = dict(model=shipped('toy/start'), train=shipped('toy/train.jsonl'), steps=1, batch=4, m=3, k=1, max_new_tokens=16, cpu='true',
              eval_every=0, save_every=0, lr=1e-4)
@@ -31,9 +31,9 @@ def test_every_attention_gives_the_same_log_probabilities():
 
 def test_a_run_attends_as_it_is_told(tmp_path, monkeypatch):
     "From the setting to the same numbers and weights, to 1e-5, in either way."
-    import hir.trainer
-    seen, fit, weights, said = [], hir.trainer.fit, {}, {}
-    monkeypatch.setattr(hir.trainer, 'fit', lambda cfg, model, *rest: seen.append(model.config._attn_implementation) or fit(cfg, model, *rest))
+    import hir.training.trainer
+    seen, fit, weights, said = [], hir.training.trainer.fit, {}, {}
+    monkeypatch.setattr(hir.training.trainer, 'fit', lambda cfg, model, *rest: seen.append(model.config._attn_implementation) or fit(cfg, model, *rest))
     for attention in ('sdpa', 'eager'):
         assert hir_train(attention=attention, out=tmp_path/attention) == 0
         weights[attention] = torch.cat([p.detach().flatten() for p in load_policy(tmp_path/attention/'policy')[0].parameters()])

@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 
-from hir.config import ConfigError, ENGINES, engine_of, make_config, read_config, rules_of
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.rollout import HFEngine
-from hir.toy import shipped
-from hir.trainer import fit
-from hir.verifier import cla
+from hir.training.config import ConfigError, ENGINES, engine_of, make_config, read_config, rules_of
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.policies.engines.hf import HFEngine
+from hir.files import shipped
+from hir.training.trainer import fit
+from hir.constraints.verifier import cla
 
 
 # ---- engines

@@ -6,15 +6,15 @@ import torch
 from accelerate.state import AcceleratorState
 
 from engines import CHECKS, MODELS, contract, questions, toy, wide
-from hir.engines.vllm import VLLMEngine, base_weights, weights_of
-from hir.config import engine_of, make_config
-from hir.generate import generate
-from hir.instruction import load_instructions
-from hir.policy import Policy
-from hir.processes import start
-from hir.rollout import HFEngine
-from hir.step import where_inexact, with_own_scores
-from hir.toy import shipped
+from hir.policies.engines.vllm import VLLMEngine, base_weights, weights_of
+from hir.training.config import engine_of, make_config
+from hir.policies.generate import generate
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import Policy
+from hir.policies.processes import start
+from hir.policies.engines.hf import HFEngine
+from hir.training.step import where_inexact, with_own_scores
+from hir.files import shipped
 
 
 class Copy:

@@ -9,26 +9,26 @@ from types import SimpleNamespace
 
 import pytest
 
-import hir.evaluate
-from hir.constraint import Constraint
-from hir.evaluate import evaluate
-from hir.instruction import Instruction
-from hir.judge import Judged
-from hir.rollout import Rollout
-from hir.step import SharedEngine
+import hir.evaluation.evaluate
+from hir.constraints.constraint import Constraint
+from hir.evaluation.evaluate import evaluate
+from hir.instructions.instruction import Instruction
+from hir.constraints.judge import Judged
+from hir.policies.rollout import Rollout
+from hir.training.step import SharedEngine
 from test_launch import environment, finished, free_port, launch
 
 JUDGING = '''
 import json
-from hir.constraint import Constraint
-from hir.evaluate import evaluate
-from hir.instruction import Instruction
-from hir.judge import Judged
-from hir.policy import load_policy
-from hir.processes import said, start
-from hir.rollout import HFEngine
-from hir.step import SharedEngine
-from hir.toy import shipped
+from hir.constraints.constraint import Constraint
+from hir.evaluation.evaluate import evaluate
+from hir.instructions.instruction import Instruction
+from hir.constraints.judge import Judged
+from hir.policies.policy import load_policy
+from hir.policies.processes import said, start
+from hir.policies.engines.hf import HFEngine
+from hir.training.step import SharedEngine
+from hir.files import shipped
 
 accelerator, asked = start(cpu=True), []
 def judge(items):
@@ -68,7 +68,7 @@ def test_processes_that_share_an_engine_share_the_judge(processes, monkeypatch):
         box[accelerator.process_index] = value; together.wait()
         every = [box[i] for i in range(processes)]; together.wait()
         return every
-    monkeypatch.setattr(hir.evaluate, 'said', said)
+    monkeypatch.setattr(hir.evaluation.evaluate, 'said', said)
     def judge(items):
         asked.update(response for _, response, _ in items)
         return Judged(tuple(threading.get_ident() % 3 > 0 for _ in items))      # each has an opinion of its own

@@ -6,14 +6,14 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hir.checkpoint import CheckpointError, publish
+from hir.training.checkpoint import CheckpointError, publish
 from hir.cli import main
-from hir.config import HirConfig, save_config
+from hir.training.config import HirConfig, save_config
 from hir.export import HIDDEN, export_run, model_card, push
-from hir.instruction import write_jsonl
-from hir.lora import add_lora, save_adapter
-from hir.policy import PolicyError, load_policy
-from hir.toy import shipped
+from hir.files import write_jsonl
+from hir.policies.lora import add_lora, save_adapter
+from hir.policies.policy import PolicyError, load_policy
+from hir.files import shipped
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

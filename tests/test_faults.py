@@ -11,15 +11,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hir.checkpoint import check_checkpoint, checkpoints, find_checkpoint, own_weights, save_checkpoint
-from hir.checkpoint import CheckpointError
+from hir.training.checkpoint import check_checkpoint, checkpoints, find_checkpoint, own_weights, save_checkpoint
+from hir.training.checkpoint import CheckpointError
 from hir.cli import main
-from hir.config import ConfigError, make_config
-from hir.instruction import load_instructions
-from hir.policy import Policy, load_policy
-from hir.toy import shipped
-from hir.runlog import read_log
-from hir.trainer import fit
+from hir.training.config import ConfigError, make_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import Policy, load_policy
+from hir.files import shipped
+from hir.training.runlog import read_log
+from hir.training.trainer import fit
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 SHORT = ['--batch', '4', '--eval_every', '0', '--heldout', '', '--save_every', '2', '--cards_every', '0']
@@ -30,9 +30,9 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path):
     code = f'''
 import resource, signal
 from accelerate import Accelerator
-from hir.checkpoint import *; from hir.checkpoint import own_weights
-from hir.policy import Policy, load_policy
-from hir.toy import shipped
+from hir.training.checkpoint import *; from hir.checkpoint import own_weights
+from hir.policies.policy import Policy, load_policy
+from hir.files import shipped
 model, tokenizer = load_policy(shipped('toy/start')); a = Accelerator(cpu=True); own_weights(a); p = Policy(model)
 save_checkpoint(a, p, tokenizer, {str(tmp_path)!r}, dict(step=1))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -154,7 +154,7 @@ def test_an_unfit_tokenizer_is_refused_at_the_door(tmp_path, capsys, field):
 
 
 def test_skipped_updates_are_counted_and_leave_the_weights_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr('hir.step.clip_pg', lambda logp, *a, **k: logp.sum()*float('nan'))
+    monkeypatch.setattr('hir.training.step.clip_pg', lambda logp, *a, **k: logp.sum()*float('nan'))
     model, tokenizer = load_policy(shipped('toy/start'))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     cfg = make_config(dict(out=str(tmp_path), batch=2, steps=2, max_new_tokens=32, kl_coef=0., cpu=True, cards_every=0))

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hir.advantage import grpo, reinforce_pp, returns, terminal
-from hir.constraint import Verdict
-from hir.loss import (clip_pg, clip_stats, kl_penalty, seq_mean_token_mean, seq_mean_token_sum,
-                      token_mean)
-from hir.rollout import Rollout
-from hir.select import both, candidates, lam, select
-from hir.verifier import ila
+from hir.training.advantage import grpo, reinforce_pp, returns, terminal
+from hir.constraints.constraint import Verdict
+from hir.training.loss import clip_pg, clip_stats, kl_penalty, seq_mean_token_mean, seq_mean_token_sum, token_mean
+from hir.policies.rollout import Rollout
+from hir.replays.select import both, candidates, lam, select
+from hir.constraints.verifier import ila
 
 TIGHT, LOOSE = 1e-9, 1e-7   # loose: recorded with 1e-8 added to each sequence's token count
 MODES = {'token-mean': (token_mean, TIGHT), 'seq-mean-token-sum': (seq_mean_token_sum, TIGHT),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, strategies as st
 
-import hir.suites.ifbench as ifbench
-from hir.constraint import KINDS, Constraint, describe
+import hir.constraints.suites.ifbench as ifbench
+from hir.constraints.constraint import KINDS, Constraint, describe
 from suites import (accepts_all, agrees, answers_long_texts, answers_stably, any_constraint, refused_by_name_or_works,
                     refuses_what_is_missing, table_per_kind, takes_steps_in_proportion)
 from test_ifeval_props import QUICK, count, pieces, word

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings, strategies as st
 
-import hir.suites.ifeval as ifeval
-from hir.constraint import KINDS, Constraint, ConstraintError
-from hir.verifier import check
+import hir.constraints.suites.ifeval as ifeval
+from hir.constraints.constraint import KINDS, Constraint, ConstraintError
+from hir.constraints.verifier import check
 from suites import answers_long_texts, answers_stably, refused_by_name_or_works, takes_steps_in_proportion
 
 IFEVAL = sorted(k for k, v in KINDS.items() if v.check.__module__ == ifeval.__name__)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, strategies as st
 
-import hir.suites.iftrain as iftrain
-from hir.constraint import KINDS, Constraint, ConstraintError, describe, kinds
+import hir.constraints.suites.iftrain as iftrain
+from hir.constraints.constraint import KINDS, Constraint, ConstraintError, describe, kinds
 from suites import (accepts_all, agrees, answers_long_texts, answers_stably, any_constraint, refused_by_name_or_works,
                     refuses_what_is_missing, table_per_kind, takes_steps_in_proportion)
 from test_ifeval_props import QUICK, count, relation, texts, word

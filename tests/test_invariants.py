@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import hir.step
-from hir.config import make_config, read_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.toy import shipped
-from hir.runlog import read_log
-from hir.trainer import fit
+import hir.training.step
+from hir.training.config import make_config, read_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.files import shipped
+from hir.training.runlog import read_log
+from hir.training.trainer import fit
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 BASE = make_config(dict(model=str(shipped('toy/start')), batch=6, steps=4, eval_every=0, cards_every=0, heldout='',
@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_run(tmp_path, reference):
 
 def test_replays_go_through_the_step(tmp_path, monkeypatch, reference):
     "Dropping the replays changes the run: they are not decoration."
-    monkeypatch.setattr(hir.step, 'replays_of', lambda *a, **k: [])
+    monkeypatch.setattr(hir.training.step, 'replays_of', lambda *a, **k: [])
     weights, history = run(tmp_path)
     assert all(h['replays'] == 0 for h in history) and all(h['replays'] == 12 for h in reference[1])
     assert far(weights, reference[0]) > 1e-4
@@ -68,11 +68,11 @@ def test_without_replays_the_replay_switches_are_idle(tmp_path):
 
 SCRIPT = '''
 import sys
-from hir.config import read_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.toy import shipped
-from hir.trainer import fit
+from hir.training.config import read_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.files import shipped
+from hir.training.trainer import fit
 cfg = read_config(sys.argv[1])
 model, tokenizer = load_policy(cfg.model)
 fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48], progress=False)
@@ -83,7 +83,7 @@ fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48], p
 @pytest.mark.parametrize('batch', [6, 1])
 def test_two_processes_equal_one(tmp_path, batch):
     "gloo on this machine; with a batch of one instruction, the second process samples nothing."
-    from hir.config import save_config
+    from hir.training.config import save_config
     save_config(replace(BASE, batch=batch, out=str(tmp_path/'two'), micro=16), tmp_path/'two.yaml')
     (tmp_path/'script.py').write_text(SCRIPT)
     with socket.socket() as s:

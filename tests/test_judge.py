@@ -8,11 +8,11 @@ from hypothesis import given, settings, strategies as st
 
 pytest.importorskip('openai', reason='the extra is not installed: pip install "hir[judge]"')
 
-import hir.judge
-from hir.constraint import Constraint, Verdict, kind
-from hir.judge import (PROMPT_VERSION, UNCLEAR, Cache, Judge, JudgeError, Judged, agreement, agreement_text, question,
-                       read_cache, verify_with, yes_or_no)
-from hir.verifier import CheckError, check
+import hir.constraints.judge
+from hir.constraints.constraint import Constraint, Verdict, kind
+from hir.constraints.judge import (PROMPT_VERSION, UNCLEAR, Cache, Judge, JudgeError, Judged, agreement,
+                                   agreement_text, question, read_cache, verify_with, yes_or_no)
+from hir.constraints.verifier import CheckError, check
 
 
 # ---- the endpoint
@@ -113,7 +113,7 @@ def test_the_response_arrives_intact_and_alone_between_its_marks(endpoint):
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.text(min_size=1), st.text())
 def test_any_text_can_be_asked_and_read(task, response, said):
-    assert hir.judge.readable(response) in question(task, response, CALM)
+    assert hir.constraints.judge.readable(response) in question(task, response, CALM)
     question(task, response, CALM).encode()
     assert yes_or_no(said) in (None, True, False)
 
@@ -169,7 +169,7 @@ def slept(monkeypatch):
     async def sleep(seconds, *rest):
         if seconds > 0: out.append(seconds)
         await real(0)
-    monkeypatch.setattr(hir.judge.asyncio, 'sleep', sleep)
+    monkeypatch.setattr(hir.constraints.judge.asyncio, 'sleep', sleep)
     return out
 
 def test_retry_after_is_waited_for_and_a_little_longer(endpoint, slept):
@@ -237,7 +237,7 @@ def test_without_the_client_the_error_names_the_extra(monkeypatch):
     with pytest.raises(JudgeError, match=re.escape('pip install "hir[judge]"')): Judge('model')
 
 def test_importing_the_module_does_not_import_the_client():
-    said = subprocess.run([sys.executable, '-c', 'import hir.judge, sys; print("openai" in sys.modules)'],
+    said = subprocess.run([sys.executable, '-c', 'import hir.constraints.judge, sys; print("openai" in sys.modules)'],
                           capture_output=True, text=True, check=True).stdout
     assert said.strip() == 'False'
 
@@ -264,7 +264,7 @@ def test_inside_a_running_event_loop(endpoint):
 
 def test_awaited(endpoint):
     endpoint.script = steps('Yes')
-    assert asyncio.run(hir.judge.ask(judge_at(endpoint), items(3))).ok == (True,)*3
+    assert asyncio.run(hir.constraints.judge.ask(judge_at(endpoint), items(3))).ok == (True,)*3
 
 def test_errors_come_through_a_running_loop(endpoint):
     endpoint.script = steps(401)
@@ -275,8 +275,8 @@ def test_an_interrupt_in_a_notebook_ends_the_questions(endpoint, tmp_path):
     "The loop of the notebook waits in the main thread; the interrupt must reach the one that asks."
     code = f'''
 import asyncio, signal
-from hir.constraint import Constraint
-from hir.judge import Judge
+from hir.constraints.constraint import Constraint
+from hir.constraints.judge import Judge
 signal.signal(signal.SIGINT, signal.default_int_handler)
 c = Constraint('judge:criterion', {{'criterion': 'calm'}})
 async def cell():
@@ -316,7 +316,7 @@ def test_what_differs_is_asked_again(endpoint, tmp_path, monkeypatch):
     for item in ((task, response + '!', c), (task + '!', response, c),
                  (task, response, Constraint('judge:criterion', {'criterion': 'Calm.'}))):
         assert asked(judge_at(endpoint, cache=path), item) == 1
-    monkeypatch.setattr(hir.judge, 'PROMPT_VERSION', PROMPT_VERSION + 1)
+    monkeypatch.setattr(hir.constraints.judge, 'PROMPT_VERSION', PROMPT_VERSION + 1)
     assert asked(judge_at(endpoint, cache=path)) == 1
 
 def test_unjudged_is_not_remembered(endpoint, tmp_path):
@@ -336,7 +336,7 @@ def test_a_torn_last_line_costs_that_line_only(endpoint, tmp_path, cut):
 
 def test_processes_append_to_one_file(tmp_path):
     path = tmp_path/'judge.jsonl'
-    code = ('import sys; from hir.judge import Cache; c = Cache(sys.argv[1])\n'
+    code = ('import sys; from hir.constraints.judge import Cache; c = Cache(sys.argv[1])\n'
             'for i in range(500): c.add(f"{sys.argv[2]}-{i}"*3, i % 2 == 0)')
     children = [subprocess.Popen([sys.executable, '-c', code, str(path), str(n)]) for n in range(3)]
     assert [c.wait() for c in children] == [0, 0, 0]

@@ -15,15 +15,15 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.state import AcceleratorState
 
 import hir
-from hir.checkpoint import checkpoints
+from hir.training.checkpoint import checkpoints
 from hir.cli import config_files, main
-from hir.config import make_config, read_config, save_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.rollout import HFEngine
-from hir.runlog import read_log
-from hir.toy import shipped
-from hir.trainer import fit
+from hir.training.config import make_config, read_config, save_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.policies.engines.hf import HFEngine
+from hir.training.runlog import read_log
+from hir.files import shipped
+from hir.training.trainer import fit
 
 LAUNCH = dict(single='NO', ddp='MULTI_GPU', multinode='MULTI_GPU', fsdp2='FSDP', zero3='DEEPSPEED')
 TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
@@ -121,24 +121,24 @@ import os, sys
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from dataclasses import replace
-from hir.config import read_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.processes import LaunchError
-import hir.policy, hir.trainer
+from hir.training.config import read_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.policies.processes import LaunchError
+import hir.policies.policy, hir.training.trainer
 rank, copies = os.environ['RANK'], []
-prepared = hir.trainer.prepare
+prepared = hir.training.trainer.prepare
 def prepare(*args):
     parts = prepared(*args)
     copies.append(getattr(parts.engine, 'llm', None))
     return parts
-hir.trainer.prepare = prepare
+hir.training.trainer.prepare = prepare
 def run(path):
     AcceleratorState._reset_state(reset_partial_state=True)
     cfg = read_config(path)
     cfg = replace(cfg, out=cfg.out.replace('RANK', rank))
     model, tokenizer = load_policy(cfg.model, dtype=cfg.dtype)
-    try: hir.trainer.fit(cfg, model, tokenizer, load_instructions(cfg.train), lambda engine: {}, progress=False)
+    try: hir.training.trainer.fit(cfg, model, tokenizer, load_instructions(cfg.train), lambda engine: {}, progress=False)
     except LaunchError as e: open(f'{path}.{rank}', 'w').write(str(e))
     if copies[-1]: torch.save(copies[-1].model.state_dict(), f'{cfg.out}/sent{rank}.pt')
 def runs():
@@ -207,7 +207,7 @@ def test_processes_without_a_device_are_refused(tmp_path):
 SHARDED = RUNS + '''
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from hir.processes import is_sharded, is_zero3
+from hir.policies.processes import is_sharded, is_zero3
 started = AcceleratorState.__init__
 def start(self, *args, **kw):
     fresh = not self._shared_state or not self.initialized
@@ -222,7 +222,7 @@ def start(self, *args, **kw):
         kw['deepspeed_plugin'].select(_from_accelerator_state=True)
     if fresh: PartialState._shared_state['distributed_type'] = self.distributed_type
 AcceleratorState.__init__ = start
-whole = hir.trainer.prepare
+whole = hir.training.trainer.prepare
 def prepare(*args):
     parts = whole(*args)
     for model in (parts.policy, getattr(parts.reference, 'policy', parts.reference)):
@@ -230,8 +230,8 @@ def prepare(*args):
         assert is_sharded(parts.accelerator) and parts.accelerator.unwrap_model(model).chunk == 50
         assert any(hasattr(p, 'ds_tensor') if zero3 else isinstance(p, DTensor) for p in model.parameters())   # not all: the
     return parts                                                     # root stays whole after a forward pass
-hir.trainer.prepare = prepare
-hir.policy.LOGITS = 203*50                                           # 50 tokens of the toy are projected at a time
+hir.training.trainer.prepare = prepare
+hir.policies.policy.LOGITS = 203*50                                           # 50 tokens of the toy are projected at a time
 runs()
 '''
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from hir.generate import generate
-from hir.lora import (AdapterOff, add_lora, count_parameters, linear_layers, load_adapter, lora_size, lora_targets,
-                      merge_lora, merged_state, merged_weights, save_adapter)
-from hir.policy import Policy, PolicyError, check_head, pad_rows
+from hir.policies.generate import generate
+from hir.policies.lora import (AdapterOff, add_lora, count_parameters, linear_layers, load_adapter, lora_size,
+                               lora_targets, merge_lora, merged_state, merged_weights, save_adapter)
+from hir.policies.policy import Policy, PolicyError, check_head, pad_rows
 from test_models import FAMILIES, tiny
 
 ROWS = pad_rows([([5, 6, 7], [8, 9, 10, 11]), ([5], [12, 13])], 0)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
 
-from hir.generate import generate
-from hir.policy import Policy, PolicyError, check_head, load_policy, pad_rows
-from hir.toy import shipped
+from hir.policies.generate import generate
+from hir.policies.policy import Policy, PolicyError, check_head, load_policy, pad_rows
+from hir.files import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, eos_token_id=1, bos_token_id=2)

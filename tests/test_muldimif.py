@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings, strategies as st
 
-import hir.suites.muldimif as muldimif
-from hir.constraint import KINDS, Constraint, ConstraintError
-from hir.verifier import check, check_loose
+import hir.constraints.suites.muldimif as muldimif
+from hir.constraints.constraint import KINDS, Constraint, ConstraintError
+from hir.constraints.verifier import check, check_loose
 from suites import answers_long_texts, takes_steps_in_proportion
 from test_ifeval_props import texts
 from test_parity import FOLDER, records

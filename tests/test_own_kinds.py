@@ -5,10 +5,10 @@ import pytest
 
 from hir import constraint
 from hir.cli import main
-from hir.constraint import ConstraintError, get_kind, use_kinds
-from hir.toy import shipped
+from hir.constraints.constraint import ConstraintError, get_kind, use_kinds
+from hir.files import shipped
 
-RHYME = '''from hir.constraint import Positive, Text, kind
+RHYME = '''from hir.constraints.constraint import Positive, Text, kind
 
 @kind('NAME:rhyme', 'Let at least {n} lines end in "{ending}".', example={'n': 2, 'ending': 'ow'})
 def rhyme(response, n:Positive, ending:Text):

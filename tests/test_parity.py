@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import hir.suites.ifeval  # noqa: F401  registers the kinds
-from hir.constraint import Constraint, ConstraintError
-from hir.verifier import check, check_loose, verify
+import hir.constraints.suites.ifeval  # noqa: F401  registers the kinds
+from hir.constraints.constraint import Constraint, ConstraintError
+from hir.constraints.verifier import check, check_loose, verify
 from suites import agrees, table_per_kind
 
 FOLDER = os.environ.get('HIR_PARITY', '')

@@ -9,15 +9,15 @@ import pytest
 
 import hir
 from hir.cli import main
-from hir.config import ConfigError, HirConfig, make_config, read_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
+from hir.training.config import ConfigError, HirConfig, make_config, read_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
 from hir.recipes import dry_run
-from hir.rollout import HFEngine
-from hir.runlog import read_log
-from hir.step import StepError
-from hir.toy import shipped
-from hir.trainer import TrainingError, fit
+from hir.policies.engines.hf import HFEngine
+from hir.training.runlog import read_log
+from hir.training.step import StepError
+from hir.files import shipped
+from hir.training.trainer import TrainingError, fit
 
 TRAIN = load_instructions(shipped('toy/train.jsonl'))[:4]
 ALONE = [replace(q, constraints=q.constraints[:1]) for q in TRAIN]
@@ -42,13 +42,13 @@ def test_a_new_rate_counts_from_the_resumed_step_on(tmp_path, capsys):
     first = read_config(tmp_path/'config.yaml')
     cfg = small(tmp_path, steps=4, schedule='linear', lr=1e-4, weight_decay=0., resume='auto')
     seen = []
-    import hir.trainer
-    real = hir.trainer.train_step
+    import hir.training.trainer
+    real = hir.training.trainer.train_step
     def watched(cfg, parts, *args):
         seen.append([(g['lr'], g['initial_lr'], g['weight_decay']) for g in parts.optimizer.param_groups])
         return real(cfg, parts, *args)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hir.trainer, 'train_step', watched)
+        patch.setattr(hir.training.trainer, 'train_step', watched)
         history = trained(cfg)
     assert seen[0] == [(1e-4*.5, 1e-4, 0.)] and [h['lr'] for h in history[2:]] == [1e-4*.5, 1e-4*.25]
     assert first.lr == 1e-3 and read_config(tmp_path/'config.yaml').lr == 1e-4
@@ -66,13 +66,13 @@ def two_groups(parameters, lr, weight_decay):
 def test_groups_of_an_optimizer_keep_their_own_rates(tmp_path):
     sgd = dict(optimizer='test_practice:two_groups', weight_decay=.1)
     trained(small(tmp_path/'a', steps=1, **sgd))
-    import hir.trainer
-    seen, real = [], hir.trainer.train_step
+    import hir.training.trainer
+    seen, real = [], hir.training.trainer.train_step
     def watched(cfg, parts, *args):
         seen.extend((g['lr'], g['weight_decay']) for g in parts.optimizer.param_groups)
         return real(cfg, parts, *args)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hir.trainer, 'train_step', watched)
+        patch.setattr(hir.training.trainer, 'train_step', watched)
         trained(small(tmp_path/'a', steps=2, resume='auto', lr=1e-4, **sgd))
     assert seen == [(10*1e-4, 0.), (1e-4, .1)]
 

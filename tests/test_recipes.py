@@ -8,12 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from hir.cli import main
-from hir.config import HirConfig, read_config, rules_of
-from hir.lora import add_lora
-from hir.policy import load_policy
-from hir.recipes import activations, device_bytes, dims_of, dry_run, format_of, held, memory, memory_lines, plan, recipes, resolve, training_data
-from hir.toy import shipped
-from hir.runlog import read_log
+from hir.training.config import HirConfig, read_config, rules_of
+from hir.policies.lora import add_lora
+from hir.policies.policy import load_policy
+from hir.recipes import (activations, device_bytes, dims_of, dry_run, format_of, held, memory, memory_lines, plan,
+                         recipes, resolve, training_data)
+from hir.files import shipped
+from hir.training.runlog import read_log
 from test_benchmarks import GOOD, written
 
 FAMILY = {'qwen3': 'qwen3', 'qwen2.5': 'qwen2', 'llama3.2': 'llama'}

@@ -14,24 +14,24 @@ import pytest
 import torch
 
 import hir
-from hir.checkpoint import CheckpointError, checkpoints
+from hir.training.checkpoint import CheckpointError, checkpoints
 from hir.cli import main
-from hir.config import make_config
-from hir.instruction import load_instructions
-from hir.policy import load_policy
-from hir.rollout import HFEngine
-from hir.runlog import read_log
-from hir.toy import shipped
-from hir.trainer import fit
+from hir.training.config import make_config
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import load_policy
+from hir.policies.engines.hf import HFEngine
+from hir.training.runlog import read_log
+from hir.files import shipped
+from hir.training.trainer import fit
 
 TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
 STEPS = 6
 CLOCKS = ('seconds', 'tokens_per_second')
 
-PLACES = {'sampling': ('hir.step', 'experience'), 'updating': ('hir.step', 'optimise', True), 'logging': ('hir.trainer', 'log_rows'),
-          'logged': ('hir.trainer', 'log_step', True), 'writing weights': ('hir.checkpoint', 'save_policy', True),
-          'hashing': ('hir.checkpoint', 'manifest_of'), 'publishing': ('hir.checkpoint', 'remove'),
-          'saved': ('hir.trainer', 'save_now', True), 'evaluating': ('hir.trainer', 'log_eval'), 'torn': ('hir.trainer', 'append')}
+PLACES = {'sampling': ('hir.training.step', 'experience'), 'updating': ('hir.training.step', 'optimise', True), 'logging': ('hir.training.trainer', 'log_rows'),
+          'logged': ('hir.training.trainer', 'log_step', True), 'writing weights': ('hir.training.checkpoint', 'save_policy', True),
+          'hashing': ('hir.training.checkpoint', 'manifest_of'), 'publishing': ('hir.training.checkpoint', 'remove'),
+          'saved': ('hir.training.trainer', 'save_now', True), 'evaluating': ('hir.training.trainer', 'log_eval'), 'torn': ('hir.training.trainer', 'append')}
 
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +74,7 @@ def words(out, *more):
 
 # Processes of their own, forked from one that has imported everything and computed nothing: what takes long is the import.
 FORK = multiprocessing.get_context('forkserver')
-FORK.set_forkserver_preload(['hir.cli', 'hir.trainer', 'hir.recipes', 'hir.evaluate', 'test_resume'])
+FORK.set_forkserver_preload(['hir.cli', 'hir.training.trainer', 'hir.recipes', 'hir.evaluation.evaluate', 'test_resume'])
 
 
 def started(out, where='', nth=1):
@@ -173,12 +173,12 @@ def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
     out = tmp_path/'run'
     (tmp_path/'train.py').write_text('''
 import os, signal, sys
-import hir.trainer
-real = hir.trainer.train_step
+import hir.training.trainer
+real = hir.training.trainer.train_step
 def step(cfg, parts, *args):
     if parts.run.step == 1 and parts.accelerator.process_index == 1: os.kill(os.getpid(), signal.SIGTERM)
     return real(cfg, parts, *args)
-hir.trainer.train_step = step
+hir.training.trainer.train_step = step
 from hir.cli import main
 try: main(WORDS)
 except SystemExit as e: open(f'{FOLDER}/status{os.environ["RANK"]}', 'w').write(str(e.code))
@@ -227,8 +227,8 @@ def test_the_engine_is_closed_whatever_fails(tmp_path):
 
 def test_an_update_that_is_skipped_leaves_optimizer_and_schedule_alone(tmp_path, monkeypatch):
     short_fit(small(tmp_path/'a', steps=1, schedule='linear'))
-    real = hir.step.clip_pg
-    monkeypatch.setattr('hir.step.clip_pg', lambda *a, **k: real(*a, **k)*float('nan'))
+    real = hir.training.step.clip_pg
+    monkeypatch.setattr('hir.training.step.clip_pg', lambda *a, **k: real(*a, **k)*float('nan'))
     shutil.copytree(tmp_path/'a', tmp_path/'b')
     short_fit(small(tmp_path/'b', steps=2, schedule='linear', resume='auto'))
     states = [torch.load(tmp_path/'b'/f'checkpoint-00000{s}'/'state'/'optimizer.bin') for s in (1, 2)]

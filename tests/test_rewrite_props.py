@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hir.constraint import Constraint
-from hir.instruction import TEMPLATES, Instruction
-from hir.rewrite import exact, hindsight, subset
-from hir.toy import DRAW, draw_instruction, witness
-from hir.verifier import check, check_loose, ila, verify
+from hir.constraints.constraint import Constraint
+from hir.instructions.instruction import TEMPLATES, Instruction
+from hir.replays.rewrite import exact, hindsight, subset
+from hir.toy.toy import DRAW, draw_instruction, witness
+from hir.constraints.verifier import check, check_loose, ila, verify
 
 WRITABLE = sorted(set(TEMPLATES) - {'verbatim'})
 POOL = [  # the ways in which IFEval kinds look at a response, the quoting one among them

@@ -10,13 +10,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPING
 
-from hir.batch import collate, explore, micro_batches, push, spare
-from hir.instruction import load_instructions
-from hir.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
-from hir.processes import in_step, start
-from hir.rollout import HFEngine
-from hir.step import Rules, StepError, dropped, experience, kept, masked, penalised, recomputed, step, update, with_advantages
-from hir.toy import shipped
+from hir.training.batch import collate, explore, micro_batches, push, spare
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
+from hir.policies.processes import in_step, start
+from hir.policies.engines.hf import HFEngine
+from hir.training.step import (Rules, StepError, dropped, experience, kept, masked, penalised, recomputed, step,
+                               update, with_advantages)
+from hir.files import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=40, pad_token_id=0, eos_token_id=1, bos_token_id=2)
@@ -102,11 +103,11 @@ def test_a_padding_that_turns_into_nan_is_noticed():
 
 def test_a_shared_path_that_computes_something_else_is_not_taken(monkeypatch):
     model = tiny('llama')
-    monkeypatch.setattr('hir.policy.shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
+    monkeypatch.setattr('hir.policies.policy.shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
     with pytest.warns(UserWarning, match='differ'): assert not Policy(model).share
 
     def broken(*args): raise RuntimeError('no cache here')
-    monkeypatch.setattr('hir.policy.shared_states', broken)
+    monkeypatch.setattr('hir.policies.policy.shared_states', broken)
     with pytest.warns(UserWarning, match='no cache here'): assert not Policy(model).share
 
 
@@ -187,7 +188,7 @@ def test_a_mask_in_bfloat16_counts_every_token(monkeypatch):
     "FSDP2 casts what a policy is given, and 257 is not a number of bfloat16."
     model, seen = tiny('llama', torch.float32), []
     monkeypatch.setattr(type(model.config), '_attn_implementation', 'flash_attention_2', raising=False)
-    monkeypatch.setattr('hir.policy.packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
+    monkeypatch.setattr('hir.policies.policy.packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
     ids, prompt_len, mask = pad_rows([([5], [6]*257), ([5, 6], [7]*258)], 0)
     Policy(model, share=False)(ids, prompt_len, mask.bfloat16())
     assert seen == [[258, 260]]

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from hir.cli import main
-from hir.constraint import Constraint, KINDS, kind, kinds
-from hir.instruction import DataError, Instruction, save_instructions
-from hir.scoring import in_order, parsed, score_file, score_line, score_record, scored
-from hir.verifier import CheckError
+from hir.constraints.constraint import Constraint, KINDS, kind, kinds
+from hir.files import DataError
+from hir.instructions.instruction import Instruction, save_instructions
+from hir.instructions.scoring import in_order, parsed, score_file, score_line, score_record, scored
+from hir.constraints.verifier import CheckError
 from test_parity import FOLDER
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -140,7 +141,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_no_model_is_loaded():
-    code = "import sys, hir.scoring, hir.catalogue; print({'torch', 'transformers', 'nltk', 'numpy'} & set(sys.modules))"
+    code = "import sys, hir.instructions.scoring, hir.constraints.catalogue; print({'torch', 'transformers', 'nltk', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'set()\n'
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hir.study import ABLATIONS, FASTER, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
+from hir.toy.study import ABLATIONS, FASTER, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 

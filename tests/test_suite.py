@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hir.cli import main
-from hir.instruction import DataError, write_jsonl
-from hir.scoring import score_file
-from hir.suite import differences, folder_of, line_of, questions, read_scored, run_suite, repaired
-from hir.toy import shipped
+from hir.files import DataError, write_jsonl
+from hir.instructions.scoring import score_file
+from hir.evaluation.suite import differences, folder_of, line_of, questions, read_scored, run_suite, repaired
+from hir.files import shipped
 from test_parity import FOLDER
 
 HERE = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -11,13 +11,14 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import hir.suites.ifbench, hir.suites.ifeval, hir.suites.iftrain  # noqa: F401  register their kinds
-from hir.constraint import KINDS, Constraint, ConstraintError, describe
-from hir.instruction import DataError, load_instructions, save_instructions
-from hir.synthesize import (CONFLICTS, DRAW, PLANS, REWRITABLE, WORDS, draw, draw_constraints, go_together, load_tasks, pair_report,
-                            witness)
-from hir.toy import shipped
-from hir.verifier import check, check_loose, verify
+import hir.constraints.suites.ifbench, hir.constraints.suites.ifeval, hir.constraints.suites.iftrain  # noqa: F401  register their kinds
+from hir.constraints.constraint import KINDS, Constraint, ConstraintError, describe
+from hir.files import DataError
+from hir.instructions.instruction import load_instructions, save_instructions
+from hir.instructions.synthesize import (CONFLICTS, DRAW, PLANS, REWRITABLE, WORDS, draw, draw_constraints,
+                                         go_together, load_tasks, pair_report, witness)
+from hir.files import shipped
+from hir.constraints.verifier import check, check_loose, verify
 
 QUICK = settings(max_examples=25, deadline=None)
 TASKS = load_tasks(shipped('tasks/tasks.jsonl'))

@@ -1,6 +1,6 @@
 """Our sentences, tokens and languages are those of NLTK and langdetect, on random and on recorded texts.
 
-`hir.text` cuts sentences with Punkt, tokens with the Treebank rules and guesses languages as langdetect does, in code
+`hir.constraints.text` cuts sentences with Punkt, tokens with the Treebank rules and guesses languages as langdetect does, in code
 of its own. Here each is compared with the library that it follows. With HIR_PARITY=<folder>, also on real responses.
 """
 from functools import cache

@@ -108,7 +108,7 @@ def wrong(value):
 
 def spoilt(space, names, kinds):
     "The notebook's names with the answers spoilt; checkers that an answer registered say nothing any more."
-    from hir.constraint import KINDS
+    from hir.constraints.constraint import KINDS
     KINDS.update({i: replace(k, check=lambda response: None) for i, k in kinds.items()})
     return space | {n: wrong(space[n]) for n in names}
 
@@ -116,7 +116,7 @@ def spoilt(space, names, kinds):
 @pytest.mark.parametrize('book', NAMED)
 def test_a_wrong_answer_fails_its_test(book, monkeypatch):
     "The notebook, run once; before each test of an exercise the answers are spoilt, and the test must notice."
-    from hir.constraint import KINDS
+    from hir.constraints.constraint import KINDS
     from matplotlib import pyplot
     monkeypatch.chdir(book.parent)
     space = {'__name__': '__main__'}

@@ -7,12 +7,13 @@ import torch
 pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from engines import CHECKS, CLOSE, contract, gap, questions, stir, tiny, wide
-from hir.config import make_config
-from hir.engines.vllm import VLLMEngine, VLLMServerEngine
-from hir.instruction import load_instructions
-from hir.rollout import EngineError, HFEngine
-from hir.toy import shipped
-from hir.trainer import fit
+from hir.training.config import make_config
+from hir.policies.engines.vllm import VLLMEngine, VLLMServerEngine
+from hir.instructions.instruction import load_instructions
+from hir.policies.rollout import EngineError
+from hir.policies.engines.hf import HFEngine
+from hir.files import shipped
+from hir.training.trainer import fit
 
 ENGINES = {'in-process': VLLMEngine, 'server': VLLMServerEngine,
            'in-process-adapter': lambda *args, **kw: VLLMEngine(*args, lora='adapter', **kw),
@@ -51,7 +52,7 @@ def test_weights_that_do_not_arrive_are_noticed(monkeypatch):
         for method, keep in (('named_parameters', True), ('state_dict', False)):
             stir(model, .2)
             with monkeypatch.context() as m:
-                m.setattr('hir.engines.vllm.weights_of', lambda model, *rest: [
+                m.setattr('hir.policies.engines.vllm.weights_of', lambda model, *rest: [
                     (k, p.detach()) for k, p in model.named_parameters() if keep or 'layers.1.mlp' not in k])
                 with pytest.raises(EngineError, match='not all weights have arrived'): engine.sync(model)
             with pytest.raises(EngineError, match='sync'): engine.generate(questions(), 1, 0)

@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from engines import wide
-from hir.constraint import Constraint, Verdict
-from hir.judge import UNCLEAR, Judge, JudgeError, agreement, verify_with
+from hir.constraints.constraint import Constraint, Verdict
+from hir.constraints.judge import UNCLEAR, Judge, JudgeError, agreement, verify_with
 
 CALM = Constraint('judge:criterion', {'criterion': 'The tone is calm.'})
 SHORT = Constraint('toy:at_most', {'n': 3})
