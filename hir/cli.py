@@ -6,9 +6,10 @@
 __all__ = ['FLAGS', 'TRAIN_HELP', 'setting_help', 'near_flag', 'overrides', 'located', 'asked_for', 'config_files', 'config_at',
            'fetched', 'heldout_of', 'settings_of', 'train', 'engine_for', 'own_instructions', 'suites_of',
            'evaluate_command', 'evaluate_suite', 'compare_scored', 'show_scores', 'save_json', 'demo', 'study',
-           'workers', 'list_kinds', 'config_command', 'add_config', 'verify_command', 'add_verify', 'own_kinds',
-           'export_command', 'add_export', 'parser', 'at_least_1', 'add_demo', 'add_train', 'add_study', 'add_eval',
-           'not_negative', 'add_suite', 'mendable', 'main']
+           'workers', 'list_kinds', 'method_page', 'words', 'list_methods', 'config_command', 'add_config',
+           'verify_command', 'add_verify', 'own_kinds', 'export_command', 'add_export', 'parser', 'at_least_1',
+           'add_methods', 'add_demo', 'add_train', 'add_study', 'add_eval', 'not_negative', 'add_suite', 'mendable',
+           'main']
 
 # %% ../nbs/api/92_cli.ipynb #e035db03
 import argparse, os, re, sys
@@ -22,13 +23,11 @@ from .files import shipped
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
 def setting_help():
-    "Lines of name, type, default and comment for every setting."
-    import inspect
+    "A line for every setting of a run: name, type, default, and what it is."
+    from hir.schema import type_word
     from hir.training.config import FIELDS, HirConfig
-    source = '\n'.join(inspect.getsource(c) for c in HirConfig.__mro__[-2::-1])
-    notes = dict(re.findall(r'^    (\w+):\w+ = .*?# (.*)$', source, re.M))
-    return '\n'.join(f'  --{n:<16} {f.type.__name__:<6} {str(f.default) or "-":<12} {notes.get(n, "")}'
-                     for n, f in FIELDS.items())
+    given = {n: getattr(HirConfig(), n) for n in FIELDS} | {'method': 'hir'}
+    return '\n'.join(f'  --{n:<16} {type_word(s.hint):<6} {str(given[n]) or "-":<12} {s.help}' for n, s in FIELDS.items())
 
 # %% ../nbs/api/92_cli.ipynb #54bf12b4
 FLAGS = 'config', 'dry-run', 'debug', 'help'
@@ -38,7 +37,7 @@ def near_flag(key:str):
     import difflib
     from hir.training.config import FIELDS
     name = key.lstrip('-').replace('_', '-')
-    known = name.replace('-', '_') in FIELDS
+    known = name.replace('-', '_') in FIELDS or name.startswith('method.')
     return '' if known else next(iter(difflib.get_close_matches(name, FLAGS, 1, .8)), '')
 
 def overrides(words):
@@ -91,11 +90,11 @@ def fetched(config, path:str):
 def heldout_of(cfg):
     "The function that `fit` calls to evaluate, or None."
     if not cfg.heldout: return None
-    from hir.training.config import function_of, judge_of
+    from hir.training.config import rules_of
     from hir.evaluation.evaluate import evaluate
     from hir.recipes import training_data
     instructions, _ = training_data(asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), replay=False)
-    kw = dict(seed=0, check=function_of('check', cfg.check), greedy=False, judge=judge_of(cfg))
+    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge)
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
 # %% ../nbs/api/92_cli.ipynb #420c7016
@@ -111,7 +110,7 @@ def settings_of(args, rest):
 def train(args, rest):
     "Train a policy; its run folder is `out`."
     from dataclasses import replace
-    from hir.training.config import ConfigError, attention_of, chat_of, rules_of
+    from hir.training.config import ConfigError, attention_of, chat_of, method_of, rules_of
     from hir.policies.policy import load_policy
     from hir.recipes import dry_run, left_out, resolve, training_data
     from accelerate import PartialState
@@ -119,7 +118,7 @@ def train(args, rest):
     cfg = settings_of(args, rest); rules_of(cfg); chat_of(cfg.chat)
     if not args.dry_run: check_folder(cfg)
     path = asked_for(cfg.train, 'train', fetched(args.config, cfg.train))
-    (data, lost), heldout = training_data(path, bool(cfg.judge), cfg.k > 0), heldout_of(cfg)
+    (data, lost), heldout = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
     here = replace(cfg, model=located(cfg.model))
     if args.dry_run: return print(dry_run(here, data, lost))
@@ -172,11 +171,13 @@ def evaluate_command(args, rest):
         raise DataError("--responses keeps the responses to a suite; for a file in hir's format add --suite own")
     if args.scored: return compare_scored(args)
     if args.suite: return evaluate_suite(args)
-    from hir.training.config import ConfigError, function_of
+    from hir.schema import function_in
+    from hir.training.config import ConfigError
+    from hir.training.method import Check
     if args.temperature == 0: raise ConfigError('--temperature 0 goes with --suite; here the table has a greedy column')
     from hir.evaluation.evaluate import compare_text, evaluate, report_text
     instructions, reports = own_instructions(asked_for(args.data, 'data')), {}
-    sampling = args.samples or 4, args.seed, function_of('check', args.check)
+    sampling = args.samples or 4, args.seed, function_in(Check, args.check)
     for path in args.model:
         engine = engine_for(args, path)
         try: reports[path] = evaluate(engine, instructions, *sampling)
@@ -248,6 +249,31 @@ def list_kinds(args, rest):
     "List kinds of constraints, or show one."
     from hir.constraints.catalogue import catalogue
     print(catalogue(args.asked))
+
+# %% ../nbs/api/92_cli.ipynb #82377048
+def method_page(name:str):
+    "All that is known of a method."
+    from hir.schema import settings_of, type_word
+    from hir.training.config import NEEDS, ConfigError, method_named, method_of, make_config
+    try: f = method_named(name)
+    except ValueError as e: raise ConfigError(str(e)) from None
+    made = method_of(make_config({'method': name}, 'command line'))
+    rows = [f'  --method.{s.name:<12} {type_word(s.hint):<6} {s.default!s:<12} {s.help}\n{"":38}{words(s.hint)}'.rstrip()
+            for s in settings_of(f).values()]
+    needs = [f'  needs   {NEEDS[n]}' for n in made.needs]
+    return '\n'.join([name, f'  {f.__doc__}', f'  source  {f.__module__}', *needs, *rows])
+
+def words(hint):
+    "What a setting may be, where its type does not say it."
+    from hir.schema import in_words
+    said = in_words(hint)
+    return '' if said in ('a text', 'a number', 'an integer', 'true or false') else said
+
+def list_methods(args, rest):
+    "List the methods, or show one."
+    from hir.training.config import method_named, methods
+    if args.name: return print(method_page(args.name))
+    for name in methods(): print(f'{name}  {method_named(name).__doc__}')
 
 # %% ../nbs/api/92_cli.ipynb #9ef732dc
 def config_command(args, rest):
@@ -331,7 +357,7 @@ def parser():
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
-                           metavar='demo | train | eval | verify | study | kinds | config | export')
+                           metavar='demo | train | eval | verify | study | kinds | methods | config | export')
     add_demo(sub); add_train(sub); add_eval(sub); add_verify(sub); add_study(sub); add_config(sub); add_export(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
@@ -339,6 +365,7 @@ def parser():
                    help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
     own_kinds(k)
     k.set_defaults(call=list_kinds)
+    add_methods(sub)
     for each in sub.choices.values():           # before the command or behind it
         each.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
                           help='show the whole traceback of an error')
@@ -349,6 +376,12 @@ def at_least_1(word):
     "An integer ≥ 1, for argparse."
     if not word.isdecimal() or int(word) < 1: raise argparse.ArgumentTypeError(f'must be at least 1, not {word!r}')
     return int(word)
+
+def add_methods(sub):
+    p = sub.add_parser('methods', help='list the methods of training, or show one with its settings',
+                       description='List the methods, a line each, or show the settings of one.')
+    p.add_argument('name', nargs='?', default='', metavar='NAME', help='e.g. hir, sft, dpo, or module:function')
+    p.set_defaults(call=list_methods)
 
 def add_demo(sub):
     p = sub.add_parser('demo', help='HiR against plain RL on the CPU toy, in minutes',
@@ -370,7 +403,9 @@ def add_train(sub):
 
 TRAIN_HELP = '''usage: hir train [--config FILE] [--dry-run] [--debug] [--key value …]
 
-Train a policy with HiR, or with plain RL (k = 0). Settings come from the file, then from the command line.
+Train a policy with HiR or another method. Settings come from the file, then from the command line.
+Those of the method are written with a dot: --method dpo --method.beta .1; plain RL is --method.k 0.
+`hir methods` lists the methods, `hir methods NAME` shows the settings of one.
 The file is YAML; those that came with hir are named without a path (`hir config` lists them).
 --dry-run only says what the run would read, do and need. --debug shows the whole traceback of an error.
 A line of instructions: {"task": "Write about the sea.", "constraints": [{"kind": "punctuation:no_comma", "args": {}}]}
@@ -431,7 +466,7 @@ def mendable():
     homes = {'hir.training.config': ['ConfigError'], 'hir.policies.policy': ['PolicyError'], 'hir.training.checkpoint': ['CheckpointError'],
              'hir.training.trainer': ['TrainingError'], 'hir.policies.processes': ['LaunchError'], 'hir.replays.rewrite': ['RewriteError'],
              'hir.toy.demo': ['DemoError'], 'hir.toy.study': ['StudyError'], 'hir.policies.rollout': ['EngineError'],
-             'hir.constraints.judge': ['JudgeError'], 'hir.training.step': ['StepError'], 'hir.replays.reward': ['RewardError']}
+             'hir.constraints.judge': ['JudgeError'], 'hir.training.context': ['StepError'], 'hir.replays.reward': ['RewardError']}
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 

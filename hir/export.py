@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HIDDEN', 'PAPER', 'LOADING', 'policy_of', 'adapter_config', 'merged', 'write_model', 'short', 'is_hub_name',
-           'front_matter', 'table', 'settings_table', 'results', 'versions_of', 'method', 'model_card', 'step_of',
-           'export_run', 'push']
+           'front_matter', 'table', 'settings_table', 'results', 'versions_of', 'about', 'how_trained', 'model_card',
+           'step_of', 'export_run', 'push']
 
 # %% ../nbs/api/91_export.ipynb #9f2e21f1
 import json, re, shutil
@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, get_token
 
 from .policies.policy import PolicyError, load_policy, quiet
 from .policies.lora import add_lora, load_adapter, merge_lora
-from .training.config import HirConfig, read_config
+from .training.config import HirConfig, method_named, read_config
 from .training.checkpoint import CheckpointError, check_checkpoint, checkpoints, publish
 from .training.runlog import read_log
 
@@ -79,7 +79,8 @@ def table(head, rows): return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' fo
 # %% ../nbs/api/91_export.ipynb #913cb5aa
 def settings_table(cfg:HirConfig):
     "Every setting that decides what was learned."
-    rows = [(f'`{f.name}`', short(getattr(cfg, f.name))) for f in fields(cfg) if f.name not in HIDDEN]
+    rows = [(f'`{f.name}`', short(getattr(cfg, f.name))) for f in fields(cfg) if f.name not in HIDDEN | {'method'}]
+    rows += [(f'`method.{n}`', short(v)) for n, v in cfg.method.items()]
     return table(['setting', 'value'], [(n, v) for n, v in rows if v != ''])
 
 def results(run, step:int):
@@ -116,14 +117,19 @@ def versions_of(config):
     return re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
 
 # %% ../nbs/api/91_export.ipynb #8b84c1da
-def method(cfg:HirConfig, adapter:bool):
+def about(name): return (method_named(name).__doc__ or 'no description').strip().rstrip('.')
+
+def how_trained(cfg:HirConfig, adapter:bool):
     "What was done, in words."
     way = 'all weights were trained' if not cfg.lora_rank else f'LoRA adapters of rank {cfg.lora_rank} were trained'
     way += '' if not cfg.lora_rank else ', and are what this folder holds' if adapter else ' and added to the weights'
-    replay = (f'Hindsight instruction Replay: of {cfg.m} responses to each of {cfg.batch} instructions per step, '
-              f'{cfg.k} per instruction are replayed as successes under the constraints they satisfied') if cfg.k else \
-             f'Reinforcement learning without replay: {cfg.m} responses to each of {cfg.batch} instructions per step'
-    return f'{replay}. The reward is `{cfg.reward}` of the verdicts of constraints; {way}.'
+    name, k = cfg.method['name'], cfg.method.get('k')
+    drawn = f'of {cfg.m} responses to each of {cfg.batch} instructions per step'
+    if name != 'hir': how = f'Method `{name}` of hir ({about(name)}), {drawn}'
+    elif k: how = (f'Hindsight instruction Replay: {drawn}, {k} per instruction are replayed as successes under the '
+                   'constraints they satisfied')
+    else: how = f'Reinforcement learning without replay, {drawn}'
+    return f'{how}. The reward is `{cfg.reward}` of the verdicts of constraints; {way}.'
 
 # %% ../nbs/api/91_export.ipynb #1f7584bf
 def model_card(run, name:str, step:int, adapter=False):
@@ -132,7 +138,7 @@ def model_card(run, name:str, step:int, adapter=False):
     judged = f' Soft constraints were judged by `{cfg.judge}`.' if cfg.judge else ''
     heldout = f' Held out: `{short(cfg.heldout)}`.' if cfg.heldout else ''
     cfg_of = [('Data', f'Training instructions: `{short(cfg.train)}`.{heldout}{judged}'),
-              ('Method', f'{method(cfg, adapter)}\n\n{settings_table(cfg)}'),
+              ('Method', f'{how_trained(cfg, adapter)}\n\n{settings_table(cfg)}'),
               ('Results', f'After step {step}. {results(run, step)}'),
               ('Loading', f'```python\n{LOADING[adapter].replace("FOLDER", name)}\n```'),
               ('Versions', ', '.join(f'{n} {v}' for n, v in versions_of(Path(run)/'config.yaml')) or 'not recorded'),

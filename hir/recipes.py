@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHAPES', 'BYTES', 'recipes', 'format_of', 'training_data', 'left_out', 'resolve', 'skeleton', 'Dims', 'dims_of',
            'held', 'activations', 'engine_parts', 'rests', 'memory', 'gigabytes', 'engine_note', 'device_bytes', 'plan',
-           'vllm_lines', 'memory_lines', 'responses', 'dry_run']
+           'vllm_lines', 'memory_lines', 'responses', 'in_short', 'dry_run']
 
 # %% ../nbs/api/90_recipes.ipynb #8c8c18ba
 import importlib.util, os
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .constraints.judge import is_soft
-from .files import DataError
-from .instructions.instruction import load_instructions
-from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading
-from .instructions.benchmarks import as_record, decompose, file_rows, load
-from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, named
-from .training.config import ENGINES, ConfigError, HirConfig, attention_of, chat_of, object_of
 from .schema import nearest
-from .training.config import imported
-from .training.trainer import cautions, check_data, trackers_of
+from .files import DataError
+from .constraints.judge import is_soft
+from .instructions.instruction import load_instructions
+from .instructions.benchmarks import as_record, decompose, file_rows, load
+from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading
+from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
+from .training.config import (ENGINES, ConfigError, HirConfig, attention_of, chat_of, function_named, method_of,
+                                 object_of, settings_with)
+from .training.trainer import cautions, check_data, trackers_of
 
 # %% ../nbs/api/90_recipes.ipynb #8363cc7e
 def recipes():
@@ -115,7 +115,7 @@ def held(cfg:HirConfig, d:Dims, shards=1):
     w = BYTES[cfg.dtype]; t = 4 if cfg.lora_rank else w
     state = 2 if '8bit' in cfg.optimizer else 2*t
     parts = {'weights': w*d.params + (t*d.trained if cfg.lora_rank else 0),
-             'reference': w*d.params if cfg.kl_coef and not cfg.lora_rank else 0,
+             'reference': w*d.params if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
              'gradients': t*d.trained, 'optimizer': state*d.trained}
     return {name: n//shards for name, n in parts.items()}
 
@@ -172,7 +172,7 @@ def engine_note(cfg:HirConfig):
     "What samples, or a ConfigError if there is no such engine."
     if cfg.engine not in ENGINES and ':' not in cfg.engine:
         raise ConfigError(f"setting 'engine' cannot be {cfg.engine!r}{nearest(cfg.engine, ENGINES)}")
-    if ':' in cfg.engine: imported('engine', cfg.engine)
+    if ':' in cfg.engine: function_named('engine', cfg.engine)
     object_of('engine_options', cfg.engine_options)
     lost = cfg.engine.startswith('vllm') and not importlib.util.find_spec('vllm')
     return cfg.engine + (" (not installed here: pip install 'hir[vllm]')" if lost else '')
@@ -188,9 +188,10 @@ def plan(cfg:HirConfig, tokenizer, instructions, most=1000):
     "What a run will count to; responses at their limit."
     some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
     prompts = [len(encode_chat(tokenizer, q.prompt, **chat)) for q in some]
-    rows, mean = cfg.batch*(cfg.m + cfg.k), sum(prompts)/len(prompts)         # all rows may be sampled
-    return dict(prompt=round(mean), longest=max(prompts), sampled=cfg.batch*cfg.m, rows=rows,
-                sampled_tokens=rows*cfg.max_new_tokens, row_tokens=round(rows*(mean + cfg.max_new_tokens)),
+    most, learned = (cfg.batch*n for n in method_of(cfg).counts(cfg.m))
+    mean = sum(prompts)/len(prompts)
+    return dict(prompt=round(mean), longest=max(prompts), sampled=cfg.batch*cfg.m, most=most, rows=learned,
+                sampled_tokens=most*cfg.max_new_tokens, row_tokens=round(learned*(mean + cfg.max_new_tokens)),
                 updates=cfg.steps*cfg.minibatches, epochs=cfg.steps*cfg.batch/len(instructions))
 
 # %% ../nbs/api/90_recipes.ipynb #82271ef7
@@ -224,8 +225,15 @@ def memory_lines(cfg:HirConfig, d:Dims, prompt:int, device:int, gpu=0):
 # %% ../nbs/api/90_recipes.ipynb #55279130
 def responses(cfg:HirConfig, p):
     "How many responses a run samples, in words."
-    most = f' ({cfg.steps*p["rows"]:,} at most, where too few can be replayed)' if cfg.k else ''
+    more = p['most'] > p['sampled']
+    most = f' ({cfg.steps*p["most"]:,} at most, where the method draws again)' if more else ''
     return f'{cfg.steps*p["sampled"]:,} responses{most}'
+
+# %% ../nbs/api/90_recipes.ipynb #f924a7e0
+def in_short(cfg:HirConfig):
+    "The method with those of its settings that are not its defaults."
+    own, plain = dict(cfg.method), settings_with(cfg.method['name'])
+    return ', '.join([own.pop('name')] + [f'{n} {v}' for n, v in own.items() if v != plain[n]])
 
 # %% ../nbs/api/90_recipes.ipynb #8f65a978
 def dry_run(
@@ -244,7 +252,8 @@ def dry_run(
         f'data      {cfg.train}: {len(instructions):,} instructions; left out: {left_out(lost or {})}',
         f'prompts   {p["prompt"]:,} tokens on average, {p["longest"]:,} at most',
         f'engine    {engine}',
-        f'step      {cfg.batch} instructions × ({cfg.m} responses + {cfg.k} replays) = {p["rows"]:,} rows '
+        f'method    {in_short(cfg)}',
+        f'step      {cfg.batch} instructions × {cfg.m} responses; at most {p["rows"]:,} rows to learn from '
         f'in {cfg.minibatches} minibatches; at most {p["sampled_tokens"]:,} tokens sampled, '
         f'{p["row_tokens"]:,} tokens in all rows',
         f'run       {cfg.steps:,} steps, {p["updates"]:,} updates, {responses(cfg, p)}, '

@@ -13,7 +13,8 @@ from hir.instructions.instruction import load_instructions
 from hir.policies.policy import Policy
 from hir.policies.processes import start
 from hir.policies.engines.hf import HFEngine
-from hir.training.step import where_inexact, with_own_scores
+from hir.training.method import where_inexact
+from hir.training.context import with_own_scores
 from hir.files import shipped
 
 

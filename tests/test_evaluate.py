@@ -15,7 +15,7 @@ from hir.evaluation.evaluate import evaluate
 from hir.instructions.instruction import Instruction
 from hir.constraints.judge import Judged
 from hir.policies.rollout import Rollout
-from hir.training.step import SharedEngine
+from hir.training.context import SharedEngine
 from test_launch import environment, finished, free_port, launch
 
 JUDGING = '''
@@ -27,7 +27,7 @@ from hir.constraints.judge import Judged
 from hir.policies.policy import load_policy
 from hir.policies.processes import said, start
 from hir.policies.engines.hf import HFEngine
-from hir.training.step import SharedEngine
+from hir.training.context import SharedEngine
 from hir.files import shipped
 
 accelerator, asked = start(cpu=True), []

@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 
 import pytest
 
-from hir import constraint
+from hir.constraints import constraint
 from hir.cli import main
 from hir.constraints.constraint import ConstraintError, get_kind, use_kinds
 from hir.files import shipped

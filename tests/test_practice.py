@@ -15,7 +15,7 @@ from hir.policies.policy import load_policy
 from hir.recipes import dry_run
 from hir.policies.engines.hf import HFEngine
 from hir.training.runlog import read_log
-from hir.training.step import StepError
+from hir.training.context import StepError
 from hir.files import shipped
 from hir.training.trainer import TrainingError, fit
 

@@ -10,13 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPING
 
-from hir.training.batch import collate, explore, micro_batches, push, spare
+from hir.training.batch import collate, micro_batches
+from hir.methods.hir import explore, push, spare
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
 from hir.policies.processes import in_step, start
 from hir.policies.engines.hf import HFEngine
-from hir.training.step import (Rules, StepError, dropped, experience, kept, masked, penalised, recomputed, step,
-                               update, with_advantages)
+from hir.training.method import Rules, recomputed
+from hir.training.context import StepError
+from hir.replays.reward import dropped, kept, masked, penalised
+from hir.training.step import experience, step, update, with_advantages
 from hir.files import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from hir import text as ours
+from hir.constraints import text as ours
 from test_parity import FOLDER, FILES, records
 
 nltk = pytest.importorskip('nltk', reason='nltk is what sentences and tokens are compared with')

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import SimpleNamespace
-from tqdm.auto import tqdm
+from ..progress import bar
 
 from .constraint import Constraint, Verdict, describe, kind
 from ..schema import Text
@@ -211,10 +211,10 @@ async def ask_all(judge, todo, tally):
             tally.lost = 0 if a.alive else tally.lost + 1
             if a.ok is None: tally.why[k] = a.why
             else: judge.answers.add(k, a.ok)
-            bar.update()
+            shown.update()
     ours = dict(max_retries=0, timeout=None) # see `ask_one` and `attempt`
     async with library().AsyncOpenAI(base_url=judge.base_url, api_key=key, **ours) as client:
-        with tqdm(total=len(todo), desc='judging', disable=not judge.progress) as bar:
+        with bar(total=len(todo), desc='judging', progress=judge.progress) as shown:
             await asyncio.gather(*(work() for _ in range(min(judge.concurrency, len(todo)))))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #f537f100

@@ -15,7 +15,7 @@ from ..constraints.verifier import check, cla, ila, per_kind
 from ..policies.rollout import seed_for
 from ..replays.reward import score
 from ..policies.processes import said
-from ..training.step import SharedEngine
+from ..training.context import SharedEngine
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #db6f47d4
 def resampled(values, n, seed):

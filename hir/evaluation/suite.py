@@ -13,8 +13,8 @@ import numpy as np
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from tqdm.auto import tqdm
 
+from ..progress import bar
 from ..constraints.constraint import get_kind
 from ..constraints.verifier import verify_both
 from ..constraints.judge import is_soft
@@ -137,12 +137,12 @@ def respond(
     if done == len(order): return
     engine = make()
     try:
-        with tqdm(total=len(order), initial=done, desc='answering', disable=not progress) as bar:
+        with bar(total=len(order), initial=done, desc='answering', progress=progress) as shown:
             for part in (order[a:a + per] for a in range(done, len(order), per)):
                 seeds = [seed_for(seed, 'suite', i) for i in part]
                 asked = [data.instructions[i] for i in part]
                 drawn = engine.generate(asked, len(files), seeds, temperature=temperature)
-                append_responses(files, data, part, drawn); bar.update(len(part))
+                append_responses(files, data, part, drawn); shown.update(len(part))
     finally: engine.close()
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #6c9f4309

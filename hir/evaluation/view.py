@@ -9,17 +9,19 @@ __all__ = ['TABLE', 'CELL', 'words_of', 'named_in', 'without', 'deciding', 'mark
            'texts_of', 'beside', 'show_replay', 'show_explorer', 'picture', 'show_run', 'sample_line', 'show_sample']
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #f2abcc22
-import difflib, io, re, time
+import difflib, io, random, re, time
 from base64 import b64encode
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..constraints.constraint import describe
-from ..constraints.verifier import check, check_loose
+from ..constraints.verifier import check, check_loose, ila
 from ..files import DataError, read_jsonl, write_jsonl
 from ..policies.rollout import as_rollout, record_of_rollout
 from ..replays.reward import original_rows
 from ..replays.select import lam
-from ..training.step import Rules, replays_of
+from ..methods.hir import replays_of, switches
+from ..training.advantage import reinforce_pp, terminal
+from ..training.batch import collate
 from .plot import BOX, CHOSEN, MET, SAID, UNMET, Card, Markup, element, plot_history
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #bcea4358
@@ -130,8 +132,6 @@ class Replayed:
 
 def row_advantages(rows, pad):
     "The advantage of each row: REINFORCE++ without KL gives all tokens of a row the same."
-    from hir.training.advantage import reinforce_pp, terminal
-    from hir.training.batch import collate
     b = collate(rows, pad)
     return reinforce_pp(terminal(b.reward, b.mask), b.mask)[:, 0].tolist()
 
@@ -140,12 +140,13 @@ def replay_batch(
     batch:Recorded, tokenizer,
     step:int=1,  # number of the step, from 1: lambda grows with it
     k:int=2,     # replays per instruction
-    rules=Rules(), lambda0=2., eta=.05, seed=0):
+    reward=ila,  # verdict -> float
+    seed:int=0,
+    **settings): # of the method `hir`: select, lambda0, …
     "Select, rewrite and replay a recorded batch."
-    import random
-    rows = original_rows(batch.rollouts, rules.reward)
-    groups = len({r.group for r in batch.rollouts})
-    again = replays_of(rows, k*groups, tokenizer, rules, lam(step, lambda0, eta), random.Random(seed), {})
+    rows, h = original_rows(batch.rollouts, reward), switches(**settings)
+    groups, weight = len({r.group for r in batch.rollouts}), lam(step, h.lambda0, h.eta)
+    again = replays_of(rows, k*groups, tokenizer, h, weight, random.Random(seed), check, {})
     return Replayed(rows + again, row_advantages(rows + again, tokenizer.pad_token_id),
                     row_advantages(rows, tokenizer.pad_token_id))
 
@@ -257,7 +258,7 @@ def show_replay(batch:Recorded, tokenizer, done:Replayed, i:int):
 
 def show_explorer(batch:Recorded, tokenizer, step=1, k=2, select=None, response=0, groups=None):
     "A card: the batch as a grid, and one response in detail."
-    done = replay_batch(batch, tokenizer, step, k, replace(Rules(), **({'select': select} if select else {})))
+    done = replay_batch(batch, tokenizer, step, k, **({'select': select} if select else {}))
     return beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #63f23436

@@ -70,9 +70,11 @@ class AdapterOff:
     @property
     def share(self): return self.policy.share
 
+    def off(self): return self.policy.model.disable_adapter()
+
     @torch.no_grad()
     def __call__(self, *args, **kw):
-        with self.policy.model.disable_adapter(): return self.policy(*args, **kw)
+        with self.off(): return self.policy(*args, **kw)
 
 # %% ../../nbs/api/policies/04_lora.ipynb #fefad1e5
 def is_lora(model): return hasattr(model, 'disable_adapter') and hasattr(model, 'get_base_model')

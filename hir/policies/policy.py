@@ -38,10 +38,10 @@ def check_tokenizer(tokenizer):
 # %% ../../nbs/api/policies/00_policy.ipynb #73277c8d
 def encode_chat(
     tokenizer,   # with a chat template
-    prompt:str,  # what the user says
+    prompt,      # what the user says, or messages: [{'role': …, 'content': …}, …]
     **kw):       # passed to the template, e.g. enable_thinking=False
-    "Token ids of the prompt as a user turn, ready for the assistant to answer."
-    chat = [{'role': 'user', 'content': prompt}]
+    "Token ids of the prompt as a user turn, or of the messages, ready for the assistant to answer."
+    chat = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else list(prompt)
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **kw)
     ids = tokenizer(text, add_special_tokens=False)['input_ids']
     if not ids: raise PolicyError(f'the tokenizer turned {text[:60]!r} into no tokens at all')
@@ -208,7 +208,8 @@ def response_states(model, ids, prompt_len, mask, share:bool):
     if share and number.max() + 1 < len(ids):
         return shared_states(body, model.config, ids, prompt_len, mask.shape[1], number)[row, t]
     if str(model.config._attn_implementation).startswith('flash'):
-        hidden = packed_states(body, ids, prompt_len + (mask > 0).sum(1))
+        last = ((mask > 0) * torch.arange(1, mask.shape[1] + 1, device=ids.device)).amax(1)      # learned token of a row
+        hidden = packed_states(body, ids, prompt_len + last)
     else: hidden = body(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[row, prompt_len[row] + t - 1]
 

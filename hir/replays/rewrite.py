@@ -121,4 +121,4 @@ def replay(
     if q is None: return None
     rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat)),
                       verdict=Verdict([is_soft(c) or check(c, r.response) for c in q.constraints]))   # judged before
-    return Row(rollout, reward, row.source, replay=True)
+    return Row(rollout, reward, row.source, r, 'replay')

@@ -9,15 +9,15 @@ __all__ = ['METHODS', 'plan', 'DemoError', 'one_run', 'watch', 'rows_of', 'save_
 import json, os, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from tqdm.auto import tqdm
 
+from ..progress import bar
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
 from ..files import write_atomic
 
 # %% ../../nbs/api/toy/03_demo.ipynb #bee645a7
-METHODS = {'HiR': dict(m=6, k=2), 'RL-ILA': dict(m=8, k=0)}
+METHODS = {'HiR': {'m': 6, 'method.k': 2}, 'RL-ILA': {'m': 8, 'method.k': 0}}
 
 def plan(
     out,               # folder of the demo
@@ -50,24 +50,24 @@ def one_run(
     (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
     one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
-    with open(Path(run['out'])/'log.txt', 'w+') as log, tqdm(
-            total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as bar:
+    with open(Path(run['out'])/'log.txt', 'w+') as log, bar(
+            total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as shown:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],
                                  stdout=log, stderr=subprocess.STDOUT, env=one)
-        try: watch(child, history, bar, stop)
+        try: watch(child, history, shown, stop)
         finally: child.kill() if child.poll() is None else None
         log.seek(0); said = log.read()
     if child.returncode and not (stop and stop.is_set()):
         raise DemoError(f'{run["name"]} failed:\n' + '\n'.join(said.splitlines()[-15:]))
 
 # %% ../../nbs/api/toy/03_demo.ipynb #90e33aa8
-def watch(child, history, bar, stop=None):
+def watch(child, history, shown, stop=None):
     "Move the bar with the lines of the history until the child ends or is to stop."
     while True:
         ended = child.poll() is not None
         done = read_log(history)
-        bar.update(len(done) - bar.n)
-        if done: bar.set_postfix(ila=f'{done[-1]["ila"]:.2f}', cla=f'{done[-1]["cla"]:.2f}')
+        shown.update(len(done) - shown.n)
+        if done: shown.set_postfix(ila=f'{done[-1]["ila"]:.2f}', cla=f'{done[-1]["cla"]:.2f}')
         if ended or (stop and stop.is_set()): return
         time.sleep(.3)
 

@@ -16,8 +16,8 @@ import json, math, multiprocessing, os, shutil, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tqdm.auto import tqdm
 
+from ..progress import bar
 from ..instructions.instruction import load_instructions, save_instructions
 from ..files import write_atomic, write_jsonl
 from .toy import DRAW, draw_instructions
@@ -96,8 +96,9 @@ VARIANTS = {
 def unchanged(ok, rng=None): return (True,)*len(ok)   # a relabel rule: replay the failure under its own instruction
 
 def settings_of(method:str):
-    "The settings of a method, an ablation or a variant; the last two change HiR."
-    return METHODS[method] if method in METHODS else METHODS['HiR'] | (ABLATIONS | FASTER | VARIANTS)[method]
+    "The settings of a method, an ablation or a variant; the last two change HiR. All but those of a run are the method's."
+    found = METHODS[method] if method in METHODS else METHODS['HiR'] | (ABLATIONS | FASTER | VARIANTS)[method]
+    return {name if name in ('m', 'reward', 'overlong') else f'method.{name}': x for name, x in found.items()}
 
 # %% ../../nbs/api/toy/04_study.ipynb #19d1c04d
 BATCH, LESSON, BUDGET = 16, 1152, 6912   # instructions per step; responses between two evaluations, and per run
@@ -120,7 +121,7 @@ class Trial:
     def settings(self):
         s = settings_of(self.method); per_step = BATCH*s['m']
         return s | dict(seed=self.seed, lr=self.lr, batch=BATCH, steps=max(1, round(self.budget/per_step)),
-                        eval_every=max(1, round(LESSON/per_step)), cards_every=0,
+                        eval_every=max(1, round(LESSON/per_step)), cards_every=0, save_every=0,
                         max_new_tokens=64 if self.regime in WIDE else 32)
 
 # %% ../../nbs/api/toy/04_study.ipynb #9dd3214d
@@ -202,7 +203,7 @@ def run_all(jobs, workers:int, label:str):
     with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(do, job): job[0] for job in jobs}
         try:
-            for done in tqdm(as_completed(waiting), label, total=len(waiting), unit='run'): done.result()
+            for done in bar(as_completed(waiting), label, total=len(waiting), unit='run'): done.result()
         except BaseException as e:
             pool.shutdown(wait=False, cancel_futures=True)
             for p in list((pool._processes or {}).values()): p.terminate()

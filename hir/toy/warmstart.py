@@ -10,7 +10,8 @@ __all__ = ['SPLIT', 'SPECIAL', 'CHAT', 'COPYING', 'toy_vocabulary', 'toy_tokeniz
 import math, random, re
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from tqdm.auto import tqdm
+
+from ..progress import bar
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.constraint import Constraint, kinds
@@ -109,12 +110,12 @@ def warm_start(
     rng, policy, losses = random.Random(seed), Policy(model), []
     opt = torch.optim.AdamW(model.parameters(), lr, (.9, .95), weight_decay=.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: cosine(s, steps))
-    for step in (bar := tqdm(range(steps), 'warm start', disable=not progress)):
+    for step in (shown := bar(range(steps), 'warm start', progress=progress)):
         lessons = lesson_rows(tokenizer, rng, rows, lesson, **plan(step/steps))
         ids, prompt_len, mask = pad_rows(lessons, tokenizer.pad_token_id, model.device)
         loss = -policy(ids, prompt_len, mask)[0].sum() / mask.sum()
         opt.zero_grad(); loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         opt.step(); schedule.step(); losses.append(loss.item())
-        bar.set_postfix(loss=f'{loss:.2f}', norm=f'{norm:.2f}', refresh=False)
+        shown.set_postfix(loss=f'{loss:.2f}', norm=f'{norm:.2f}', refresh=False)
     return losses

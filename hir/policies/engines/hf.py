@@ -7,8 +7,8 @@ __all__ = ['HFEngine', 'sample']
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #a3c6bee1
 import torch
-from tqdm.auto import tqdm
 
+from ...progress import bar
 from ..policy import encode_chat
 from ..generate import generate
 from ..rollout import rollouts_of, seed_for, seeds_for, stop_ids
@@ -47,7 +47,7 @@ def sample(engine, instructions, m, seeds, sampling):
     was, lower = engine.model.training, torch.autocast(engine.model.device.type, torch.bfloat16, engine.autocast)
     engine.model.eval()
     try:
-        for a in tqdm(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', disable=not engine.progress):
+        for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
             with lower: drawn += generate(engine.model, prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
     finally: engine.model.train(was)
     return rollouts_of(tok, instructions, prompts, drawn, seeds) if drawn else []
