@@ -27,7 +27,8 @@ def setting_help():
     from hir.schema import type_word
     from hir.training.config import FIELDS, HirConfig
     given = {n: getattr(HirConfig(), n) for n in FIELDS} | {'method': 'hir'}
-    return '\n'.join(f'  --{n:<16} {type_word(s.hint):<6} {str(given[n]) or "-":<12} {s.help}' for n, s in FIELDS.items())
+    return '\n'.join(f'  --{n:<16} {type_word(s.hint):<6} {str(given[n]) or "-":<12} {s.help}'
+                     for n, s in FIELDS.items())
 
 # %% ../nbs/api/92_cli.ipynb #54bf12b4
 FLAGS = 'config', 'dry-run', 'debug', 'help'
@@ -258,8 +259,10 @@ def method_page(name:str):
     try: f = method_named(name)
     except ValueError as e: raise ConfigError(str(e)) from None
     made = method_of(make_config({'method': name}, 'command line'))
-    rows = [f'  --method.{s.name:<12} {type_word(s.hint):<6} {s.default!s:<12} {s.help}\n{"":38}{words(s.hint)}'.rstrip()
-            for s in settings_of(f).values()]
+    def row(s):
+        said = f'  --method.{s.name:<12} {type_word(s.hint):<6} {s.default!s:<12} {s.help}'
+        return said + (f'\n{"":38}{words(s.hint)}' if words(s.hint) else '')
+    rows = [row(s) for s in settings_of(f).values()]
     needs = [f'  needs   {NEEDS[n]}' for n in made.needs]
     return '\n'.join([name, f'  {f.__doc__}', f'  source  {f.__module__}', *needs, *rows])
 
@@ -463,10 +466,12 @@ def add_suite(p):
 # %% ../nbs/api/92_cli.ipynb #0b55bda9
 def mendable():
     "The errors that say what a user can do; those of layers not yet imported cannot have happened."
-    homes = {'hir.training.config': ['ConfigError'], 'hir.policies.policy': ['PolicyError'], 'hir.training.checkpoint': ['CheckpointError'],
-             'hir.training.trainer': ['TrainingError'], 'hir.policies.processes': ['LaunchError'], 'hir.replays.rewrite': ['RewriteError'],
+    homes = {'hir.training.config': ['ConfigError'], 'hir.policies.policy': ['PolicyError'],
+             'hir.training.checkpoint': ['CheckpointError'], 'hir.training.trainer': ['TrainingError'],
+             'hir.policies.processes': ['LaunchError'], 'hir.replays.rewrite': ['RewriteError'],
              'hir.toy.demo': ['DemoError'], 'hir.toy.study': ['StudyError'], 'hir.policies.rollout': ['EngineError'],
-             'hir.constraints.judge': ['JudgeError'], 'hir.training.context': ['StepError'], 'hir.replays.reward': ['RewardError']}
+             'hir.constraints.judge': ['JudgeError'], 'hir.training.context': ['StepError'],
+             'hir.replays.reward': ['RewardError']}
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 

@@ -42,7 +42,8 @@ def as_plain(value, kind):
     if kind is Any: return value
     if kind is int and isinstance(value, float) and value.is_integer(): return int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
-    if isinstance(value, float) and not math.isfinite(value): raise ValueError(f'must be {kind.__name__}, not {value!r}')
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f'must be {kind.__name__}, not {value!r}')
     if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)): return value
     raise ValueError(f'must be {kind.__name__}, not {type(value).__name__} {value!r}')
 
@@ -127,7 +128,8 @@ class Choice:
         self.known, self.own = known, own
     def name(self, value):
         "`value` if it names a function, or a ValueError with the nearest."
-        if callable(value): raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
+        if callable(value):
+            raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
         if value in self.known or self.own and ':' in str(value): return value
         raise ValueError(f'cannot be {value!r}{nearest(str(value), self.known)}')
     def __call__(self, value):

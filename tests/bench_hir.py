@@ -53,13 +53,14 @@ def long(steps):
 
 def measure(work, steps):
     import torch
+    import hir.training.context
     import hir.training.step
-    from hir.training.config import HirConfig, rules_of
+    from hir.training.config import HirConfig, rules_of, settings_with
     from hir.training.trainer import prepare, train_step
     torch.set_num_threads(1)
-    hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)
+    hir.training.context.time = hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)
     model, tokenizer, instructions, settings = work(WARM + steps)
-    config = HirConfig(out=tempfile.mkdtemp(), m=6, k=2, kl_coef=0., cpu=True, steps=WARM + steps, **settings)
+    config = HirConfig(out=tempfile.mkdtemp(), m=6, method=settings_with({'name': 'hir', 'kl_coef': 0.}), cpu=True, steps=WARM + steps, **settings)
     parts, rules, took = prepare(config, model, tokenizer), rules_of(config), []
     for _ in range(WARM + steps):
         start = time.process_time()

@@ -34,7 +34,7 @@ def measure(out, steps, batch, m, k, length, vocab):
     tokenizer = load_policy(shipped('toy/start'))[1]
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
                                          num_attention_heads=4, num_key_value_heads=4, eos_token_id=None))
-    cfg = make_config(dict(out=out, steps=steps + 1, batch=batch, m=m, k=k, max_new_tokens=length, kl_coef=0.,
+    cfg = make_config(dict(out=out, steps=steps + 1, batch=batch, m=m, method=dict(k=k, kl_coef=0.), max_new_tokens=length,
                            micro=64, sample_rows=512, cards_every=0, save_every=0, rollouts_mb=0, cpu=True))
     marks = []
     def mark(metrics, rows):

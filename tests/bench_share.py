@@ -19,15 +19,15 @@ PROMPTS, SAMPLES, ANSWERED = 48, 8, 32
 def case(asked):
     "Batch of one step with prompts of `asked` tokens and random advantages; old log-probabilities are the model's own."
     import torch
-    from hir.training.batch import Batch
+    from hir.training.batch import Batch, PerToken
     from hir.policies.policy import pad_rows
     torch.manual_seed(0)
     rows = PROMPTS*SAMPLES
     ids, length, mask = pad_rows([(prompt, torch.randint(1, 512, (ANSWERED,)).tolist())
                                   for prompt in torch.randint(1, 512, (PROMPTS, asked)).tolist() for _ in range(SAMPLES)], 0)
-    zero = torch.zeros_like(mask)
-    return Batch(ids, length, mask, zero - 6.2, zero, torch.zeros(rows), torch.arange(rows)//SAMPLES, torch.arange(rows),
-                 torch.zeros(rows, dtype=torch.bool), adv=torch.randn(rows, 1).expand_as(mask).contiguous())
+    old, adv, replay = mask*-6.2, torch.randn(rows, 1).expand_as(mask).contiguous(), torch.zeros(rows, dtype=torch.bool)
+    return Batch(ids, length, torch.full((rows,), ANSWERED), mask, mask, torch.zeros(rows), torch.arange(rows)//SAMPLES,
+                 torch.arange(rows), ~replay, dict(old=PerToken(old), adv=PerToken(adv), replay=replay))
 
 
 def updates(model, batch):
@@ -35,14 +35,17 @@ def updates(model, batch):
     import torch
     from accelerate import Accelerator
     from hir.policies.policy import Policy
+    from hir.methods.hir import hir
+    from hir.training.method import Parts, Sizes
     from hir.training.step import update
-    accelerator = Accelerator(cpu=True)
+    method, sizes = hir(k=0, kl_coef=0.), Sizes(minibatches=1, micro=len(batch))
 
     def built(share):
         policy = Policy(deepcopy(model), share=share)
         assert policy.share == share
         optimizer = torch.optim.AdamW(policy.parameters(), 1e-6)
-        return lambda: update(policy, optimizer, batch, accelerator, parts=1, micro=len(batch))
+        parts = Parts(Accelerator(cpu=True), policy, optimizer, None, None)
+        return lambda: update(method, parts, batch, sizes)
     return {share: built(share) for share in (True, False)}
 
 

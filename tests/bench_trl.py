@@ -79,17 +79,18 @@ def theirs(turn, steps):
 
 
 def ours(turn, steps):
+    import hir.training.context
     import hir.training.step
-    from hir.training.config import HirConfig, rules_of
+    from hir.training.config import HirConfig, rules_of, settings_with
     from hir.constraints.constraint import Constraint, kind
     from hir.instructions.instruction import Instruction
     from hir.training.trainer import prepare, train_step
 
-    hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)    # phases are timed in processor seconds too
+    hir.training.context.time = hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)    # phases are timed in processor seconds too
     kind('bench:even', 'Begin with an even word.')(lambda response: rewarded(response))
     asked = [Instruction(p, [Constraint('bench:even')], 'verbatim') for p in prompts(steps)]
-    config = HirConfig(out=tempfile.mkdtemp(), batch=PROMPTS, m=SAMPLES, k=0, steps=steps, advantage='grpo', kl_coef=0.,
-                       minibatches=1, micro=PROMPTS*SAMPLES, sample_rows=PROMPTS*SAMPLES, max_new_tokens=ANSWERED, cpu=True)
+    config = HirConfig(out=tempfile.mkdtemp(), batch=PROMPTS, m=SAMPLES, steps=steps,
+                       method=settings_with({'name': 'hir', 'k': 0, 'advantage': 'grpo', 'kl_coef': 0.}), minibatches=1, micro=PROMPTS*SAMPLES, sample_rows=PROMPTS*SAMPLES, max_new_tokens=ANSWERED, cpu=True)
     parts, rules = prepare(config, model(), tokenizer()), rules_of(config)
     turn()
     for _ in range(steps):

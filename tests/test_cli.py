@@ -9,7 +9,7 @@ from hir.policies.engines.hf import HFEngine
 from hir.training.runlog import read_log
 from hir.files import shipped
 
-WORDS = dict(model=shipped('toy/start'), train=shipped('toy/train.jsonl'), steps=1, batch=4, m=3, k=1, max_new_tokens=16, cpu='true',
+WORDS = dict(model=shipped('toy/start'), train=shipped('toy/train.jsonl'), steps=1, batch=4, m=3, **{'method.k': 1}, max_new_tokens=16, cpu='true',
              eval_every=0, save_every=0, lr=1e-4)
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 
+from changed import dotted
 from hir.training.config import ConfigError, ENGINES, engine_of, make_config, read_config, rules_of
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import load_policy
@@ -46,7 +47,7 @@ def test_a_call_that_does_not_fit_is_blamed_on_the_settings(settings, says):
 def test_entropies_that_nobody_gives_are_missed_at_the_start(engine, settings, tmp_path):
     model, tokenizer = load_policy(shipped('toy/start'))
     train = load_instructions(shipped('toy/train.jsonl'))[:4]
-    cfg = make_config(dict(engine=engine, old='engine', out=str(tmp_path/'run'), cpu=True) | settings)
+    cfg = make_config(dotted(engine=engine, old='engine', out=str(tmp_path/'run'), cpu=True, **settings))
     with pytest.raises(ConfigError, match=f'entropies, which {engine} does not give; with auto'):
         fit(cfg, model, tokenizer, train, progress=False)
     assert not (tmp_path/'run').exists()
@@ -62,7 +63,7 @@ class Mute(HFEngine):
 
 def test_an_explorer_has_entropies_computed(tmp_path):
     model, tokenizer = load_policy(shipped('toy/start'))
-    cfg = make_config(dict(engine=f'{__name__}:Mute', weigh='explore', k=0, steps=1, batch=4, m=4, kl_coef=0, lr=1e-4, cpu=True,
+    cfg = make_config(dotted(engine=f'{__name__}:Mute', weigh='explore', k=0, steps=1, batch=4, m=4, kl_coef=0, lr=1e-4, cpu=True,
                            max_new_tokens=16, out=str(tmp_path/'run')))
     log = []
     fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:4], progress=False,

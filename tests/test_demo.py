@@ -33,8 +33,8 @@ def test_train_then_eval_from_another_folder(tmp_path):
         return subprocess.run([sys.executable, '-m', 'hir', *words], capture_output=True, text=True, cwd=tmp_path,
                               env=dict(os.environ, COLUMNS='120'), timeout=300)
     (tmp_path/'run.yaml').write_text('model: shipped:toy/start\ntrain: shipped:toy/train.jsonl\nsteps: 2\nbatch: 4\n'
-                                     'kl_coef: 0\nmax_new_tokens: 32\nlr: 1e-4\nout: here\n')
-    done = hir('train', '--config', 'run.yaml', '--k', '1')
+                                     'method: {kl_coef: 0}\nmax_new_tokens: 32\nlr: 1e-4\nout: here\n')
+    done = hir('train', '--config', 'run.yaml', '--method.k', '1')
     assert done.returncode == 0 and 'see here' in done.stdout, done.stderr[-800:]
     seen = hir('eval', '--model', 'here/policy', '--data', str(next((tmp_path/'here').glob('nothing'), 'missing.jsonl')))
     assert seen.returncode == 2 and 'missing.jsonl: no such file' in seen.stderr

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from changed import dotted
 from hir.training.checkpoint import check_checkpoint, checkpoints, find_checkpoint, own_weights, save_checkpoint
 from hir.training.checkpoint import CheckpointError
 from hir.cli import main
@@ -30,7 +31,7 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path):
     code = f'''
 import resource, signal
 from accelerate import Accelerator
-from hir.training.checkpoint import *; from hir.checkpoint import own_weights
+from hir.training.checkpoint import CheckpointError, own_weights, save_checkpoint
 from hir.policies.policy import Policy, load_policy
 from hir.files import shipped
 model, tokenizer = load_policy(shipped('toy/start')); a = Accelerator(cpu=True); own_weights(a); p = Policy(model)
@@ -105,7 +106,7 @@ def test_an_earlier_run_is_never_mixed_with_a_new_one(tmp_path):
 
     def run(seed, steps, resume):
         model, tokenizer = load_policy(shipped('toy/start'))
-        cfg = make_config(dict(out=str(tmp_path), batch=2, steps=steps, max_new_tokens=32, kl_coef=0., cpu=True, seed=seed,
+        cfg = make_config(dotted(out=str(tmp_path), batch=2, steps=steps, max_new_tokens=32, kl_coef=0., cpu=True, seed=seed,
                                cards_every=0, save_every=1, resume=resume, lr=1e-3))
         return fit(cfg, model, tokenizer, train, progress=False)
     run(0, 3, 'no')
@@ -154,10 +155,10 @@ def test_an_unfit_tokenizer_is_refused_at_the_door(tmp_path, capsys, field):
 
 
 def test_skipped_updates_are_counted_and_leave_the_weights_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr('hir.training.step.clip_pg', lambda logp, *a, **k: logp.sum()*float('nan'))
+    monkeypatch.setattr('hir.methods.hir.clip_pg', lambda logp, *a, **k: logp.sum()*float('nan'))
     model, tokenizer = load_policy(shipped('toy/start'))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    cfg = make_config(dict(out=str(tmp_path), batch=2, steps=2, max_new_tokens=32, kl_coef=0., cpu=True, cards_every=0))
+    cfg = make_config(dotted(out=str(tmp_path), batch=2, steps=2, max_new_tokens=32, kl_coef=0., cpu=True, cards_every=0))
     done = fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:4], progress=False)
     assert done['skipped'] == 4                                       # two minibatches, two steps
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -10,7 +10,7 @@ from checkout import ROOT, files
 HEAVY = {'torch', 'transformers', 'accelerate', 'matplotlib'}
 TEACHING = {'nbdev', 'fastcore', 'execnb', 'IPython'}       # what notebooks may use and the library may not
 BOOKS = [f for f in files() if f.endswith('.ipynb')]
-ROOMS = ['files', 'schema', 'constraints', 'instructions', 'policies', 'replays', 'training', 'methods', 'evaluation', 'adapters',
+ROOMS = ['files', 'schema', 'progress', 'constraints', 'instructions', 'policies', 'replays', 'training', 'methods', 'evaluation', 'adapters',
          'toy', 'recipes', 'export', 'cli', '__main__']            # from the top of the house to its ground floor
 API = [f for f in BOOKS if f.startswith(('nbs/api/', 'nbs/methods/'))]
 MODULES = [f for f in files() if re.match(r'hir/.*\.py$', f) and not f.endswith(('__init__.py', '_modidx.py'))]
@@ -145,7 +145,7 @@ def test_every_import_is_a_requirement():
 # ---- weight
 
 def test_the_first_rooms_and_the_package_load_without_torch():
-    light = ['hir', 'hir.cli'] + [name_of(m) for m in MODULES if name_of(m).split('.')[1] in ROOMS[:4]]
+    light = ['hir', 'hir.cli'] + [name_of(m) for m in MODULES if name_of(m).split('.')[1] in ROOMS[:5]]
     assert len(light) > 4
     loaded = run('-c', f'import sys, {", ".join(light)}; print(*{{m.split(".")[0] for m in sys.modules}})').split()
     assert not HEAVY & set(loaded)

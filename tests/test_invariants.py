@@ -3,13 +3,13 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-import hir.training.step
+import hir.methods.hir
+from changed import changed, dotted
 from hir.training.config import make_config, read_config
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import load_policy
@@ -18,14 +18,14 @@ from hir.training.runlog import read_log
 from hir.training.trainer import fit
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
-BASE = make_config(dict(model=str(shipped('toy/start')), batch=6, steps=4, eval_every=0, cards_every=0, heldout='',
+BASE = make_config(dotted(model=str(shipped('toy/start')), batch=6, steps=4, eval_every=0, cards_every=0, heldout='',
                         kl_coef=.01, lr=5e-5), base=read_config(TOY))
 
 
 def run(out, **changes):
     "Final weights and history of a short run of the toy."
     model, tokenizer = load_policy(shipped('toy/start'))
-    fit(replace(BASE, out=str(out), **changes), model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48],
+    fit(changed(BASE, out=str(out), **changes), model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48],
         progress=False)
     return torch.cat([p.detach().flatten() for p in model.parameters()]), read_log(out/'history.jsonl')
 
@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_run(tmp_path, reference):
 
 def test_replays_go_through_the_step(tmp_path, monkeypatch, reference):
     "Dropping the replays changes the run: they are not decoration."
-    monkeypatch.setattr(hir.training.step, 'replays_of', lambda *a, **k: [])
+    monkeypatch.setattr(hir.methods.hir, 'replays_of', lambda *a, **k: [])
     weights, history = run(tmp_path)
     assert all(h['replays'] == 0 for h in history) and all(h['replays'] == 12 for h in reference[1])
     assert far(weights, reference[0]) > 1e-4
@@ -84,7 +84,7 @@ fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48], p
 def test_two_processes_equal_one(tmp_path, batch):
     "gloo on this machine; with a batch of one instruction, the second process samples nothing."
     from hir.training.config import save_config
-    save_config(replace(BASE, batch=batch, out=str(tmp_path/'two'), micro=16), tmp_path/'two.yaml')
+    save_config(changed(BASE, batch=batch, out=str(tmp_path/'two'), micro=16), tmp_path/'two.yaml')
     (tmp_path/'script.py').write_text(SCRIPT)
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))

@@ -15,6 +15,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.state import AcceleratorState
 
 import hir
+from changed import changed, dotted
 from hir.training.checkpoint import checkpoints
 from hir.cli import config_files, main
 from hir.training.config import make_config, read_config, save_config
@@ -27,7 +28,7 @@ from hir.training.trainer import fit
 
 LAUNCH = dict(single='NO', ddp='MULTI_GPU', multinode='MULTI_GPU', fsdp2='FSDP', zero3='DEEPSPEED')
 TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
-BASE = make_config(dict(model=str(shipped('toy/start')), batch=5, steps=2, m=3, k=1, eval_every=0, cards_every=0, heldout='',
+BASE = make_config(dotted(model=str(shipped('toy/start')), batch=5, steps=2, m=3, k=1, eval_every=0, cards_every=0, heldout='',
                         kl_coef=.01, lr=5e-5, max_new_tokens=16, micro=8), base=read_config(TOY))
 
 
@@ -82,14 +83,14 @@ def settings(tmp_path, name, **changes):
     path = tmp_path/f'{name}.yaml'
     train = tmp_path/'train.jsonl'
     train.write_text(''.join(Path(shipped('toy/train.jsonl')).read_text().splitlines(True)[:48]))
-    save_config(replace(BASE, train=str(train), out=str(tmp_path/name), **changes), path)
+    save_config(changed(BASE, train=str(train), out=str(tmp_path/name), **changes), path)
     return str(path)
 
 
 def alone(tmp_path, **changes):
     "The same run in this process, which another run may have set to another precision."
     settings(tmp_path, 'one', **changes)
-    cfg = replace(BASE, out=str(tmp_path/'one'), **changes)
+    cfg = changed(BASE, out=str(tmp_path/'one'), **changes)
     model, tokenizer = load_policy(BASE.model, dtype=cfg.dtype)
     AcceleratorState._reset_state(reset_partial_state=True)
     try: fit(cfg, model, tokenizer, load_instructions(tmp_path/'train.jsonl'), progress=False)

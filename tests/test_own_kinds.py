@@ -8,7 +8,8 @@ from hir.cli import main
 from hir.constraints.constraint import ConstraintError, get_kind, use_kinds
 from hir.files import shipped
 
-RHYME = '''from hir.constraints.constraint import Positive, Text, kind
+RHYME = '''from hir.constraints.constraint import kind
+from hir.schema import Positive, Text
 
 @kind('NAME:rhyme', 'Let at least {n} lines end in "{ending}".', example={'n': 2, 'ending': 'ow'})
 def rhyme(response, n:Positive, ending:Text):

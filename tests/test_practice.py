@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hir
+from changed import changed, dotted
 from hir.cli import main
 from hir.training.config import ConfigError, HirConfig, make_config, read_config
 from hir.instructions.instruction import load_instructions
@@ -24,8 +25,8 @@ ALONE = [replace(q, constraints=q.constraints[:1]) for q in TRAIN]
 
 
 def small(out, **changes):
-    return make_config(dict(model=str(shipped('toy/start')), out=str(out), batch=2, m=2, k=1, steps=2, max_new_tokens=8, kl_coef=0.,
-                            cpu=True, cards_every=0, rollouts_mb=0, lr=1e-3) | changes)
+    return make_config(dotted(model=str(shipped('toy/start')), out=str(out), batch=2, m=2, k=1, steps=2, max_new_tokens=8, kl_coef=0.,
+                            cpu=True, cards_every=0, rollouts_mb=0, lr=1e-3) | dotted(**changes))
 
 
 def trained(cfg, train=TRAIN, progress=False, **kw):
@@ -100,8 +101,9 @@ def test_ctrl_c_names_the_newest_checkpoint(tmp_path, capsys, saves, says):
     assert line.startswith('hir: interrupted after step 1 of 2; ') and says in line
 
 
-def test_sigterm_is_told_on_a_line_of_its_own(tmp_path, capfd):
+def test_sigterm_is_told_on_a_line_of_its_own(tmp_path, capfd, monkeypatch):
     import os, signal
+    monkeypatch.setattr('hir.progress.watched', lambda: True)                            # else there is no bar
     def ring(metrics, rows): os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit): trained(small(tmp_path), on_step=ring, progress=True)
     out, err = capfd.readouterr()
@@ -199,7 +201,7 @@ def test_rules_of_ones_own_that_answer_otherwise_are_named(tmp_path, monkeypatch
     "One score too few, a reward that is no number: an error in a line, not a traceback."
     (tmp_path/'ownrules.py').write_text('def few(rollouts, lam, rng): return [1.]*(len(rollouts) - 1)\ndef word(verdict): return "good"\n')
     monkeypatch.syspath_prepend(tmp_path)
-    for words, says in ((['--select', 'ownrules:few'], 'scores for'), (['--reward', 'ownrules:word'], "must be a number for every verdict, not 'good'")):
+    for words, says in ((['--method.select', 'ownrules:few'], 'scores for'), (['--reward', 'ownrules:word'], "must be a number for every response, not 'good'")):
         base = ['train', '--config', 'toy', '--steps', '1', '--batch', '2', '--max_new_tokens', '16', '--heldout', '', '--out', str(tmp_path/says[:4])]
         assert main([*base, *words]) == 2
         err = capsys.readouterr().err; assert says in err and 'Traceback' not in err
@@ -229,10 +231,10 @@ def test_instructions_with_one_constraint_cannot_be_replayed(tmp_path, capsys):
     trained(small(tmp_path/'some', steps=0), TRAIN[:2] + ALONE[2:])
     assert 'WARNING: 2 of 4 instructions have one constraint; they cannot be replayed' in capsys.readouterr().out
     cfg = small(tmp_path/'all', steps=0)
-    with pytest.raises(TrainingError, match='every instruction has one constraint.* k = 0'): trained(cfg, ALONE)
+    with pytest.raises(TrainingError, match='every instruction has one constraint.* method.k 0'): trained(cfg, ALONE)
     with pytest.raises(TrainingError, match='every instruction has one constraint'): dry_run(cfg, ALONE)
     for changes in (dict(k=0), dict(pool='any')):
-        trained(replace(cfg, out=str(tmp_path/str(changes)), **changes), ALONE)
+        trained(changed(cfg, out=str(tmp_path/str(changes)), **changes), ALONE)
         assert 'constraint' not in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import hir
+from changed import dotted
 from hir.training.checkpoint import CheckpointError, checkpoints
 from hir.cli import main
 from hir.training.config import make_config
@@ -28,7 +29,7 @@ TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
 STEPS = 6
 CLOCKS = ('seconds', 'tokens_per_second')
 
-PLACES = {'sampling': ('hir.training.step', 'experience'), 'updating': ('hir.training.step', 'optimise', True), 'logging': ('hir.training.trainer', 'log_rows'),
+PLACES = {'sampling': ('hir.training.context', 'draw'), 'updating': ('hir.training.step', 'optimise', True), 'logging': ('hir.training.trainer', 'log_rows'),
           'logged': ('hir.training.trainer', 'log_step', True), 'writing weights': ('hir.training.checkpoint', 'save_policy', True),
           'hashing': ('hir.training.checkpoint', 'manifest_of'), 'publishing': ('hir.training.checkpoint', 'remove'),
           'saved': ('hir.training.trainer', 'save_now', True), 'evaluating': ('hir.training.trainer', 'log_eval'), 'torn': ('hir.training.trainer', 'append')}
@@ -67,9 +68,9 @@ def command(log, where, nth, words):
 
 
 def words(out, *more):
-    return ['train', '--config', str(TOY), '--steps', str(STEPS), '--batch', '3', '--m', '3', '--k', '1', '--eval_every', '3',
+    return ['train', '--config', str(TOY), '--steps', str(STEPS), '--batch', '3', '--m', '3', '--method.k', '1', '--eval_every', '3',
             '--heldout', str(Path(out).parent/'heldout.jsonl'), '--eval_samples', '1', '--save_every', '2', '--keep', '2',
-            '--cards_every', '2', '--schedule', 'cosine', '--kl_coef', '.01', '--max_new_tokens', '16', '--out', str(out), *more]
+            '--cards_every', '2', '--schedule', 'cosine', '--method.kl_coef', '.01', '--max_new_tokens', '16', '--out', str(out), *more]
 
 
 # Processes of their own, forked from one that has imported everything and computed nothing: what takes long is the import.
@@ -195,8 +196,8 @@ except SystemExit as e: open(f'{FOLDER}/status{os.environ["RANK"]}', 'w').write(
 
 
 def small(out, **changes):
-    return make_config(dict(out=str(out), batch=2, m=2, k=1, steps=2, max_new_tokens=16, kl_coef=0., cpu=True, cards_every=0, lr=1e-3)
-                       | changes)
+    return make_config(dotted(out=str(out), batch=2, m=2, k=1, steps=2, max_new_tokens=16, kl_coef=0., cpu=True, cards_every=0, lr=1e-3)
+                       | dotted(**changes))
 
 
 def short_fit(cfg, **kw):
@@ -227,8 +228,8 @@ def test_the_engine_is_closed_whatever_fails(tmp_path):
 
 def test_an_update_that_is_skipped_leaves_optimizer_and_schedule_alone(tmp_path, monkeypatch):
     short_fit(small(tmp_path/'a', steps=1, schedule='linear'))
-    real = hir.training.step.clip_pg
-    monkeypatch.setattr('hir.training.step.clip_pg', lambda *a, **k: real(*a, **k)*float('nan'))
+    real = hir.methods.hir.clip_pg
+    monkeypatch.setattr('hir.methods.hir.clip_pg', lambda *a, **k: real(*a, **k)*float('nan'))
     shutil.copytree(tmp_path/'a', tmp_path/'b')
     short_fit(small(tmp_path/'b', steps=2, schedule='linear', resume='auto'))
     states = [torch.load(tmp_path/'b'/f'checkpoint-00000{s}'/'state'/'optimizer.bin') for s in (1, 2)]

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPING
 
-from hir.training.batch import collate, micro_batches
+from hir.training.batch import PerToken, micro_batches
 from hir.methods.hir import explore, push, spare
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
@@ -19,7 +19,10 @@ from hir.policies.engines.hf import HFEngine
 from hir.training.method import Rules, recomputed
 from hir.training.context import StepError
 from hir.replays.reward import dropped, kept, masked, penalised
-from hir.training.step import experience, step, update, with_advantages
+from hir.methods.hir import hir
+from hir.training.context import Context
+from hir.training.method import Parts, Sizes
+from hir.training.step import prepared, step, update
 from hir.files import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -199,6 +202,8 @@ def test_a_mask_in_bfloat16_counts_every_token(monkeypatch):
 
 # ---- micro-batches
 
+HIR = hir(kl_coef=0.)
+
 @pytest.fixture(scope='module')
 def toy():
     model, tokenizer = load_policy(shipped('toy/start'))
@@ -208,15 +213,15 @@ def toy():
 @pytest.fixture(scope='module')
 def batch(toy):
     model, tokenizer, instructions, accelerator = toy
-    rows = experience(HFEngine(model, tokenizer, max_new_tokens=24), tokenizer, instructions, accelerator, seed=3)
-    return with_advantages(collate(rows, tokenizer.pad_token_id), Policy(model), None, accelerator)
+    ctx = Context(HIR, Parts(accelerator, Policy(model), None, tokenizer, HFEngine(model, tokenizer, max_new_tokens=24)), base=3)
+    return prepared(HIR.rows(instructions, ctx), ctx)
 
 
 @pytest.mark.parametrize('share', [True, False])
 @pytest.mark.parametrize('world', [1, 2, 3])
 def test_a_budget_of_tokens_is_kept_and_shared_out_evenly(batch, world, share):
     every = torch.arange(len(batch))
-    number, answer = same_prompt(batch.ids, batch.prompt_len), batch.mask.sum(1).long()
+    number, answer = same_prompt(batch.ids, batch.prompt_len), batch.length
 
     def cost(part):
         if not len(part): return 0
@@ -235,7 +240,7 @@ def test_a_budget_of_tokens_is_kept_and_shared_out_evenly(batch, world, share):
 
 def weights_after(toy, batch, share=True, **kw):
     policy = Policy(deepcopy(toy[0]), share=share)
-    update(policy, torch.optim.SGD(policy.parameters(), .1), batch, toy[3], **kw)
+    update(HIR, Parts(toy[3], policy, torch.optim.SGD(policy.parameters(), .1), toy[1], None), batch, Sizes(**kw))
     return weights_of(policy)
 
 
@@ -253,8 +258,8 @@ def test_budgets_and_sharing_do_not_change_an_update(toy, batch):
 
 def one_step(toy, engine=HFEngine, limit=16, s=1, k=2, **rules):
     policy = Policy(deepcopy(toy[0]))
-    found, rows = step(policy, torch.optim.SGD(policy.parameters(), .1), engine(policy.model, toy[1], max_new_tokens=limit), toy[1],
-                       toy[2], toy[3], Rules(**rules), s=s, k=k, micro_tokens=400)
+    parts = Parts(toy[3], policy, torch.optim.SGD(policy.parameters(), .1), toy[1], engine(policy.model, toy[1], max_new_tokens=limit))
+    found, rows = step(hir(k=k, kl_coef=0.), parts, toy[2], s=s, rules=Rules(**rules), sizes=Sizes(micro_tokens=400))
     return weights_of(policy), found, rows
 
 
@@ -283,17 +288,17 @@ def test_truncated_responses_by_name(toy):
     assert .1 < steps['kept'][1]['truncated'] < 1 and steps['masked'][1]['truncated'] > 0
     for name, (_, found, rows) in steps.items():
         cut = [r for r in rows if not r.rollout.stopped]
-        assert bool(cut) == (name != 'dropped') and ('dropped' in found) == (name != 'kept')
+        assert bool(cut) == (name != 'dropped') == ('dropped' not in found)
         if name != 'kept': assert not any(r.replay for r in cut)
         if name == 'penalised': assert all(r.reward == 0 for r in cut)
-    assert steps['dropped'][1]['dropped'] > 0 and steps['dropped'][1]['truncated'] == pytest.approx(
-        steps['dropped'][1]['dropped']/(steps['dropped'][1]['dropped'] + steps['dropped'][1]['sampled']))
+    found = steps['dropped'][1]                                                    # what was sampled is described, dropped or not
+    assert found['dropped'] > 0 and found['truncated'] == pytest.approx(found['dropped']/found['sampled'])
 
 
 def test_masked_rows_count_in_advantages_but_not_in_the_loss(toy, batch):
     learn = torch.rand(len(batch), generator=torch.Generator().manual_seed(0)) < .5
-    silent = replace(batch, adv=batch.adv.clone(), learn=learn)
-    silent.adv[~learn] = 100.                                                                        # whatever they hold
+    adv = batch.extras['adv'].x.clone(); adv[~learn] = 100.                                          # whatever they hold
+    silent = replace(batch, learn=learn, extras=batch.extras | dict(adv=PerToken(adv)))
     assert (weights_after(toy, silent) - weights_after(toy, replace(batch, learn=learn))).abs().max() == 0
     assert (weights_after(toy, silent) - weights_after(toy, batch)).abs().max() > 1e-4
 
@@ -326,6 +331,9 @@ def test_entropies_that_are_asked_for_are_missed(weigh, fails):
         def generate(self, *args, **kw): return [replace(r, entropies=[float('nan')]*len(r.entropies)) for r in super().generate(*args, **kw)]
     model, tokenizer = load_policy(shipped('toy/start'))
     instructions = load_instructions(shipped('toy/train.jsonl'))[:2]
-    def rows(): return experience(Blind(model, tokenizer, max_new_tokens=8), tokenizer, instructions, start(cpu=True), Rules(weigh=weigh), m=2, k=0)
+    method = hir(k=0, kl_coef=0., weigh=weigh)
+    def rows():
+        parts = Parts(start(cpu=True), Policy(model), None, tokenizer, Blind(model, tokenizer, max_new_tokens=8))
+        return method.rows(instructions, Context(method, parts, sizes=Sizes(m=2)))
     if not fails: assert rows(); return
     with pytest.raises(StepError, match='set old to auto or recompute'): rows()

@@ -7,11 +7,11 @@ __all__ = ['best_and_worst', 'prepare', 'margins', 'loss', 'dpo']
 
 # %% ../../nbs/methods/dpo.ipynb #79b6f26d
 import torch
+from dataclasses import replace
 from functools import partial
 from torch.nn import functional as F
 from typing import Annotated
 
-from dataclasses import replace
 from ..schema import Where, resolved
 from ..replays.reward import by_group, standing
 from ..training.batch import PerToken
@@ -46,7 +46,7 @@ def loss(beta, out, batch, x, totals):
 
 # %% ../../nbs/methods/dpo.ipynb #29758c09
 def dpo(
-    beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # how far the policy may go from the reference: small is far
+    beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference; a small one lets go
 )->Method:
     "Direct preference optimisation (arXiv 2305.18290) on the best and the worst of m, by their verdicts."
     s = resolved(dpo, locals())

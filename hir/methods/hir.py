@@ -18,8 +18,8 @@ from ..schema import Choice, Count, at_least, defaults_of, resolved
 from ..constraints.verifier import cla
 from ..replays.reward import numbered
 from ..replays.rewrite import achieved, drop, exact, replay, subset
-from ..replays.select import (always, at_random, balanced, batch_quota, both, candidates, diversity, instruction_quota,
-                                integrity, lam, rarity, select, shortfall, with_successes)
+from ..replays.select import (always, at_random, balanced, batch_quota, both, candidates, diversity,
+                                instruction_quota, integrity, lam, rarity, select, shortfall, with_successes)
 from ..training.advantage import grpo, plain, reinforce_pp, rloo, terminal
 from ..training.batch import PerToken, ragged
 from ..training.context import StepError, lap, mean
@@ -144,11 +144,13 @@ def fits(h, instructions):
     if alone == len(instructions):
         raise ValueError('every instruction has one constraint, so none can be replayed; train with method.k 0, with '
                          'method.pool any, or on instructions with more constraints')
-    if alone: yield (f'{alone:,} of {len(instructions):,} instructions have one constraint; they cannot be replayed '
-                     '(setting method.pool), and their slots are filled with further responses where others are too few')
+    if alone:
+        yield (f'{alone:,} of {len(instructions):,} instructions have one constraint; they cannot be replayed (setting '
+               'method.pool), and their slots are filled with further responses where others are too few')
 
 # %% ../../nbs/methods/hir.ipynb #5f96d8cc
-Select = Annotated[Callable, Choice(dict(both=both, integrity=integrity, diversity=diversity, random=at_random, rarity=rarity))]
+Select = Annotated[Callable, Choice(dict(both=both, integrity=integrity, diversity=diversity, random=at_random,
+                                         rarity=rarity))]
 Quota = Annotated[Callable, Choice(dict(batch=batch_quota, instruction=instruction_quota))]
 Relabel = Annotated[Callable, Choice(dict(exact=exact, subset=subset))]
 Denominator = Annotated[Callable, Choice(dict(inherit=inherit, rescore=rescore))]

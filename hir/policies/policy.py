@@ -208,7 +208,7 @@ def response_states(model, ids, prompt_len, mask, share:bool):
     if share and number.max() + 1 < len(ids):
         return shared_states(body, model.config, ids, prompt_len, mask.shape[1], number)[row, t]
     if str(model.config._attn_implementation).startswith('flash'):
-        last = ((mask > 0) * torch.arange(1, mask.shape[1] + 1, device=ids.device)).amax(1)      # learned token of a row
+        last = ((mask > 0)*torch.arange(1, mask.shape[1] + 1, device=ids.device)).amax(1)    # learned token
         hidden = packed_states(body, ids, prompt_len + last)
     else: hidden = body(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[row, prompt_len[row] + t - 1]

@@ -81,21 +81,23 @@ def stop_ids(model, tokenizer):
 def rollouts_of(tokenizer, instructions, prompts, samples, seeds):
     "A `Rollout` for each sample; those of one instruction stand together."
     m, texts = len(samples)//len(prompts), tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
-    return [Rollout(instruction_of(instructions[j//m]), text, tuple(prompts[j//m]), tuple(s.ids), tuple(s.logps), tuple(s.entropies),
-                    s.stopped, seed, group=j//m)
+    return [Rollout(instruction_of(instructions[j//m]), text, tuple(prompts[j//m]), tuple(s.ids), tuple(s.logps),
+                    tuple(s.entropies), s.stopped, seed, group=j//m)
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #d5c194b7
 def record_of_rollout(r:Rollout):
     "The JSON object of a rollout."
     verdict = list(r.verdict.ok) if r.verdict else None
-    found = asdict(replace(r, instruction=None, verdict=None)) | dict(instruction=record_of(r.instruction), verdict=verdict)
+    found = asdict(replace(r, instruction=None, verdict=None))
+    found |= dict(instruction=record_of(r.instruction), verdict=verdict)
     return {k: v for k, v in found.items() if k != 'engine_logps' or v is not None}
 
 def as_rollout(record:dict, where:str):
     "The `Rollout` that a record describes, or a DataError."
     names = set(Rollout.__dataclass_fields__)
-    if odd := names ^ {*record, 'engine_logps'}: raise DataError(f'{where}: missing or unknown field {sorted(odd)[0]!r}')
+    if odd := names ^ {*record, 'engine_logps'}:
+        raise DataError(f'{where}: missing or unknown field {sorted(odd)[0]!r}')
     q = as_instruction(record['instruction'], f"{where}: field 'instruction'")
     if len({len(record[k]) for k in ('ids', 'logps', 'entropies')}) != 1:
         raise DataError(f"{where}: fields 'ids', 'logps' and 'entropies' differ in length")

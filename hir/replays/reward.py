@@ -44,7 +44,8 @@ def rewards_of(
     for r in rollouts:
         if r.verdict is None: raise ValueError(f'a rollout has no verdict yet, call score: {r.response[:60]!r}')
     found = list(reward(rollouts) if _reads_rollouts(reward) else map(reward, [r.verdict for r in rollouts]))
-    if len(found) != len(rollouts): raise RewardError(f'the reward gave {len(found)} numbers for {len(rollouts)} rollouts')
+    if len(found) != len(rollouts):
+        raise RewardError(f'the reward gave {len(found)} numbers for {len(rollouts)} rollouts')
     try: return list(map(float, found))
     except (TypeError, ValueError):
         raise RewardError(f'the reward must be a number for every response, not {found[0]!r:.60}') from None

@@ -96,7 +96,7 @@ VARIANTS = {
 def unchanged(ok, rng=None): return (True,)*len(ok)   # a relabel rule: replay the failure under its own instruction
 
 def settings_of(method:str):
-    "The settings of a method, an ablation or a variant; the last two change HiR. All but those of a run are the method's."
+    "The settings of a method, an ablation or a variant (these change HiR); all but a run's are the method's."
     found = METHODS[method] if method in METHODS else METHODS['HiR'] | (ABLATIONS | FASTER | VARIANTS)[method]
     return {name if name in ('m', 'reward', 'overlong') else f'method.{name}': x for name, x in found.items()}
 

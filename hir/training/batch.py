@@ -61,7 +61,9 @@ def take(
 
 def on_device(batch:Batch, device): return mapped(batch, lambda x: x.to(device))
 
-def plain(extras): return {n: x.x if isinstance(x, PerToken) else x for n, x in extras.items()}  # tensors, as a loss reads them
+def plain(extras):
+    "The extras as a loss reads them: tensors."
+    return {n: x.x if isinstance(x, PerToken) else x for n, x in extras.items()}
 
 # %% ../../nbs/api/training/02_batch.ipynb #4760a2cd
 def ragged(
@@ -100,9 +102,9 @@ def minibatches(
     parts:int,  # optimiser steps
     generator): # torch.Generator, the same on every process
     "A random split of the rows into `parts` index tensors with nearly equally many units."
-    rows = torch.arange(len(unit)).split(unit.sort(stable=True).values.bincount().tolist())   # positions in the sorted order
-    order, place = torch.randperm(len(rows), generator=generator), unit.argsort(stable=True)
-    return [torch.cat([place[rows[u]] for u in p.tolist()]) for p in order.tensor_split(parts) if len(p)]
+    rows = unit.argsort(stable=True).split(unit.bincount().tolist())           # of each unit, their positions
+    order = torch.randperm(len(rows), generator=generator)
+    return [torch.cat([rows[u] for u in p.tolist()]) for p in order.tensor_split(parts) if len(p)]
 
 # %% ../../nbs/api/training/02_batch.ipynb #86679489
 def in_order(
@@ -174,7 +176,8 @@ def micro_batches(
     length = [q + a for q, a in zip(prompt, answer)]
     def one(i):   # a row, and what it costs
         if not tokens: return Part((i,), frozenset(), 0, 1)
-        return Part((i,), frozenset([number[i]]), prompt[i], answer[i]) if share else Part((i,), frozenset(), 0, length[i])
+        if not share: return Part((i,), frozenset(), 0, length[i])
+        return Part((i,), frozenset([number[i]]), prompt[i], answer[i])
     units = [sum_of(map(one, unit)) for unit in in_order(_together(batch.unit[index]), number, length, share)]
     parts = sorted(_even(units, tokens or micro, world), key=lambda part: -part.cost)
     n = max(1, -(-len(parts) // world))*world

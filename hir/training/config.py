@@ -34,7 +34,7 @@ class TaskConfig:
     steps:Count = 100           # iterations: sample, choose, update
     batch:Positive = 64         # instructions per step, B
     m:Positive = 6              # responses per instruction
-    method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name: …, and its settings}; see `hir methods`
+    method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name: …, settings}; see `hir methods`
     reward:Reward = 'ila'       # what a response earns: ila | cla | module:function
     check:Check = 'strict'      # how a constraint is checked: strict | loose
     overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | drop
@@ -109,7 +109,8 @@ def methods():
 def method_named(name:str):
     "The function that a name means, or a ValueError."
     if ':' in str(name): return imported(name)
-    if name not in methods(): raise ValueError(f'no method {name!r}{nearest(str(name), [*methods(), "module:function"])}')
+    if name not in methods():
+        raise ValueError(f'no method {name!r}{nearest(str(name), [*methods(), "module:function"])}')
     return getattr(importlib.import_module(f'{ROOM}.{name}'), name)
 
 # %% ../../nbs/api/training/07_config.ipynb #beb92b4c
@@ -118,7 +119,8 @@ def settings_with(
     before={},# settings as they were; kept where the name stays
     more={}): # single settings on top
     "The name and all settings of a method, or a ValueError that names the setting and the remedy."
-    if not isinstance(named, (str, dict, type(None))): raise ValueError(f"setting 'method' must be a name or a mapping, not {named!r}")
+    if not isinstance(named, (str, dict, type(None))):
+        raise ValueError(f"setting 'method' must be a name or a mapping, not {named!r}")
     given = {'name': named} if isinstance(named, str) else {str(k): v for k, v in (named or {}).items()}
     name = given.pop('name', before.get('name'))
     if name is None: raise ValueError("setting 'method' has no name: {name: dpo, beta: .1}")
@@ -126,7 +128,8 @@ def settings_with(
     kept = {k: v for k, v in before.items() if before.get('name') == name}
     own = accepted(given | more, known, f'setting of method {name}')
     found = {'name': name} | {n: as_name(s.default) for n, s in known.items()} | kept | own
-    if lost := [n for n in known if found[n] is NO_DEFAULT]: raise ValueError(f'method {name} needs its setting {lost[0]!r}')
+    lost = [n for n in known if found[n] is NO_DEFAULT]
+    if lost: raise ValueError(f'method {name} needs its setting {lost[0]!r}')
     return found
 
 def as_name(x): return f'{x.__module__}:{x.__qualname__}' if inspect.isfunction(x) else x

@@ -131,7 +131,8 @@ def lap(ctx, name:str):
 
 def policy_of(ctx, who):
     "The policy that is meant: 'policy', 'reference', or one of the method's own."
-    found = {'policy': ctx.parts.policy, 'reference': ctx.parts.reference}.get(who, who) if isinstance(who, str) else who
+    named = {'policy': ctx.parts.policy, 'reference': ctx.parts.reference}
+    found = named.get(who, who) if isinstance(who, str) else who
     if found is None or isinstance(found, str):
         raise StepError(f'the method asks for {who!r}, which it does not declare in its needs')
     return found
@@ -156,8 +157,8 @@ def engine_for(ctx, who):
     policy, engine = policy_of(ctx, who), ctx.parts.engine
     policy = getattr(policy, 'policy', policy)                              # within `AdapterOff`
     limits = {n: x for n, x in getattr(engine, 'sampling', {}).items() if n in ('max_new_tokens', 'top_p', 'top_k')}
-    return HFEngine(getattr(policy, 'module', policy).model, ctx.tokenizer, chat=ctx.chat, rows=getattr(engine, 'rows', 64),
-                    temperature=ctx.sizes.temperature, **limits)
+    return HFEngine(getattr(policy, 'module', policy).model, ctx.tokenizer, chat=ctx.chat,
+                    rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, **limits)
 
 def plainly(prompt): return prompt.instruction if prompt.messages is None else prompt   # what any engine knows
 
@@ -167,7 +168,8 @@ def sampled(ctx, prompts, n, tag, who, sampling):
     read = ctx.method.read or (lambda text: text)
     def work(mine):
         with lap(ctx, 'sample'), off():
-            drawn = engine.generate([plainly(prompts[i]) for i in mine], n, [seed_for(seed, i) for i in mine], **sampling)
+            asked, seeds = [plainly(prompts[i]) for i in mine], [seed_for(seed, i) for i in mine]
+            drawn = engine.generate(asked, n, seeds, **sampling)
         with lap(ctx, 'verify'):
             drawn = [replace(r, instruction=instruction_of(prompts[mine[r.group]]), response=read(r.response))
                      for r in checked(drawn, len(mine), n)]
@@ -181,17 +183,20 @@ def judged_only(ctx, rollouts):
     "Those with a verdict; the others are counted."
     judged = [r for r in rollouts if r.verdict is not None]
     count(ctx, drawn=len(rollouts), **({'unjudged': len(rollouts) - len(judged)} if ctx.rules.judge else {}))
-    if rollouts and not judged: raise StepError('the judge answered for no response of this step; is its endpoint well?')
+    if rollouts and not judged:
+        raise StepError('the judge answered for no response of this step; is its endpoint well?')
     return judged
 
 def with_scores(ctx, rollouts, who, temperature):
     "The rollouts with the log-probabilities and entropies that the method needs, the trainer's where they must be."
     needs, accelerator = {'old', 'entropy'} & set(ctx.method.needs), ctx.parts.accelerator
     if not (rollouts and needs): return rollouts
-    if ctx.rules.old(ctx.parts.engine, accelerator) or who != 'policy' or temperature not in (None, ctx.sizes.temperature):
-        with lap(ctx, 'old'):
-            found, away = with_own_scores(rollouts, ctx.parts.policy, accelerator, ctx.tokenizer.pad_token_id, **ctx.size())
-        ctx.away.append(away); return found
+    other = who != 'policy' or temperature not in (None, ctx.sizes.temperature)        # not what the trainer computes
+    if other or ctx.rules.old(ctx.parts.engine, accelerator):
+        with lap(ctx, 'old'): found, away = with_own_scores(
+            rollouts, ctx.parts.policy, accelerator, ctx.tokenizer.pad_token_id, **ctx.size())
+        ctx.away.append(away)
+        return found
     if any(math.isnan(sum(getattr(r, NUMBERS[need]))) for r in rollouts for need in needs):
         raise StepError('the engine does not give every log-probability and entropy; set old to auto or recompute')
     return rollouts

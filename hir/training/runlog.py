@@ -75,8 +75,8 @@ def record_of_row(rows, i:int, s:int, used):
     row = rows[i]; r = row.rollout
     verdicts = [[c.kind, bool(ok)] for c, ok in zip(r.instruction.constraints, r.verdict)]
     again = dict(prompt=r.instruction.prompt, source=row.source) if row.replay else None
-    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.prompt, response=r.response,
-                verdicts=verdicts, reward=row.reward, replay=again, used=used)
+    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.prompt,
+                response=r.response, verdicts=verdicts, reward=row.reward, replay=again, used=used)
 
 def records_of_rows(
     rows,    # of `Row`

@@ -256,7 +256,7 @@ def train_step(cfg:HirConfig, job:Job, train, rules):
     metrics, rows = step(job.method, job, instructions, s=s, seed=cfg.seed, rules=rules, sizes=sizes_of(cfg),
                          seen=lambda rows, batch: log_rows(cfg, job, rows, s, batch))
     bad = int(metrics['skipped'])
-    if bad < cfg.minibatches: job.scheduler.step()           # a step whose updates were all skipped has not happened for it
+    if bad < cfg.minibatches: job.scheduler.step()      # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
     run.in_a_row = run.in_a_row + 1 if bad else 0
     run.seconds += time.perf_counter() - t
@@ -390,8 +390,9 @@ def check_data(cfg:HirConfig, train):
         raise TrainingError(f'{describe(soft)!r} needs a judge; name its model in the setting judge')
     fixed = next((q for q in train if q.template == 'verbatim'), None)
     if 'rewrite' in method.needs and fixed:
-        raise TrainingError(f'{fixed.prompt[:60]!r}: an instruction with template "verbatim" cannot be rewritten, as method '
-                            f'{name} does; name the template it was made with, or train with another (RL: method.k 0)')
+        raise TrainingError(f'{fixed.prompt[:60]!r}: an instruction with template "verbatim" cannot be rewritten, as '
+                            f'method {name} does; name the template it was made with, or train with another method '
+                            '(plain RL: method.k 0)')
     try: list(method.fits(train))
     except ValueError as e: raise TrainingError(str(e)) from None
 

@@ -91,7 +91,7 @@ def test_an_option_that_vllm_does_not_know_is_named(make):
 def test_the_toy_is_trained(engine, tmp_path):
     "Three steps by the settings alone: finite losses, and old log-probabilities next to the trainer's."
     model, tokenizer = wide()
-    cfg = make_config(dict(engine=engine, steps=3, batch=4, m=4, k=1, kl_coef=0, lr=1e-3, max_new_tokens=24, micro=16,
+    cfg = make_config(dict(engine=engine, steps=3, batch=4, m=4, method=dict(k=1, kl_coef=0), lr=1e-3, max_new_tokens=24, micro=16,
                            out=str(tmp_path/'run'), cpu=True, eval_every=2))
     log = []
     train = load_instructions(shipped('toy/train.jsonl'))[:8]
