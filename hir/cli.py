@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['FLAGS', 'TRAIN_HELP', 'setting_help', 'near_flag', 'overrides', 'located', 'asked_for', 'config_files', 'config_at',
            'fetched', 'heldout_of', 'settings_of', 'train', 'engine_for', 'own_instructions', 'suites_of',
-           'evaluate_command', 'evaluate_suite', 'compare_scored', 'show_scores', 'save_json', 'demo', 'study',
-           'workers', 'list_kinds', 'method_page', 'words', 'list_methods', 'config_command', 'add_config',
-           'verify_command', 'add_verify', 'own_kinds', 'export_command', 'add_export', 'parser', 'at_least_1',
-           'add_methods', 'add_demo', 'add_train', 'add_study', 'add_eval', 'not_negative', 'add_suite', 'mendable',
-           'main']
+           'evaluate_command', 'evaluate_suite', 'compare_scored', 'show_scores', 'demo', 'study', 'workers',
+           'list_kinds', 'method_page', 'words', 'list_methods', 'config_command', 'add_config', 'verify_command',
+           'add_verify', 'own_kinds', 'export_command', 'add_export', 'parser', 'at_least_1', 'add_methods', 'add_demo',
+           'add_train', 'add_study', 'add_eval', 'not_negative', 'add_suite', 'mendable', 'main']
 
 # %% ../nbs/api/92_cli.ipynb #e035db03
 import argparse, os, re, sys
@@ -17,9 +16,8 @@ from pathlib import Path
 
 from . import __version__
 from .constraints.constraint import ConstraintError, use_kinds
-from .files import DataError
+from .files import DataError, check_output, shipped, write_json
 from .instructions.instruction import load_instructions
-from .files import shipped
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
 def setting_help():
@@ -157,11 +155,12 @@ def own_instructions(path):
 
 def suites_of(path):
     "The suites of other formats than ours that can read the first record of a file."
-    from hir.instructions.benchmarks import as_record, file_rows
+    from hir.files import record_in
+    from hir.instructions.benchmarks import file_rows
     from hir.instructions.instruction import as_instruction
     from hir.evaluation.suite import READ, fitting
     where, row = next(file_rows(path), (path, {}))
-    try: found = fitting(as_record(row, where), where)
+    try: found = fitting(record_in(row, where), where)
     except DataError: return []
     return [name for name in found if READ[name] is not as_instruction]
 
@@ -170,6 +169,7 @@ def evaluate_command(args, rest):
     "Evaluate one or more policies on a file of instructions, or compare scored files."
     if args.responses and not args.suite:
         raise DataError("--responses keeps the responses to a suite; for a file in hir's format add --suite own")
+    if args.out: check_output(args.out, '--out')
     if args.scored: return compare_scored(args)
     if args.suite: return evaluate_suite(args)
     from hir.schema import function_in
@@ -185,7 +185,7 @@ def evaluate_command(args, rest):
         finally: engine.close()
         print(f'{path}\n{report_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))
-    if args.out: save_json(args.out, {name: r.summary() for name, r in reports.items()})
+    if args.out: write_json(args.out, {name: r.summary() for name, r in reports.items()})
 
 # %% ../nbs/api/92_cli.ipynb #4a9a20ac
 def evaluate_suite(args):
@@ -213,14 +213,7 @@ def show_scores(scores, out):
     gains = {name: differences(scores[first], s) for name, s in scores.items() if name != first}
     for name, found in reports.items(): print(f'{name}\n{report_text(found)}\n')
     for name, found in gains.items(): print(differences_text(first, name, found) + '\n')
-    if out: save_json(out, {'reports': reports, 'minus the first': gains})
-
-# %% ../nbs/api/92_cli.ipynb #7faab6aa
-def save_json(path, value):
-    "Write a value as JSON."
-    import json
-    from hir.files import write_atomic
-    write_atomic(path, lambda f: json.dump(value, f, indent=1))
+    if out: write_json(out, {'reports': reports, 'minus the first': gains})
 
 # %% ../nbs/api/92_cli.ipynb #800b79e9
 def demo(args, rest):
@@ -307,12 +300,12 @@ def verify_command(args, rest):
     read, written = [located(p) for p in (args.file, args.responses) if p], [args.out, rejects_of(args.out)]
     if args.report and os.path.abspath(args.report) in map(os.path.abspath, written):
         raise DataError(f'--report {args.report}: is an output already; name another file')
-    if args.report: spare(read, [args.report])
+    if args.report: spare(read, [args.report]); check_output(args.report, '--report')
     found = score_file(located(args.file), args.out, args.responses and located(args.responses), args.key or 'prompt',
                        args.workers, args.skip_bad, progress=True)
     print(report_text(found))
     if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
-    if args.report: save_json(args.report, found)
+    if args.report: write_json(args.report, found)
 
 # %% ../nbs/api/92_cli.ipynb #805b05fe
 def add_verify(sub):

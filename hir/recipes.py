@@ -15,10 +15,10 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from .schema import nearest
-from .files import DataError
+from .files import DataError, record_in
 from .constraints.judge import is_soft
 from .instructions.instruction import load_instructions
-from .instructions.benchmarks import as_record, decompose, file_rows, load
+from .instructions.benchmarks import decompose, file_rows, load
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
@@ -40,7 +40,7 @@ SHAPES = {'hir16k': ('source', 'ground_truth'), 'muldimif': ('conversations', 'c
 def format_of(path):
     "The data set whose fields the first record of a file has; 'hir' for our own."
     where, row = next(file_rows(path), (path, {}))
-    fields = as_record(row, where)
+    fields = record_in(row, where)
     return next((name for name, wanted in SHAPES.items() if all(f in fields for f in wanted)), 'hir')
 
 # %% ../nbs/api/90_recipes.ipynb #479c1082

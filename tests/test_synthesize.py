@@ -49,7 +49,7 @@ def test_a_file_without_tasks_is_refused(tmp_path):
 
 def test_enough_kinds_of_three_suites_that_can_be_dropped_alone():
     suites = Counter(KINDS[k].check.__module__ for k in DRAW)
-    assert len(DRAW) >= 40 and set(suites) == {f'hir.suites.{s}' for s in ('ifeval', 'iftrain', 'ifbench')} and min(suites.values()) >= 10
+    assert len(DRAW) >= 40 and set(suites) == {f'hir.constraints.suites.{s}' for s in ('ifeval', 'iftrain', 'ifbench')} and min(suites.values()) >= 10
     assert {KINDS[k].drop for k in DRAW} == {'yes'} and not any(KINDS[k].quotes for k in DRAW)
     assert set(PLANS) <= set(DRAW) and set().union(*CONFLICTS) <= set(DRAW) and {len(pair) for pair in CONFLICTS} == {2}
 

@@ -11,7 +11,6 @@ import difflib, importlib, inspect, json, os, string, sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
 from typing import get_type_hints
 
 from ..schema import suggest, as_type
@@ -88,6 +87,7 @@ BUILT_IN = ('hir.constraints.suites.ifeval', 'hir.constraints.suites.ifbench', '
 
 def load_suites():
     "Import the modules of `BUILT_IN`, of the entry point `hir.kinds` and of HIR_KINDS; return the ids known."
+    from importlib.metadata import entry_points                      # slow to import, and only needed here
     for module in BUILT_IN: importlib.import_module(module)
     for e in entry_points(group='hir.kinds'):
         if not e.value.startswith('hir.'): load_own(e.value)      # an older installation of hir itself names its own

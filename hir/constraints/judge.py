@@ -17,6 +17,8 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import SimpleNamespace
+
+from ..files import log_lines
 from ..progress import bar
 
 from .constraint import Constraint, Verdict, describe, kind
@@ -88,14 +90,11 @@ def text_of(completion):
 def read_cache(path):
     "Key → answer, from every whole line; torn lines are passed over."
     known = {}
-    with open(path, encoding='utf-8', errors='replace') as f:
-        for n, line in enumerate(f, 1):
-            try: entry = json.loads(line)
-            except ValueError: continue # blank or torn
-            types = {k: type(v) for k, v in entry.items()} if isinstance(entry, dict) else None
-            if types != {'key': str, 'ok': bool}:
-                raise JudgeError(f'{path}:{n}: not an answer of a judge; is the file something else?')
-            known[entry['key']] = entry['ok']
+    for line, entry in log_lines(path, torn='skip'):
+        types = {k: type(v) for k, v in entry.items()} if isinstance(entry, dict) else None
+        if types != {'key': str, 'ok': bool}:
+            raise JudgeError(f'{path}: {line.strip()[:40]!r} is not an answer of a judge; is the file something else?')
+        known[entry['key']] = entry['ok']
     return known
 
 class Cache:

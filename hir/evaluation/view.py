@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..constraints.constraint import describe
 from ..constraints.verifier import check, check_loose, ila
-from ..files import DataError, read_jsonl, write_jsonl
+from ..files import DataError, records, write_jsonl
 from ..policies.rollout import as_rollout, record_of_rollout
 from ..replays.reward import original_rows
 from ..replays.select import lam
@@ -105,7 +105,7 @@ def save_recorded(path, batch:Recorded):
 def load_recorded(path):
     "Read a batch that `save_recorded` wrote."
     rollouts, again = [], {}
-    for i, (record, where) in enumerate((r, w) for w, r in read_jsonl(path)):
+    for i, (record, where) in enumerate((r, w) for w, r in records(path)):
         if 'hindsight' not in record: raise DataError(f"{where}: no field 'hindsight'; this is not a recorded batch")
         found = record.pop('hindsight')
         if found: again[i] = tuple(found)

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['HUB', 'ELSEWHERE', 'ASIDE', 'END', 'LEAD', 'STARTS', 'OPENS', 'MARK', 'HEADER', 'READERS', 'SUITES', 'HOLDS',
-           'SHAPES', 'file_rows', 'listed_rows', 'hub_rows', 'rows_of', 'as_record', 'wrong', 'built', 'parallel',
-           'whole', 'read_ifeval', 'asked', 'parsed', 'read_iftrain', 'triples', 'read_muldimif', 'criterion',
-           'read_cfbench', 'wording', 'begins', 'start_of', 'spans', 'spaced', 'decompose', 'rubrics', 'ruled',
-           'ruled_by', 'hir16k_constraints', 'read_hir16k', 'Loaded', 'load', 'homes', 'listed', 'tripled',
-           'as_iftrain', 'as_cfbench', 'as_hir16k', 'as_ifeval', 'as_muldimif', 'record_in', 'save', 'answered',
-           'save_responses', 'survival']
+           'SHAPES', 'file_rows', 'rows_of', 'wrong', 'built', 'parallel', 'whole', 'read_ifeval', 'asked', 'parsed',
+           'read_iftrain', 'triples', 'read_muldimif', 'criterion', 'read_cfbench', 'wording', 'begins', 'start_of',
+           'spans', 'spaced', 'decompose', 'rubrics', 'ruled', 'ruled_by', 'hir16k_constraints', 'read_hir16k',
+           'Loaded', 'load', 'homes', 'listed', 'tripled', 'as_iftrain', 'as_cfbench', 'as_hir16k', 'as_ifeval',
+           'as_muldimif', 'record_for', 'save', 'answered', 'save_responses', 'survival']
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #72abf337
 import ast, json, re
@@ -21,30 +20,14 @@ from pathlib import Path
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
-from ..files import DataError, typed, write_atomic, write_jsonl
+from ..files import DataError, record_in, rows, table_rows, typed, write_json, write_jsonl
 from .instruction import Instruction
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #8aca45d9
 def file_rows(path):
     "Yield (where, row) of a local file; a row is a dict, or a line of JSON not parsed yet."
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f'{path}: no such file; without a source the data set is fetched from the hub')
-    if path.suffix == '.parquet': yield from hub_rows(path, 'parquet', data_files=str(path), split='train')
-    elif path.suffix == '.json': yield from listed_rows(path)
-    else:
-        with open(path, 'rb') as f:
-            for n, line in enumerate(f, 1):
-                if line.strip(): yield f'{path}:{n}', line
-
-def listed_rows(path):
-    "Yield (where, row) of a JSON file that holds one list."
-    try: rows = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as e:
-        raise DataError(f'{path}: not valid JSON ({e}); JSON Lines need the ending .jsonl') from None
-    if not isinstance(rows, list):
-        raise DataError(f'{path}: must hold a list of records, not {type(rows).__name__}')
-    yield from ((f'{path}: record {n}', row) for n, row in enumerate(rows))
+    if Path(path).is_file(): return rows(path)
+    raise DataError(f'{path}: no such file; without a source the data set is fetched from the hub')
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #48cbe966
 HUB = {'ifeval': ('google/IFEval', {}), 'ifbench': ('allenai/IFBench_test', {}),
@@ -52,18 +35,6 @@ HUB = {'ifeval': ('google/IFEval', {}), 'ifbench': ('allenai/IFBench_test', {}),
        'hir16k': ('text', {'data_files': 'hf://datasets/sastpg/HIR-16K/HIR_trainv1.jsonl'})}
 ELSEWHERE = {'muldimif': 'Data/test.json of github.com/Junjie-Ye/MulDimIF',
              'cfbench': 'data/cfbench_data.json of github.com/PKU-Baichuan-MLSystemLab/CFBench'}
-
-def hub_rows(label, repo, split='train', **options):
-    "Yield (where, row) of a data set that the package `datasets` finds."
-    try: from datasets import load_dataset
-    except ImportError:
-        raise DataError(f"{label}: needs the package `datasets`: pip install 'hir[data]', "
-                        'or pass a .jsonl or .json file') from None
-    try: rows = load_dataset(repo, split=split, **options)
-    except Exception as e:          # a dozen kinds, from no network to no such data set
-        raise DataError(f'{label}: could not be read ({e!r:.200}); without a network, '
-                        'pass the path of a file that was downloaded elsewhere') from e
-    yield from ((f'{label}: row {n}', row['text'] if repo == 'text' else row) for n, row in enumerate(rows))
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #50aa5fcc
 def rows_of(
@@ -73,15 +44,7 @@ def rows_of(
     if source is not None: return file_rows(source)
     if name in ELSEWHERE: raise DataError(f'{name}: is not on the hub; pass the path of {ELSEWHERE[name]}')
     repo, options = HUB[name]
-    return hub_rows(options.get('data_files', repo), repo, **options)
-
-def as_record(row, where:str):
-    "A row as a dict, or a DataError."
-    if isinstance(row, (str, bytes)):
-        try: row = json.loads(row)
-        except ValueError as e: raise DataError(f'{where}: not valid JSON ({e})') from None
-    if isinstance(row, dict): return row
-    raise DataError(f'{where}: must be a JSON object, not {row!r:.40}')
+    return table_rows(options.get('data_files', repo), repo, **options)
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #a132ee80
 def wrong(where:str, name:str, wanted:str, value):
@@ -310,7 +273,7 @@ def load(
     if name not in READERS: raise DataError(f'no data set {name!r}; there are {", ".join(READERS)}')
     read, out = partial(READERS[name], **options), Loaded(name)
     for where, row in rows_of(name, source):
-        try: q = read(record := as_record(row, where), where)
+        try: q = read(record := record_in(row, where), where)
         except DataError as e:
             if not skip_bad: raise DataError(f'{e}; correct it, or leave bad records out with skip_bad') from None
             out.rejects.append(str(e)); continue
@@ -360,7 +323,7 @@ SHAPES = {'ifeval': as_ifeval, 'ifbench': as_ifeval, 'iftrain': as_iftrain, 'mul
           'cfbench': as_cfbench, 'hir16k': as_hir16k}
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #6c6c49b9
-def record_in(name:str, q:Instruction, key):
+def record_for(name:str, q:Instruction, key):
     "An instruction as a record of a data set."
     for c, home in zip(q.constraints, homes(q)):
         if home in HOLDS.get(name, {home}): continue
@@ -379,9 +342,9 @@ def save(
     if name not in SHAPES: raise DataError(f'cannot write records of {name!r}, only of {", ".join(SHAPES)}')
     keys = [q.id or str(n) for n, q in enumerate(instructions)]
     if name in ('ifeval', 'cfbench', 'hir16k'): keys = [int(k) if k.isdecimal() else k for k in keys]
-    out = [record_in(name, q, k) for q, k in zip(instructions, keys)]
+    out = [record_for(name, q, k) for q, k in zip(instructions, keys)]
     if Path(path).suffix != '.json': return write_jsonl(path, out)
-    write_atomic(path, lambda f: json.dump(out, f, ensure_ascii=False, indent=1))
+    write_json(path, out, ensure_ascii=False)
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #3cfb4f02
 def answered(name:str, record:dict, response:str):
@@ -398,7 +361,7 @@ def save_responses(
     if data.name in ('iftrain', 'hir16k'): raise DataError(f'no official script reads responses to {data.name}')
     out = [answered(data.name, r, said) for r, said in zip(data.records, responses, strict=True)]
     if data.name in ('muldimif', 'cfbench'):
-        return write_atomic(path, lambda f: json.dump(out, f, ensure_ascii=False, indent=1))
+        return write_json(path, out, ensure_ascii=False)
     once = {o['prompt']: o['response'] for o in out}
     for n, o in enumerate(out):
         if once[o['prompt']] == o['response']: continue

@@ -11,7 +11,7 @@ import difflib
 from dataclasses import dataclass
 
 from ..constraints.constraint import Constraint, ConstraintError, describe
-from ..files import DataError, read_jsonl, typed, write_jsonl
+from ..files import DataError, records, typed, write_jsonl
 
 # %% ../../nbs/api/instructions/00_instruction.ipynb #f16781b4
 def stopped(sentences):
@@ -42,6 +42,7 @@ class Instruction:
     def __post_init__(self):
         object.__setattr__(self, 'constraints', tuple(self.constraints))
         if not self.constraints: raise ConstraintError('an instruction needs at least one constraint')
+        if not self.task.strip(): raise ConstraintError('the task is blank; say what to do')
         if self.template not in TEMPLATES:
             raise ConstraintError(f'no template {self.template!r}; there are {", ".join(TEMPLATES)}')
     def __len__(self): return len(self.constraints)
@@ -85,7 +86,7 @@ def as_instruction(
 # %% ../../nbs/api/instructions/00_instruction.ipynb #f3be5b7f
 def load_instructions(path):
     "All instructions of a JSONL file; an empty one is an error."
-    out = [as_instruction(record, where) for where, record in read_jsonl(path)]
+    out = [as_instruction(record, where) for where, record in records(path)]
     if not out: raise DataError(f'{path}: holds no instructions')
     return out
 

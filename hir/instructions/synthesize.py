@@ -20,12 +20,12 @@ from ..constraints.constraint import Constraint, ConstraintError
 from ..constraints.verifier import check
 from ..constraints.suites.ifbench import CONJUNCTIONS, NAMES
 from .instruction import TEMPLATES, Instruction
-from ..files import DataError, read_jsonl, typed
+from ..files import DataError, records, typed
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #6dc62c10
 def load_tasks(path):
     "The tasks of a JSONL file, one object with a field `task` a line."
-    out = [typed(record, 'task', str, where) for where, record in read_jsonl(path)]
+    out = [typed(record, 'task', str, where) for where, record in records(path)]
     if not out: raise DataError(f'{path}: holds no tasks')
     return out
 

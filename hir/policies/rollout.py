@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..constraints.constraint import Verdict
 from ..instructions.instruction import Instruction, as_instruction, record_of
-from ..files import DataError, read_jsonl, write_jsonl
+from ..files import DataError, records, write_jsonl
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #a4df86cc
 @dataclass(frozen=True)
@@ -109,4 +109,4 @@ def as_rollout(record:dict, where:str):
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #5dba5066
 def save_rollouts(path, rollouts): write_jsonl(path, map(record_of_rollout, rollouts))
-def load_rollouts(path): return [as_rollout(record, where) for where, record in read_jsonl(path)]
+def load_rollouts(path): return [as_rollout(record, where) for where, record in records(path)]

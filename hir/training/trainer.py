@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..schema import nearest
+from ..files import append, append_text
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
@@ -34,7 +35,7 @@ from .config import (FIELDS, ConfigError, HirConfig, chat_of, engine_of, functio
                                  read_config, rules_of, save_config, sizes_of)
 from .context import SharedEngine
 from .method import Parts
-from .runlog import append, card, cut_cards, cut_log, cut_parts, read_log, records_of_rows, rotate
+from .runlog import card, cut_cards, cut_log, cut_parts, read_log, records_of_rows, rotate
 from .step import step
 
 # %% ../../nbs/api/training/09_trainer.ipynb #bb1b360b
@@ -297,7 +298,7 @@ def log_step(cfg:HirConfig, job:Job, metrics:dict, rows):
     if not job.accelerator.is_main_process: return
     append(Path(cfg.out)/'history.jsonl', metrics)
     if cfg.cards_every and (s == 1 or s % cfg.cards_every == 0):
-        with open(Path(cfg.out)/'cards.md', 'a', encoding='utf-8') as f: f.write(card(rows, s))
+        append_text(Path(cfg.out)/'cards.md', card(rows, s))
 
 def log_rows(cfg:HirConfig, job:Job, rows, s:int, batch):
     "Write every row of a step to the rollout log."
