@@ -24,7 +24,7 @@ ALONE = [replace(q, constraints=q.constraints[:1]) for q in TRAIN]
 
 
 def small(out, **changes):
-    return make_config(dict(model=str(shipped('toy/start')), out=str(out), batch=2, m=2, k=1, steps=2, max_new_tokens=8, kl_coef=0.,
+    return make_config(dict(model=str(shipped('toy/start')), out=str(out), batch=2, m=2, steps=2, max_new_tokens=8, **{'method.k': 1, 'method.kl_coef': 0.},
                             cpu=True, cards_every=0, rollouts_mb=0, lr=1e-3) | changes)
 
 
@@ -199,7 +199,7 @@ def test_rules_of_ones_own_that_answer_otherwise_are_named(tmp_path, monkeypatch
     "One score too few, a reward that is no number: an error in a line, not a traceback."
     (tmp_path/'ownrules.py').write_text('def few(rollouts, lam, rng): return [1.]*(len(rollouts) - 1)\ndef word(verdict): return "good"\n')
     monkeypatch.syspath_prepend(tmp_path)
-    for words, says in ((['--select', 'ownrules:few'], 'scores for'), (['--reward', 'ownrules:word'], "must be a number for every verdict, not 'good'")):
+    for words, says in ((['--method.select', 'ownrules:few'], 'scores for'), (['--reward', 'ownrules:word'], "must be a number for every response, not 'good'")):
         base = ['train', '--config', 'toy', '--steps', '1', '--batch', '2', '--max_new_tokens', '16', '--heldout', '', '--out', str(tmp_path/says[:4])]
         assert main([*base, *words]) == 2
         err = capsys.readouterr().err; assert says in err and 'Traceback' not in err
@@ -229,10 +229,10 @@ def test_instructions_with_one_constraint_cannot_be_replayed(tmp_path, capsys):
     trained(small(tmp_path/'some', steps=0), TRAIN[:2] + ALONE[2:])
     assert 'WARNING: 2 of 4 instructions have one constraint; they cannot be replayed' in capsys.readouterr().out
     cfg = small(tmp_path/'all', steps=0)
-    with pytest.raises(TrainingError, match='every instruction has one constraint.* k = 0'): trained(cfg, ALONE)
+    with pytest.raises(TrainingError, match='every instruction has one constraint.* method.k 0'): trained(cfg, ALONE)
     with pytest.raises(TrainingError, match='every instruction has one constraint'): dry_run(cfg, ALONE)
-    for changes in (dict(k=0), dict(pool='any')):
-        trained(replace(cfg, out=str(tmp_path/str(changes)), **changes), ALONE)
+    for changes in ({'method.k': 0}, {'method.pool': 'any'}):
+        trained(make_config({'out': str(tmp_path/str(changes))} | changes, base=cfg), ALONE)
         assert 'constraint' not in capsys.readouterr().out
 
 
@@ -246,6 +246,6 @@ def test_what_is_too_long_or_too_many_is_warned_of(tmp_path, capsys):
 
 
 def test_the_dry_runs_bounds_hold_when_slots_are_filled(tmp_path):
-    said = dry_run(small(tmp_path, m=2, k=1, steps=3), TRAIN)
+    said = dry_run(small(tmp_path, m=2, steps=3), TRAIN)
     assert f'at most {2*3*8} tokens sampled' in said and '12 responses (18 at most' in said
-    assert '12 responses,' in dry_run(small(tmp_path, m=2, k=0, steps=3), TRAIN)
+    assert '12 responses,' in dry_run(small(tmp_path, m=2, steps=3, **{'method.k': 0}), TRAIN)
