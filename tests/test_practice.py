@@ -100,8 +100,9 @@ def test_ctrl_c_names_the_newest_checkpoint(tmp_path, capsys, saves, says):
     assert line.startswith('hir: interrupted after step 1 of 2; ') and says in line
 
 
-def test_sigterm_is_told_on_a_line_of_its_own(tmp_path, capfd):
+def test_sigterm_is_told_on_a_line_of_its_own(tmp_path, capfd, monkeypatch):
     import os, signal
+    monkeypatch.setattr('hir.progress.watched', lambda: True)
     def ring(metrics, rows): os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit): trained(small(tmp_path), on_step=ring, progress=True)
     out, err = capfd.readouterr()
