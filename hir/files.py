@@ -213,11 +213,11 @@ def append(path, *records): append_text(path, ''.join(json.dumps(r) + '\n' for r
 def log_lines(
     path,
     torn='end'): # what a torn line means: 'end' of the log, or 'skip' it
-    "Yield (line, record) of a JSONL log; nothing if there is no file."
+    "Yield ('file:line', line, record) of a JSONL log; nothing if there is no file."
     if not Path(path).exists(): return
     with open(path, encoding='utf-8', errors='replace') as f:
-        while line := f.readline(LONGEST):
-            try: yield line.rstrip('\n') + '\n', json.loads(line)
+        for n, line in enumerate(iter(lambda: f.readline(LONGEST), ''), 1):
+            try: yield f'{path}:{n}', line.rstrip('\n') + '\n', json.loads(line)
             except (ValueError, RecursionError):
                 if torn == 'end': return
 

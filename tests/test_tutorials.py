@@ -89,7 +89,7 @@ def test_every_term_has_a_sentence_and_a_notebook():
     found = terms()
     assert len(found) > 50
     for term, (sentence, link) in found.items():
-        assert sentence.endswith('.') and re.fullmatch(r'\[[^]]+\]\([a-z]+/\w+\.ipynb\)', link), term
+        assert sentence.endswith('.') and re.fullmatch(r'\[[^]]+\]\((?:[a-z]+/)+\w+\.ipynb\)', link), term
 
 def test_terms_stand_in_the_notebook_they_name():
     for term, (_, link) in terms().items():

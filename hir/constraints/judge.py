@@ -90,10 +90,10 @@ def text_of(completion):
 def read_cache(path):
     "Key → answer, from every whole line; torn lines are passed over."
     known = {}
-    for line, entry in log_lines(path, torn='skip'):
+    for where, _, entry in log_lines(path, torn='skip'):
         types = {k: type(v) for k, v in entry.items()} if isinstance(entry, dict) else None
         if types != {'key': str, 'ok': bool}:
-            raise JudgeError(f'{path}: {line.strip()[:40]!r} is not an answer of a judge; is the file something else?')
+            raise JudgeError(f'{where}: not an answer of a judge; is the file something else?')
         known[entry['key']] = entry['ok']
     return known
 

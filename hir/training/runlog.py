@@ -17,12 +17,12 @@ from ..files import log_lines, write_atomic
 # %% ../../nbs/api/training/06_runlog.ipynb #acc493e8
 def read_log(path):
     "Every whole line of a JSONL log, a torn last one left out; [] if there is no file."
-    return [record for _, record in log_lines(path)]
+    return [record for *_, record in log_lines(path)]
 
 def cut_log(path, last:int):
     "Keep the records up to step `last`; says whether there are any."
     if not Path(path).exists(): return False
-    write_atomic(path, lambda f: f.writelines(line for line, r in log_lines(path) if r['step'] <= last))
+    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path) if r['step'] <= last))
     return Path(path).stat().st_size > 0
 
 # %% ../../nbs/api/training/06_runlog.ipynb #fd8297f0
