@@ -123,7 +123,7 @@ def table_rows(label, repo, split='train', **options):
 
 # %% ../nbs/api/00_files.ipynb #b9ba5ada
 def rows(path, shown=None):
-    "Yield (where, row) of a file: a .parquet table, a .json list, else JSON Lines; .json and lines may be packed as .gz."
+    "Yield (where, row) of a file: a .parquet table, a .json list, else JSON Lines; the last two may be packed as .gz."
     name = str(path).removesuffix('.gz')
     if not Path(path).exists(): raise DataError(f'{path}: no such file')
     if name.endswith('.parquet'): return table_rows(path, 'parquet', data_files=str(path))

@@ -34,7 +34,7 @@ class TaskConfig:
     steps:Count = 100           # iterations: sample, choose, update
     batch:Positive = 64         # instructions per step, B
     m:Positive = 6              # responses per instruction
-    method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name: …, settings}; see `hir methods`
+    method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name, settings}; see hir methods
     reward:Reward = 'ila'       # what a response earns: ila | cla | module:function
     check:Check = 'strict'      # how a constraint is checked: strict | loose
     overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | drop

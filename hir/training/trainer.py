@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tqdm.auto import tqdm
 
+# %% ../../nbs/api/training/09_trainer.ipynb #b96d0e88
 from ..schema import nearest
 from ..files import append, append_text
 from ..progress import bar
