@@ -97,7 +97,7 @@ BAD = [('ifeval', {'prompt': None}, "'prompt' must be str"), ('ifeval', {'kwargs
 def test_a_bad_record_is_named_or_skipped_and_counted(name, change, says, tmp_path):
     path = written(tmp_path, [GOOD[name], GOOD[name] | change])
     with pytest.raises(DataError) as e: load(name, path)
-    assert str(e.value).startswith(f'{path}:2: ') and says in str(e.value) and 'skip_bad' in str(e.value)
+    assert str(e.value).startswith(f'{path}:2: ') and says in str(e.value) and 'correct the record' in str(e.value)
     data = load(name, path, skip_bad=True)
     assert len(data.instructions) == len(data.records) == len(data.rejects) == 1 and says in data.rejects[0]
     assert '1 bad records skipped' in str(data)

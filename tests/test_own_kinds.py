@@ -1,7 +1,10 @@
 "Kinds of one's own, in a module that the command, its workers and a run are told of by name."
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
+from pathlib import Path
 
 import pytest
+
+import hir
 
 from hir.constraints import constraint
 from hir.cli import main
@@ -118,3 +121,23 @@ def test_a_data_file_imports_nothing(module, tmp_path, capsys):
     (tmp_path/'mine.jsonl').write_text(record(name) + record(f'{name}:{name}'))
     assert main(['eval', '--model', 'shipped:toy/start', '--data', 'mine.jsonl']) == 2
     assert not (tmp_path/'imported').exists()
+
+
+@pytest.mark.parametrize('first', ['', 'import hir.constraints.suites.ifeval', 'import hir.toy.toy, hir.constraints.judge', 'import hir.methods.hir'])
+def test_built_in_kinds_are_found_in_a_source_tree(tmp_path, first):
+    "A tree on the path that nobody installed, whatever was imported before: no entry point is needed."
+    shutil.copytree(Path(hir.__file__).parent, tmp_path/'hir', ignore=shutil.ignore_patterns('__pycache__', 'data'))
+    code = f'''
+import importlib.metadata
+importlib.metadata.entry_points = lambda **kw: ()
+{first}
+import hir
+from hir.constraints.constraint import kinds
+assert hir.__file__.startswith({str(tmp_path)!r}), hir.__file__
+print(len(kinds()))
+'''
+    env = {k: v for k, v in os.environ.items() if k != 'HIR_KINDS'} | {'PYTHONPATH': str(tmp_path)}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.stdout.strip() == '138', done.stdout + done.stderr[-500:]
+    listed = subprocess.run([sys.executable, '-m', 'hir', 'kinds'], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 138

@@ -275,7 +275,7 @@ def load(
     for where, row in rows_of(name, source):
         try: q = read(record := record_in(row, where), where)
         except DataError as e:
-            if not skip_bad: raise DataError(f'{e}; correct it, or leave bad records out with skip_bad') from None
+            if not skip_bad: raise DataError(f'{e}; correct the record') from None
             out.rejects.append(str(e)); continue
         if q is None: out.dropped.append(where); continue
         out.instructions.append(q); out.records.append(record)
