@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-vllm docs test-browser export readme notebooks clean
+.PHONY: help venv demo test test-vllm docs test-browser export house readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,9 @@ docs:        ## build the site into _docs/site, offline
 export: venv ## write hir/ from the notebooks and clean the notebooks
 	nbdev_export
 	nbdev_clean
+
+house:       ## draw the rooms and their arrows: nbs/images/house.svg
+	@$(PYTHON) .ci/house.py
 
 readme: venv ## write README.md from nbs/index.ipynb
 	python .ci/readme.py

@@ -10,13 +10,16 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from latex2mathml.converter import convert
 
+from house import ROOMS, room_of
+
 ROOT = Path(__file__).resolve().parent.parent
 SRC, SITE, REPO = ROOT/'_docs'/'src', ROOT/'_docs'/'site', 'https://github.com/hir-rl/hir'
 MATH = re.compile(r'(?<![\\$`\w])\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])', re.S)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
 FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'study',                  # in reading order; what is not named follows
-         'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_engine', 'scale', 'run_sheet']
-TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'api': 'Modules'}
+         'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_method', 'add_engine', 'scale', 'run_sheet',
+         'hir', 'sft', 'dpo']
+TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'methods': 'Methods', 'api': 'Modules'}
 
 
 def with_mathml(text):
@@ -84,7 +87,7 @@ def copy_notebook(path):
 
 def notebook_of(module):
     "The notebook that a module was exported from."
-    found = re.search(r'File to edit: \.\./(?:\.\./)?(nbs/\S+?)\.ipynb', module.read_text(encoding='utf-8'))
+    found = re.search(r'File to edit: (?:\.\./)+(nbs/\S+?)\.ipynb', module.read_text(encoding='utf-8'))
     return found[1] if found else None
 
 
@@ -99,10 +102,16 @@ def entry(node, lines, source, notebook):
     return f'### `{node.name}`\n\n{doc}\n\n```python\n{head}\n```\n\n{links}\n'
 
 
+def place_of(module):
+    "Number of a module's room, from the top of the house."
+    name = module.relative_to(ROOT).as_posix()
+    return ROOMS.index(room_of(name)) if name.count('/') > 1 or module.stem in ROOMS else -1
+
+
 def reference():
     "One page per module: its public names with signature, parameter notes and docstring."
     pages = []
-    for module in sorted((ROOT/'hir').rglob('*.py')):
+    for module in sorted((ROOT/'hir').rglob('*.py'), key=lambda m: (place_of(m), m)):
         if module.stem.startswith('_'): continue
         text = module.read_text(encoding='utf-8'); tree, lines = ast.parse(text), text.splitlines()
         name = '.'.join(module.relative_to(ROOT).with_suffix('').parts)
@@ -122,7 +131,14 @@ def nav(pages):
         found = [*(SRC/folder).glob('*.ipynb'), *(SRC/folder).glob('*.md')]
         found.sort(key=lambda p: (FIRST.index(p.stem) if p.stem in FIRST else len(FIRST), p.name))
         return [{title_of(p): str(p.relative_to(SRC))} for p in found]
-    out = [{'hir': 'index.ipynb'}] + [{t: group(f)} for f, t in TITLES.items() if (SRC/f).is_dir()]
+    def rooms():
+        "Room by room; one that is a single module is its page."
+        loose = {p.stem.partition('_')[2]: p for p in (SRC/'api').glob('*.ipynb')}
+        for room in ROOMS:
+            page = loose.get(room.strip('_'))
+            if page: yield {title_of(page): str(page.relative_to(SRC))}
+            elif (SRC/'api'/room).is_dir(): yield {room: group(f'api/{room}')}
+    out = [{'hir': 'index.ipynb'}] + [{t: list(rooms()) if f == 'api' else group(f)} for f, t in TITLES.items() if (SRC/f).is_dir()]
     loose = sorted(p for p in SRC.glob('*.ipynb') if p.stem != 'index')
     return out + [{title_of(p): p.name} for p in loose] + ([{'Workshop': group('workshop')}] if (SRC/'workshop').is_dir() else []) + [{'Reference': pages}]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 NBS = Path(__file__).resolve().parents[2]/'nbs'
-READ = [*sorted(f'tutorials/{p.name}' for p in (NBS/'tutorials').glob('*.ipynb')), 'howto/play.ipynb', 'howto/read_run.ipynb', 'api/44_widgets.ipynb']
+READ = [*sorted(f'tutorials/{p.name}' for p in (NBS/'tutorials').glob('*.ipynb')), 'howto/play.ipynb', 'howto/read_run.ipynb', 'api/evaluation/04_widgets.ipynb']
 
 
 @pytest.mark.parametrize('path', READ)

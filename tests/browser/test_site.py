@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT/'_docs'/'site'
 pytestmark = pytest.mark.skipif(not SITE.is_dir(), reason='the site is not built; `make docs` builds it')
-PAGES = ['index', 'tutorials/5_one_step', 'explain/two_preferences', 'api/42_view', 'howto/play', 'reference/hir.replays.select']
+PAGES = ['index', 'tutorials/5_one_step', 'explain/two_preferences', 'api/evaluation/03_view', 'howto/play', 'reference/hir.replays.select']
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
