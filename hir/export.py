@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HIDDEN', 'PAPER', 'LOADING', 'policy_of', 'adapter_config', 'merged', 'write_model', 'short', 'is_hub_name',
-           'front_matter', 'table', 'settings_table', 'results', 'versions_of', 'about', 'how_trained', 'model_card',
-           'step_of', 'export_run', 'push']
+           'front_matter', 'table', 'settings_table', 'results', 'versions_of', 'about', 'how_trained', 'asked_so',
+           'model_card', 'step_of', 'export_run', 'push']
 
 # %% ../nbs/api/91_export.ipynb #9f2e21f1
 import json, re, shutil
@@ -14,9 +14,11 @@ from dataclasses import fields
 from pathlib import Path
 from huggingface_hub import HfApi, get_token
 
+from .constraints.constraint import Constraint
+from .instructions.instruction import Instruction
 from .policies.policy import PolicyError, load_policy, quiet
 from .policies.lora import add_lora, load_adapter, merge_lora
-from .training.config import HirConfig, method_named, read_config
+from .training.config import HirConfig, method_named, method_of, read_config
 from .training.checkpoint import CheckpointError, check_checkpoint, checkpoints, publish
 from .training.runlog import read_log
 
@@ -131,6 +133,14 @@ def how_trained(cfg:HirConfig, adapter:bool):
     else: how = f'Reinforcement learning without replay, {drawn}'
     return f'{how}. The reward is `{cfg.reward}` of the verdicts of constraints; {way}.'
 
+# %% ../nbs/api/91_export.ipynb #2c8a78cf
+def asked_so(cfg:HirConfig):
+    "How the method asks, shown with an instruction; '' where it asks as anybody does."
+    ask = method_of(cfg).ask
+    if ask is None: return ''
+    q = Instruction('Write about the sea.', [Constraint('punctuation:no_comma')])
+    return f'\n\nAsk it as it was trained to be asked:\n\n```json\n{json.dumps(ask(q, None), indent=1)}\n```'
+
 # %% ../nbs/api/91_export.ipynb #1f7584bf
 def model_card(run, name:str, step:int, adapter=False):
     "The text of README.md."
@@ -140,7 +150,7 @@ def model_card(run, name:str, step:int, adapter=False):
     cfg_of = [('Data', f'Training instructions: `{short(cfg.train)}`.{heldout}{judged}'),
               ('Method', f'{how_trained(cfg, adapter)}\n\n{settings_table(cfg)}'),
               ('Results', f'After step {step}. {results(run, step)}'),
-              ('Loading', f'```python\n{LOADING[adapter].replace("FOLDER", name)}\n```'),
+              ('Loading', f'```python\n{LOADING[adapter].replace("FOLDER", name)}\n```{asked_so(cfg)}'),
               ('Versions', ', '.join(f'{n} {v}' for n, v in versions_of(Path(run)/'config.yaml')) or 'not recorded'),
               ('Citation', f'```bibtex\n{PAPER}\n```')]
     lead = (f'`{short(cfg.model)}`, trained with [hir](https://github.com/hir-rl/hir) '

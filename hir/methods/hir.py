@@ -16,7 +16,7 @@ from typing import Annotated
 
 from ..schema import Choice, Count, at_least, defaults_of, resolved
 from ..constraints.verifier import cla
-from ..replays.reward import numbered
+from ..replays.reward import with_sources
 from ..replays.rewrite import achieved, drop, exact, replay, subset
 from ..replays.select import (always, at_random, balanced, batch_quota, both, candidates, diversity,
                                 instruction_quota, integrity, lam, rarity, select, shortfall, with_successes)
@@ -52,7 +52,7 @@ def drawn(h, instructions, ctx):
     B, rows = len(instructions), ctx.draw(instructions, ctx.sizes.m)
     extra = shortfall(len(replayable(rows, h)), B, h.k)
     if extra: rows = sorted(rows + ctx.draw(instructions, extra, tag='fill'), key=lambda row: row.group)
-    return numbered(rows), (h.k - extra)*B
+    return with_sources(rows), (h.k - extra)*B
 
 def rows_of(h, instructions, ctx):
     "The rows of a step: originals, then replays."

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated
 
 from ..schema import Choice, resolved
-from ..replays.reward import by_group, numbered, standing
+from ..replays.reward import by_group, with_sources, standing
 from ..replays.rewrite import replay
 from ..training.context import lap, mean
 from ..training.loss import token_mean
@@ -25,7 +25,7 @@ def successes(rows, ctx): return [row for row in rows if all(row.rollout.verdict
 
 def hindsight_rows(rows, ctx):
     "The successes, and every partial failure under the instruction that it does satisfy."
-    rows = numbered(rows)
+    rows = with_sources(rows)
     failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
     with lap(ctx, 'rewrite'): again = [replay(row, ctx.tokenizer, check=ctx.rules.check, **ctx.chat) for row in failed]
     return successes(rows, ctx) + [replace(row, source=None) for row in again if row]   # not all originals are rows

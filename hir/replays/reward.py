@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Reward', 'Overlong', 'score', 'RewardError', 'rewards_of', 'Use', 'kept', 'masked', 'penalised', 'dropped', 'Row',
-           'original_rows', 'numbered', 'standing', 'by_group', 'zero_signal']
+           'original_rows', 'with_sources', 'standing', 'by_group', 'zero_signal']
 
 # %% ../../nbs/api/replays/01_reward.ipynb #800d98f7
 import inspect
@@ -104,7 +104,7 @@ def original_rows(
     return [Row(r, x if use.reward else 0., i, use=use)
             for i, (r, x, use) in enumerate(zip(rollouts, rewards_of(rollouts, reward), uses))]
 
-def numbered(rows): return [replace(row, source=i) for i, row in enumerate(rows)]   # rows that were made from none
+def with_sources(rows): return [replace(row, source=i) for i, row in enumerate(rows)]   # rows that were made from none
 
 def standing(row):
     "By which rows of a group are ranked: reward, then CLA; a truncated one that may earn nothing comes last."

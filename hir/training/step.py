@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from ..policies.rollout import seed_for
-from .batch import Batch, all_of_unit, collate, minibatches, plain
+from .batch import Batch, all_of_unit, as_tensors, collate, minibatches
 from .context import Context, StepError, lap, own_parts, part_of, sampling_metrics
 from .method import Method, Parts, Rules, Sizes, totals_of
 
@@ -44,7 +44,7 @@ def idle_units(batch:Batch):
 def share_of_loss(method:Method, policy, b:Batch, totals, temperature, real=True):
     "This part's share of the minibatch loss, and what it logs: name -> (sum, count), or a maximum."
     out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False)[0])
-    loss, stats = method.loss(out, b, plain(b.extras), totals)
+    loss, stats = method.loss(out, b, as_tensors(b.extras), totals)
     stats = {'loss': (loss, torch.ones(())), **stats}
     if real: return loss, {name: as_stat(x) for name, x in stats.items()}
     return loss*0, {name: as_stat(x).silent() for name, x in stats.items()}
