@@ -1,12 +1,13 @@
 """Runs notebooks anew and keeps their outputs: `python .ci/execute.py nbs/api/31_loss.ipynb …`, all without names.
 
 Cells marked `eval: false`, `slow`, `cuda`, `vllm` or `record` keep the outputs they have."""
-import re, sys
+import os, re, sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+os.environ.pop('MPLBACKEND', None)    # a kernel told to draw elsewhere would show no figures
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
 VIEW = 'application/vnd.jupyter.widget-view+json'    # dead once its kernel is gone; the HTML beside it stays

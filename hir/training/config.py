@@ -94,6 +94,8 @@ class HirConfig(ScaleConfig):
     resume:str = 'no'           # no | auto | fresh (delete an earlier run in out) | folder of a checkpoint
     cpu:bool = False            # use the CPU even where there is a GPU
 
+    def __post_init__(self): object.__setattr__(self, 'method', settings_with(self.method))
+
 FIELDS = settings_of(HirConfig)
 
 class ConfigError(ValueError):
