@@ -199,7 +199,8 @@ def check_output(path, what:str='output'):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path, os.getpid()))
         os.close(fd); os.unlink(tmp)
-    except OSError as e: raise DataError(f'{what} {path}: cannot be written there ({e.strerror}); name another') from None
+    except OSError as e:
+        raise DataError(f'{what} {path}: cannot be written there ({e.strerror}); name another') from None
 
 # %% ../nbs/api/00_files.ipynb #5fb09dc4
 def append_text(path, text:str):

@@ -160,7 +160,7 @@ def test_other_settings_weights_or_data_are_refused(tmp_path, capsys):
     ('ifeval', IFEVAL[1] | {'kwargs': [{}]}, "data.jsonl:2: field 'kwargs' must be"),
     ('ifeval', IFEVAL[1] | {'kwargs': [{'relation': 'at least'}, {}]}, "data.jsonl:2: field 'kwargs[0]': length_constraints:number_words: argument 'num_words' is missing; correct the record"),
     ('toy', {'task': 'x', 'constraints': [{'kind': 'judge:criterion', 'args': {'criterion': 'Be kind.'}}]}, 'which no rule decides; correct the record'),
-    ('ifeval', [1], 'data.jsonl:2: must be a JSON object')])
+    ('ifeval', [1], 'data.jsonl:2: a line must hold a JSON object')])
 def test_a_file_that_does_not_fit_names_line_field_and_remedy(tmp_path, suite, record, says):
     good = {'toy': {'task': 'x', 'constraints': [{'kind': 'toy:no_comma'}]}, **{s: r[0] for s, r in FILES.items()}}[suite]
     (tmp_path/'data.jsonl').write_text(f'{json.dumps(good)}\n{json.dumps(record)}\n')
