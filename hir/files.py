@@ -8,7 +8,7 @@ __all__ = ['LONGEST', 'MARKS', 'DataError', 'text_of', 'lines', 'parsed_json', '
            'append', 'log_lines', 'repaired', 'shipped']
 
 # %% ../nbs/api/00_files.ipynb #e47c4333
-import difflib, gzip, io, json, os, socket, tempfile, zlib
+import difflib, gzip, io, json, os, socket, tempfile, uuid, zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
@@ -161,18 +161,17 @@ def write_atomic(
     path,            # target; packed if it ends in .gz
     write:Callable): # called with an open text file
     "Write a text file completely or leave the old one untouched."
-    path, tmp = Path(path), ''
+    path = Path(path)
+    tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'    # named before it is there: no interrupt loses it
     try:
         path.parent.mkdir(parents=True, exist_ok=True); swept(path)
-        fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path, os.getpid()))
-        with os.fdopen(fd, 'w', encoding='utf-8') as f:
+        with open(tmp, 'x', encoding='utf-8') as f:
             with _packing(f, path) as packed: write(packed)
             f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644); os.replace(tmp, path)
     except OSError as e:
         raise OSError(e.errno, f'could not write it, any earlier file is untouched: {e.strerror}', str(path)) from e
-    finally:
-        if tmp: Path(tmp).unlink(missing_ok=True)
+    finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/api/00_files.ipynb #36b46b50
 def as_line(record):
