@@ -11,7 +11,7 @@ __all__ = ['LONGEST', 'MARKS', 'DataError', 'text_of', 'lines', 'parsed_json', '
 import difflib, gzip, io, json, os, socket, tempfile, uuid, zlib
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 # %% ../nbs/api/00_files.ipynb #5626fa14
@@ -162,7 +162,7 @@ def write_atomic(
     write:Callable): # called with an open text file
     "Write a text file completely or leave the old one untouched."
     path = Path(path)
-    tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'    # named before it is there: no interrupt loses it
+    tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'  # named before it is there: none is lost
     try:
         path.parent.mkdir(parents=True, exist_ok=True); swept(path)
         with open(tmp, 'x', encoding='utf-8') as f:
@@ -171,7 +171,8 @@ def write_atomic(
         os.chmod(tmp, 0o644); os.replace(tmp, path)
     except OSError as e:
         raise OSError(e.errno, f'could not write it, any earlier file is untouched: {e.strerror}', str(path)) from e
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): tmp.unlink()
 
 # %% ../nbs/api/00_files.ipynb #36b46b50
 def as_line(record):
