@@ -19,7 +19,8 @@ class DataError(ValueError):
     "A record that cannot be used; says file, line, field and remedy."
 
 LONGEST = 64 << 20   # bytes of a line, at most
-MARKS = {b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16'}   # how a text in that encoding begins
+MARKS = {b'\xff\xfe\0\0': 'UTF-32', b'\0\0\xfe\xff': 'UTF-32',        # how a text in that encoding begins
+         b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16'}
 
 def text_of(line:bytes, where:str):
     "The text of a line, or a DataError that names the byte."
@@ -39,7 +40,8 @@ def _unpacked(raw, path):
 
 def _begun(line:bytes, path):
     "The first line without its byte order mark."
-    if line[:2] in MARKS: raise DataError(f'{path}: is {MARKS[line[:2]]} text, by its mark; save it as UTF-8')
+    if found := next((name for mark, name in MARKS.items() if line.startswith(mark)), ''):
+        raise DataError(f'{path}: is {found} text, by its mark; save it as UTF-8')
     return line.removeprefix(b'\xef\xbb\xbf')
 
 # %% ../nbs/api/00_files.ipynb #891929e8

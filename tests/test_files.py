@@ -36,6 +36,7 @@ ASKED = json.dumps(OURS)
 
 BAD = {'latin.jsonl': (GOOD.encode() + b'\n' + GOOD.replace('salt', 'salé').encode('latin-1'), 'latin.jsonl:2: is not UTF-8 text (byte'),
        'sixteen.jsonl': (GOOD.encode('utf-16'), 'sixteen.jsonl: is UTF-16 text, by its mark; save it as UTF-8'),
+       'thirtytwo.jsonl': (GOOD.encode('utf-32'), 'thirtytwo.jsonl: is UTF-32 text, by its mark'),
        'sixteen.json': (f'[{GOOD}]'.encode('utf-16'), 'sixteen.json: is UTF-16 text'),
        'endless.jsonl': (GOOD.encode() + b'\n' + b'{"a": "' + b'x'*5000, 'endless.jsonl:2: has no end within 4,000 bytes'),
        'endless.jsonl.gz': (gzip.compress(GOOD.encode() + b'\n' + b' '*5000), 'endless.jsonl.gz:2: has no end within 4,000 bytes'),

@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..files import log_lines
+from ..files import append_text, log_lines
 from ..progress import bar
 
 from .constraint import Constraint, Verdict, describe, kind
@@ -107,8 +107,7 @@ class Cache:
     def add(self, key:str, ok:bool):
         self.known[key] = ok
         if self.path is None: return
-        line = '\n' + json.dumps({'key': key, 'ok': ok})
-        with open(self.path, 'ab', buffering=0) as f: f.write(line.encode())
+        append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #ce2be0d5
 @dataclass(frozen=True)
