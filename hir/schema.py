@@ -155,7 +155,7 @@ def as_setting(
         if isinstance(e, Choice): return e.name(value)
     if kind is str: value = as_text(value, [e for e in extras if isinstance(e, Also)])
     where = [e for e in extras if isinstance(e, Where)]
-    return as_type(read_word(value, kind), Annotated[kind, *where] if where else kind)
+    return as_type(read_word(value, kind), Annotated[(kind, *where)] if where else kind)
 
 # %% ../nbs/api/01_schema.ipynb #da5e8a8a
 NO_DEFAULT = inspect.Parameter.empty
