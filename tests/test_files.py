@@ -202,3 +202,88 @@ def test_a_torn_log_is_read_to_its_tear_and_repaired(tmp_path):
     assert repaired(log) == [{'step': 1}] and log.read_text() == '{"step": 1}\n'
     log.write_text('{"a"\n{"step": 2}\n')
     with pytest.raises(DataError, match='log.jsonl:1: not valid JSON'): repaired(log)
+
+
+# ---- lists, tables, several outputs
+
+def test_a_list_names_line_and_byte(tmp_path):
+    "A .json list may be written over many lines; an error says on which."
+    for name, text, says in (('latin.json', f'[{GOOD},\n {GOOD}]'.replace('salt', 'salé').encode('latin-1'), 'latin.json:1: is not UTF-8 text (byte'),
+                             ('later.json', f'[{GOOD},\n '.encode() + GOOD.replace('salt', 'salé').encode('latin-1'), 'later.json:2: is not UTF-8 text (byte'),
+                             ('torn.json', f'[{GOOD},\n {GOOD[:40]}'.encode(), 'torn.json:2: not valid JSON at column')):
+        with pytest.raises(DataError) as e: list(records(put(tmp_path, name, text)))
+        assert says in str(e.value), e.value
+    line = f' {GOOD}'.replace('salt', 'salé').encode('latin-1')
+    with pytest.raises(DataError, match=rf'byte {line.index(0xe9) + 1} of the line is 0xe9'):
+        list(records(put(tmp_path, 'byte.json', f'[{GOOD},\n'.encode() + line)))
+
+
+@pytest.mark.parametrize('pack', [bytes, gzip.compress])
+def test_a_list_without_end_is_refused(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(hir.files, 'LARGEST', 4000)
+    name = 'endless.json' + ('' if pack is bytes else '.gz')
+    with pytest.raises(DataError, match='is larger than 4,000 bytes.*JSON Lines'): list(records(put(tmp_path, name, pack(b'[' + b' '*5000))))
+
+
+def test_an_endless_log_is_refused(tmp_path, monkeypatch):
+    "A judge's cache passes over torn lines; without a limit it would pass over an endless one for ever."
+    monkeypatch.setattr(hir.files, 'LONGEST', 100)
+    log = tmp_path/'log.jsonl'; log.write_text('{"a": 1}\n' + 'x'*500)
+    for torn in ('end', 'skip'):
+        with pytest.raises(DataError, match='log.jsonl:2: has no end within 100 bytes'): list(log_lines(log, torn))
+
+
+def test_a_number_that_is_none_is_refused_in_a_table_too(tmp_path, capsys):
+    datasets = pytest.importorskip('datasets')
+    flat = {'prompt': 'Write.', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{'n': None}], 'response': 'Salt.', 'score': float('nan')}
+    datasets.Dataset.from_list([flat]).to_parquet(str(tmp_path/'nan.parquet'))
+    assert verify(str(tmp_path/'nan.parquet'), tmp_path) == 2
+    assert 'nan.parquet: row 0: ' in (said := capsys.readouterr().err) and 'NaN' in said, said
+
+
+def test_a_damaged_table_says_what_to_do(tmp_path, capsys):
+    pytest.importorskip('datasets')
+    (tmp_path/'bad.parquet').write_bytes(b'PAR1 is no more')
+    assert verify(str(tmp_path/'bad.parquet'), tmp_path) == 2
+    assert 'bad.parquet: could not be read' in (said := capsys.readouterr().err) and 'network' not in said, said
+
+
+def test_scored_files_may_have_any_form(tmp_path, capsys):
+    (tmp_path/'in.jsonl').write_text(json.dumps({'prompt': 'Write.', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}], 'response': 'Salt.'}) + '\n')
+    assert main(['verify', str(tmp_path/'in.jsonl'), '-o', str(tmp_path/'out.jsonl')]) == 0
+    (tmp_path/'list.json').write_text(json.dumps([r for _, r in records(tmp_path/'out.jsonl')], indent=1))
+    assert main(['eval', '--scored', str(tmp_path/'out.jsonl'), str(tmp_path/'list.json')]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize('out', ['folder', 'file/in a file.jsonl', 'pipe', 'bad.jsonl'])
+def test_verify_tries_its_outputs_before_the_work(tmp_path, capsys, monkeypatch, out):
+    "Also the file of rejects, and what is no file at all: it would be replaced by one."
+    (tmp_path/'folder').mkdir(); (tmp_path/'file').write_text(''); os.mkfifo(tmp_path/'pipe'); (tmp_path/'bad.rejects.jsonl').mkdir()
+    path = put(tmp_path, 'in.jsonl', FORMS['lines.jsonl'])
+    monkeypatch.setattr('hir.instructions.scoring.scored', lambda *a: pytest.fail('the work was begun'))
+    assert main(['verify', path, '-o', str(tmp_path/out), '--skip-bad']) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path/out).removesuffix('.jsonl') in said and said.count('\n') == 1, said
+    assert (tmp_path/'pipe').is_fifo()
+
+
+def test_a_full_disk_names_the_rejects(tmp_path):
+    "Two files are open; the one that could not be written is named, once."
+    (tmp_path/'many.jsonl').write_text(GOOD + '\n' + '{"a": 1}\n'*200)
+    done = with_a_full_disk(5000, 'verify', tmp_path/'many.jsonl', '-o', tmp_path/'ok.jsonl', '--skip-bad')
+    assert done.returncode == 2 and f"{tmp_path}/ok.rejects.jsonl" in done.stderr, done.stderr
+    assert done.stderr.count('could not write') == 1 and [p.name for p in tmp_path.iterdir()] == ['many.jsonl']
+
+
+def test_a_leftover_that_cannot_be_swept_stops_nobody(tmp_path):
+    "In /tmp somebody else's file cannot be deleted; here it is a folder."
+    dead = subprocess.Popen([sys.executable, '-c', '']); dead.wait()
+    (tmp_path/(hir.files._prefix(tmp_path/'ok.jsonl', dead.pid) + 'x')).mkdir()
+    write_jsonl(tmp_path/'ok.jsonl', [{'a': 1}])
+    assert [r for _, r in records(tmp_path/'ok.jsonl')] == [{'a': 1}]
+
+
+def test_torn_settings_of_a_suite_are_named(tmp_path):
+    from hir.evaluation.suite import same_settings
+    (tmp_path/'toy.json').write_text('{"model": "a')
+    with pytest.raises(DataError, match='toy.json:1: not valid JSON'): same_settings(tmp_path/'toy.json', {'model': 'a'})

@@ -8,7 +8,7 @@ __all__ = ['READ', 'belongs', 'read_record', 'fitting', 'questions', 'line_of', 
            'differences_text', 'verdict_in', 'read_scored', 'folder_of', 'run_suite']
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #2bd65cf1
-import json, re
+import re
 import numpy as np
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from ..progress import bar
 from ..constraints.constraint import get_kind
 from ..constraints.verifier import verify_both
 from ..constraints.judge import is_soft
-from ..files import DataError, append_text, as_line, lines, record_in, repaired, typed, write_json, write_jsonl
+from ..files import (DataError, append_text, as_line, parsed_json, record_in, records, repaired, typed, whole_text,
+                       write_json, write_jsonl)
 from ..instructions.instruction import as_instruction, record_of
 from ..policies.rollout import seed_for
 from ..instructions.benchmarks import READERS, SUITES, Loaded, answered, file_rows, save_responses, wrong
@@ -105,7 +106,7 @@ def weights_in(folder):
 def same_settings(path, settings:dict):
     "Write the settings, or complain that earlier responses were made with others."
     if not Path(path).exists(): return write_json(path, settings)
-    old = json.loads(Path(path).read_text(encoding='utf-8'))
+    old = parsed_json(whole_text(path), str(path), '; delete the folder, or write to another', whole=True)
     for name, value in settings.items():
         if old.get(name) == value: continue
         raise DataError(f'{path}: the responses beside it were made with {name} {old.get(name)!r}, not {value!r}; '
@@ -194,11 +195,10 @@ def verdict_in(record:dict, mode:str, K:int, where:str):
     raise wrong(where, mode, f'a list of {K} booleans', found)
 
 def read_scored(
-    path): # JSONL that `hir verify` wrote
+    path): # what `hir verify` wrote
     "The verdicts of a file."
     rows = {}
-    for where, line in lines(path):
-        record = record_in(line, where)
+    for where, record in records(path):
         name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)
         if not name: raise DataError(f"{where}: has no field 'key', 'id' or 'prompt' to be paired by")
         kinds = tuple(c.kind for c in constraints_in(record, where))

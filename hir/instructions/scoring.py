@@ -21,7 +21,7 @@ from ..constraints.constraint import Constraint, ConstraintError
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
-from ..files import DataError, as_line, record_in, rows, typed, write_atomic
+from ..files import DataError, as_line, check_output, record_in, rows, typed, write_atomic
 from .instruction import as_constraint, as_instruction
 from .benchmarks import triples, wrong
 
@@ -264,7 +264,9 @@ def score_file(
     progress=False): # show a progress bar on a terminal
     "Score a file; the report."
     size, tally = os.stat(responses or path).st_size or None, Counter()
-    spare((path, responses or path), (out, rejects_of(out)) if skip_bad else (out,))
+    made = (out, rejects_of(out)) if skip_bad else (out,)
+    spare((path, responses or path), made)
+    for each in made: check_output(each)
     with Bar(total=size, unit='B', unit_scale=True, disable=None if progress else True) as bar:
         items = begun(joined(path, responses, key, bar) if responses else rows(path, bar))
         def score(f, rejects): tally.update(write_scores(items, f, rejects, workers, bar))

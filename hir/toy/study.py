@@ -166,6 +166,7 @@ def run_trial(trial:Trial, out, config):
     from hir.training.config import make_config, read_config
     from hir.policies.policy import load_policy
     from hir.policies.engines.hf import HFEngine
+    from hir.training.runlog import read_log
     from hir.training.trainer import fit
     one_thread(); folder = Path(out)/'work'/trial.name; shutil.rmtree(folder, ignore_errors=True)
     cfg = make_config(trial.settings | dict(out=str(folder), resume='fresh'), trial.name, read_config(config))
@@ -175,7 +176,7 @@ def run_trial(trial:Trial, out, config):
     def on_step(metrics, rows): history.append(metrics); cpu.append(clock())
     evaluate = clock.apart(scorer(held, cfg))
     fit(cfg, model, tokenizer, load_instructions(train), evaluate, progress=False, on_step=on_step)
-    evals = [json.loads(line) for line in (folder/'eval.jsonl').read_text().splitlines()]
+    evals = read_log(folder/'eval.jsonl')
     second = scorer(also, cfg)(HFEngine(model, tokenizer, cfg.max_new_tokens, cfg.sample_rows))
     shutil.rmtree(folder)
     return asdict(trial) | dict(evals=[timed(e, cpu) for e in evals], second=second, history=thinned(history))
