@@ -26,9 +26,9 @@ WARM = 1
 
 def wide(steps):
     from hir.toy.warmstart import toy_model
-    from hir.toy.wide import SIZES, wide_instructions, wide_tokenizer
-    tokenizer = wide_tokenizer()
-    return toy_model(tokenizer, **SIZES['0.5M']), tokenizer, wide_instructions(48*steps, 0), dict(batch=48, max_new_tokens=64)
+    from hir.toy.wide import _SIZES, wide_instructions, _wide_tokenizer
+    tokenizer = _wide_tokenizer()
+    return toy_model(tokenizer, **_SIZES['0.5M']), tokenizer, wide_instructions(48*steps, 0), dict(batch=48, max_new_tokens=64)
 
 
 def long(steps):
@@ -56,15 +56,15 @@ def measure(work, steps):
     import hir.training.context
     import hir.training.step
     from hir.training.config import HirConfig, rules_of, settings_with
-    from hir.training.trainer import prepare, train_step
+    from hir.training.trainer import _prepare_job, _train_step
     torch.set_num_threads(1)
     hir.training.context.time = hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)
     model, tokenizer, instructions, settings = work(WARM + steps)
     config = HirConfig(out=tempfile.mkdtemp(), m=6, method=settings_with({'name': 'hir', 'kl_coef': 0.}), cpu=True, steps=WARM + steps, **settings)
-    parts, rules, took = prepare(config, model, tokenizer), rules_of(config), []
+    parts, rules, took = _prepare_job(config, model, tokenizer), rules_of(config), []
     for _ in range(WARM + steps):
         start = time.process_time()
-        metrics, _ = train_step(config, parts, instructions, rules)
+        metrics, _ = _train_step(config, parts, instructions, rules)
         took.append((time.process_time() - start, metrics))
     return sum(p.numel() for p in model.parameters()), took[WARM:]
 

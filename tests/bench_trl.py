@@ -84,17 +84,17 @@ def ours(turn, steps):
     from hir.training.config import HirConfig, rules_of, settings_with
     from hir.constraints.constraint import Constraint, kind
     from hir.instructions.instruction import Instruction
-    from hir.training.trainer import prepare, train_step
+    from hir.training.trainer import _prepare_job, _train_step
 
     hir.training.context.time = hir.training.step.time = SimpleNamespace(perf_counter=time.process_time)    # phases are timed in processor seconds too
     kind('bench:even', 'Begin with an even word.')(lambda response: rewarded(response))
     asked = [Instruction(p, [Constraint('bench:even')], 'verbatim') for p in prompts(steps)]
     config = HirConfig(out=tempfile.mkdtemp(), batch=PROMPTS, m=SAMPLES, steps=steps,
                        method=settings_with({'name': 'hir', 'k': 0, 'advantage': 'grpo', 'kl_coef': 0.}), minibatches=1, micro=PROMPTS*SAMPLES, sample_rows=PROMPTS*SAMPLES, max_new_tokens=ANSWERED, cpu=True)
-    parts, rules = prepare(config, model(), tokenizer()), rules_of(config)
+    parts, rules = _prepare_job(config, model(), tokenizer()), rules_of(config)
     turn()
     for _ in range(steps):
-        metrics, _ = train_step(config, parts, asked, rules)
+        metrics, _ = _train_step(config, parts, asked, rules)
         assert metrics['truncated'] == 1 and metrics['length'] == ANSWERED, 'a response ended early'
         turn({k: v for k, v in metrics.items() if k.startswith('time/')})
 

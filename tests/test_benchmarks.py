@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 import hir.constraints.suites.ifbench, hir.constraints.suites.ifeval, hir.constraints.suites.iftrain  # noqa: F401  register their kinds
-from hir.instructions.benchmarks import (HUB, READERS, DataError, Loaded, decompose, load, read_hir16k, save,
-                                         save_responses, spaced, survival)
+from hir.instructions.benchmarks import (_HUB, READERS, DataError, Loaded, decompose, load, _read_hir16k, save,
+                                         save_responses, _spaced, survival)
 from hir.constraints.constraint import Constraint, ConstraintError, describe
 from hir.instructions.instruction import TEMPLATES, Instruction
 from hir.constraints.verifier import check, verify
@@ -163,12 +163,12 @@ def test_source_code_in_data_is_never_run(tmp_path, monkeypatch):
 # ---- HIR-16K
 
 def test_bare_questions_get_their_rubrics_and_whole_prompts_keep_them():
-    bare = read_hir16k(HIR16K, 'here')
+    bare = _read_hir16k(HIR16K, 'here')
     assert (bare.template, bare.prompt) == ('inline', 'Write about snow. Use no commas. Say snow once.')
     whole = {k: v for k, v in HIR16K.items() if k not in ('question', 'criteria')} | {
         'messages': [{'role': 'user', 'content': 'Write about snow.\nUse no commas. Say snow once.'}],
         'rubrics': [{'description': r} for r in HIR16K['criteria']], 'ground_truth': json.dumps(HIR16K['ground_truth'])}
-    q = read_hir16k(whole, 'here')
+    q = _read_hir16k(whole, 'here')
     assert (q.template, q.prompt) == ('verbatim', whole['messages'][0]['content'])
     apart = decompose(q.prompt, q.constraints, q.id)
     assert (apart.template, apart.task, apart.id) == ('line', 'Write about snow.', '2')
@@ -176,10 +176,10 @@ def test_bare_questions_get_their_rubrics_and_whole_prompts_keep_them():
 
 def test_types_2_and_3_and_kinds_without_a_rule():
     two = HIR16K | {'source': 'type2', 'ground_truth': {'instruction_id_list': ['punctuation:no_comma', 'chat:warm'], 'kwargs': [{}, {'x': 1}]}}
-    assert [c.kind for c in read_hir16k(two, 'here').constraints] == ['punctuation:no_comma', 'judge:criterion']
+    assert [c.kind for c in _read_hir16k(two, 'here').constraints] == ['punctuation:no_comma', 'judge:criterion']
     triples = [['Length', 'Words', 'At most 20 words'], ['Content', 'Punctuation', 'The answer must end with a period']]
     three = HIR16K | {'source': 'type3', 'ground_truth': {'constraints': triples}}
-    q = read_hir16k(three, 'here')
+    q = _read_hir16k(three, 'here')
     assert [c.kind for c in q.constraints] == ['muldimif:Length/Words', 'muldimif:Content/Punctuation']
     assert [describe(c) for c in q.constraints] == HIR16K['criteria']         # the rubric is the wording
     assert check(q.constraints[0], 'one two') and q.constraints[0].args == {'constraint': 'At most 20 words'}
@@ -211,7 +211,7 @@ def test_rows_of_the_hub_are_read_like_files(monkeypatch):
     data = load('ifbench', skip_bad=True)
     assert len(data.instructions) == 1 and data.rejects[0].startswith('allenai/IFBench_test: row 1: the prompt is blank')
     assert len(load('hir16k').instructions) == 1
-    assert [repo for repo, _ in asked] == [HUB['ifbench'][0], 'text'] and asked[1][1]['data_files'].startswith('hf://')
+    assert [repo for repo, _ in asked] == [_HUB['ifbench'][0], 'text'] and asked[1][1]['data_files'].startswith('hf://')
 
 
 @pytest.mark.parametrize('name', ['ifeval', 'ifbench', 'iftrain'])
@@ -309,8 +309,8 @@ def test_what_a_template_joined_comes_apart(task, cs, k, template, order):
     q = Instruction(task, cs[:k], template)
     known = [cs[i] for i in order if i < k]                      # the order of the data need not be that of the prompt
     apart = decompose(q.prompt, known)
-    assert spaced(apart.prompt) == spaced(q.prompt) and apart.template != 'verbatim'
-    assert spaced(apart.task).rstrip('.') == spaced(task).rstrip('.')
+    assert _spaced(apart.prompt) == _spaced(q.prompt) and apart.template != 'verbatim'
+    assert _spaced(apart.task).rstrip('.') == _spaced(task).rstrip('.')
     assert [(c.kind, c.args) for c in apart.constraints] == [(c.kind, c.args) for c in q.constraints]
     for i in range(len(apart)):                                 # a dropped constraint leaves no trace
         if len(apart) == 1: break
@@ -328,7 +328,7 @@ def test_a_split_always_composes_back(pieces, cs):
     prompt = ' '.join(pieces)
     assume(prompt.strip())                                     # a blank one is no instruction
     q = decompose(prompt, cs, 'k')
-    assert spaced(q.prompt) == spaced(prompt) and q.id == 'k'
+    assert _spaced(q.prompt) == _spaced(prompt) and q.id == 'k'
     assert sorted((c.kind for c in q.constraints)) == sorted(c.kind for c in cs)
     if q.template == 'verbatim': assert q == Instruction(prompt, cs, 'verbatim', 'k')
     else: assert q.task in prompt and all(c.text in prompt for c in q.constraints) and describe(cs[0]).lower() not in q.task.lower()

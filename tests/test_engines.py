@@ -6,15 +6,15 @@ import torch
 from accelerate.state import AcceleratorState
 
 from engines import CHECKS, MODELS, contract, questions, toy, wide
-from hir.policies.engines.vllm import VLLMEngine, base_weights, weights_of
+from hir.policies.engines.vllm import VLLMEngine, _base_weights, _weights_of
 from hir.training.config import engine_of, make_config
 from hir.policies.generate import generate
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import Policy
 from hir.policies.processes import start
 from hir.policies.engines.hf import HFEngine
-from hir.training.method import where_inexact
-from hir.training.context import with_own_scores
+from hir.training.method import _where_inexact
+from hir.training.context import _with_own_scores
 from hir.files import shipped
 
 
@@ -73,9 +73,9 @@ def test_in_mixed_precision_it_computes_as_the_trainer_does(name, mixed, record_
     model, asked, far = mixed.unwrap_model(policy).model, load_instructions(shipped('toy/heldout.jsonl'))[:16], {}
     for precision in ('no', 'bf16'):
         engine = engine_of(make_config(dict(mixed_precision=precision, max_new_tokens=24)), model, tokenizer)
-        _, (away, tokens) = with_own_scores(engine.generate(asked, 4, 0), policy, mixed, 0, micro=16)
+        _, (away, tokens) = _with_own_scores(engine.generate(asked, 4, 0), policy, mixed, 0, micro=16)
         far[precision] = away/tokens
-        assert engine.exact == (precision == 'no') and where_inexact(engine, mixed)
+        assert engine.exact == (precision == 'no') and _where_inexact(engine, mixed)
     record_property('nats', far)
     assert 0 < far['bf16'] < far['no']/2
 
@@ -93,7 +93,7 @@ def test_adapters_are_merged_on_the_way_or_left_out():
     ids, before = torch.arange(9)[None], deepcopy(model.state_dict())
     plain = type(model.get_base_model())(model.config).eval()
     with torch.no_grad():
-        for weights, expect in ((weights_of(model), model(ids).logits), (base_weights(model), None)):
+        for weights, expect in ((_weights_of(model), model(ids).logits), (_base_weights(model), None)):
             plain.load_state_dict(dict(weights))
             if expect is None:
                 with model.disable_adapter(): expect = model(ids).logits

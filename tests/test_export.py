@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hir.training.checkpoint import CheckpointError, publish
 from hir.cli import main
 from hir.training.config import HirConfig, save_config
-from hir.export import HIDDEN, export_run, model_card, push
+from hir.export import _HIDDEN, export_run, model_card, push_to_hub
 from hir.files import write_jsonl
 from hir.policies.lora import add_lora, save_adapter
 from hir.policies.policy import PolicyError, load_policy
@@ -63,7 +63,7 @@ def test_the_card_tells_what_was_done(tmp_path):
     assert '| `lr` | 3e-06 |' in card and '| ila | 0.100 | 0.300 |' in card            # steps 0 and 2, not 4
     assert 'adapters of rank 2 were trained and added' in card and 'torch ' in card and '2512.23457' in card
     assert 'secret' not in card and '`train.jsonl`' in card and str(tmp_path) not in card
-    assert not [h for h in HIDDEN if f'| `{h}` |' in card]
+    assert not [h for h in _HIDDEN if f'| `{h}` |' in card]
     (run/'eval.jsonl').unlink()
     assert 'ila 0.250, cla 0.500' in model_card(run, 'mine', 4)                         # the mean of the training log
     (run/'history.jsonl').unlink()
@@ -118,6 +118,6 @@ def test_push(tmp_path, monkeypatch, capsys):
 
 
 def test_push_says_what_is_missing(tmp_path, monkeypatch):
-    with pytest.raises(PolicyError, match='check the network'): push(tmp_path, 'me/x', FakeHub(ConnectionError('no route to host')))
+    with pytest.raises(PolicyError, match='check the network'): push_to_hub(tmp_path, 'me/x', FakeHub(ConnectionError('no route to host')))
     monkeypatch.setattr('hir.export.get_token', lambda: None)
-    with pytest.raises(PolicyError, match='hf auth login'): push(tmp_path, 'me/x')
+    with pytest.raises(PolicyError, match='hf auth login'): push_to_hub(tmp_path, 'me/x')

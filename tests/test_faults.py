@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from changed import dotted
-from hir.training.checkpoint import check_checkpoint, checkpoints, find_checkpoint, own_weights, save_checkpoint
+from hir.training.checkpoint import check_checkpoint, checkpoints, _find_checkpoint, own_weights, save_checkpoint
 from hir.training.checkpoint import CheckpointError
 from hir.cli import main
 from hir.training.config import ConfigError, make_config
@@ -70,10 +70,10 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(two_checkpoints, damage):
     if damage == 'manifest':
         (second/'manifest.json').write_text('{')
     told = []
-    assert find_checkpoint(two_checkpoints, warn=told.append) == first
+    assert _find_checkpoint(two_checkpoints, warn=told.append) == first
     assert len(told) == 1 and 'checkpoint-000002' in told[0]
     with pytest.raises(CheckpointError, match='checkpoint-000002'):
-        find_checkpoint(two_checkpoints, str(second))
+        _find_checkpoint(two_checkpoints, str(second))
 
 
 @pytest.mark.slow

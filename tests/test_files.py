@@ -182,7 +182,7 @@ write_atomic({str(tmp_path/'ok.jsonl')!r}, half)
 def test_an_output_is_tried_before_the_work(tmp_path, capsys, monkeypatch, words, out):
     (tmp_path/'folder').mkdir(); (tmp_path/'file').write_text('')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('hir.cli.engine_for', lambda *a: pytest.fail('the work was begun'))
+    monkeypatch.setattr('hir.cli._engine_asked', lambda *a: pytest.fail('the work was begun'))
     assert main(['eval', *words, '--out', str(tmp_path/out)]) == 2
     assert '--out' in capsys.readouterr().err
 
@@ -260,7 +260,7 @@ def test_verify_tries_its_outputs_before_the_work(tmp_path, capsys, monkeypatch,
     "Also the file of rejects, and what is no file at all: it would be replaced by one."
     (tmp_path/'folder').mkdir(); (tmp_path/'file').write_text(''); os.mkfifo(tmp_path/'pipe'); (tmp_path/'bad.rejects.jsonl').mkdir()
     path = put(tmp_path, 'in.jsonl', FORMS['lines.jsonl'])
-    monkeypatch.setattr('hir.instructions.scoring.scored', lambda *a: pytest.fail('the work was begun'))
+    monkeypatch.setattr('hir.instructions.scoring._scored_record', lambda *a: pytest.fail('the work was begun'))
     assert main(['verify', path, '-o', str(tmp_path/out), '--skip-bad']) == 2
     said = capsys.readouterr().err
     assert str(tmp_path/out).removesuffix('.jsonl') in said and said.count('\n') == 1, said
@@ -284,6 +284,6 @@ def test_a_leftover_that_cannot_be_swept_stops_nobody(tmp_path):
 
 
 def test_torn_settings_of_a_suite_are_named(tmp_path):
-    from hir.evaluation.suite import same_settings
+    from hir.evaluation.suite import _same_settings
     (tmp_path/'toy.json').write_text('{"model": "a')
-    with pytest.raises(DataError, match='toy.json:1: not valid JSON'): same_settings(tmp_path/'toy.json', {'model': 'a'})
+    with pytest.raises(DataError, match='toy.json:1: not valid JSON'): _same_settings(tmp_path/'toy.json', {'model': 'a'})

@@ -65,7 +65,7 @@ def test_blank_lines_are_left_as_by_the_official_loop(lines):
     response, slow = '\n'.join(lines), '\n'.join(lines).split('\n')
     for line in slow:
         if not line.strip(): slow.remove(line)
-    assert ifbench.left_lines(response) == slow
+    assert ifbench._left_lines(response) == slow
 
 
 # ---- long texts

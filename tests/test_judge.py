@@ -10,8 +10,8 @@ pytest.importorskip('openai', reason='the extra is not installed: pip install "h
 
 import hir.constraints.judge
 from hir.constraints.constraint import Constraint, Verdict, kind
-from hir.constraints.judge import (PROMPT_VERSION, UNCLEAR, Cache, Judge, JudgeError, Judged, agreement,
-                                   agreement_text, question, read_cache, verify_with, yes_or_no)
+from hir.constraints.judge import (PROMPT_VERSION, _UNCLEAR, Cache, Judge, JudgeError, Judged, agreement,
+                                   agreement_text, question, _read_cache, verify_with, yes_or_no)
 from hir.constraints.verifier import CheckError, check
 
 
@@ -125,7 +125,7 @@ def test_garbage_is_asked_again_then_unjudged(endpoint, garbage):
     endpoint.script = steps(json.dumps(garbage).encode() if not isinstance(garbage, str) else garbage)
     said = judge_at(endpoint, retries=2)(items(1))
     assert (said.ok, said.asked, said.retried, said.unjudged, len(endpoint.bodies)) == ((None,), 1, 2, 1, 3)
-    assert said.why == {UNCLEAR: 1}
+    assert said.why == {_UNCLEAR: 1}
 
 @pytest.mark.parametrize('broken', [b'not json', b'', b'{"choices": [', b'\xff\xfe'])
 def test_a_reply_that_is_no_json_is_asked_again(endpoint, broken):
@@ -293,7 +293,7 @@ except KeyboardInterrupt: print('interrupted')
         out, err = child.communicate(timeout=20)      # the endpoint hangs for longer
     finally: child.kill()
     assert out.strip() == 'interrupted', err
-    assert list(read_cache(tmp_path/'c.jsonl').values()) == [True]
+    assert list(_read_cache(tmp_path/'c.jsonl').values()) == [True]
 
 
 # ---- the cache
@@ -329,10 +329,10 @@ def test_a_torn_last_line_costs_that_line_only(endpoint, tmp_path, cut):
     endpoint.script, path = steps('Yes'), tmp_path/'judge.jsonl'
     judge_at(endpoint, cache=path)(items(3))
     path.write_bytes(path.read_bytes()[:-cut])
-    assert len(read_cache(path)) == 2
+    assert len(_read_cache(path)) == 2
     said = judge_at(endpoint, cache=path)(items(3))
     assert (said.ok, said.asked, said.cached) == ((True,)*3, 1, 2)
-    assert len(read_cache(path)) == 3 and judge_at(endpoint, cache=path)(items(3)).cached == 3
+    assert len(_read_cache(path)) == 3 and judge_at(endpoint, cache=path)(items(3)).cached == 3
 
 def test_processes_append_to_one_file(tmp_path):
     path = tmp_path/'judge.jsonl'
@@ -340,7 +340,7 @@ def test_processes_append_to_one_file(tmp_path):
             'for i in range(500): c.add(f"{sys.argv[2]}-{i}"*3, i % 2 == 0)')
     children = [subprocess.Popen([sys.executable, '-c', code, str(path), str(n)]) for n in range(3)]
     assert [c.wait() for c in children] == [0, 0, 0]
-    assert len(read_cache(path)) == 1500 == len(path.read_text().split('\n')) - 1
+    assert len(_read_cache(path)) == 1500 == len(path.read_text().split('\n')) - 1
 
 def test_another_file_is_not_taken_for_a_cache(tmp_path):
     path = tmp_path/'train.jsonl'

@@ -128,12 +128,12 @@ from hir.policies.policy import load_policy
 from hir.policies.processes import LaunchError
 import hir.policies.policy, hir.training.trainer
 rank, copies = os.environ['RANK'], []
-prepared = hir.training.trainer.prepare
+prepared = hir.training.trainer._prepare_job
 def prepare(*args):
     parts = prepared(*args)
     copies.append(getattr(parts.engine, 'llm', None))
     return parts
-hir.training.trainer.prepare = prepare
+hir.training.trainer._prepare_job = prepare
 def run(path):
     AcceleratorState._reset_state(reset_partial_state=True)
     cfg = read_config(path)
@@ -223,7 +223,7 @@ def start(self, *args, **kw):
         kw['deepspeed_plugin'].select(_from_accelerator_state=True)
     if fresh: PartialState._shared_state['distributed_type'] = self.distributed_type
 AcceleratorState.__init__ = start
-whole = hir.training.trainer.prepare
+whole = hir.training.trainer._prepare_job
 def prepare(*args):
     parts = whole(*args)
     for model in (parts.policy, getattr(parts.reference, 'policy', parts.reference)):
@@ -231,7 +231,7 @@ def prepare(*args):
         assert is_sharded(parts.accelerator) and parts.accelerator.unwrap_model(model).chunk == 50
         assert any(hasattr(p, 'ds_tensor') if zero3 else isinstance(p, DTensor) for p in model.parameters())   # not all: the
     return parts                                                     # root stays whole after a forward pass
-hir.training.trainer.prepare = prepare
+hir.training.trainer._prepare_job = prepare
 hir.policies.policy.LOGITS = 203*50                                           # 50 tokens of the toy are projected at a time
 runs()
 '''

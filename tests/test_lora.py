@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from hir.policies.generate import generate
 from hir.policies.lora import (AdapterOff, add_lora, count_parameters, linear_layers, load_adapter, lora_size,
                                lora_targets, merge_lora, merged_state, merged_weights, save_adapter)
-from hir.policies.policy import Policy, PolicyError, check_head, pad_rows
+from hir.policies.policy import Policy, PolicyError, _check_head, pad_rows
 from test_models import FAMILIES, tiny
 
 ROWS = pad_rows([([5, 6, 7], [8, 9, 10, 11]), ([5], [12, 13])], 0)
@@ -29,7 +29,7 @@ def close(a, b, eps): assert (a - b).abs().max().item() <= eps, (a - b).abs().ma
 @pytest.mark.parametrize('family', FAMILIES)
 def test_merged_weights_are_the_same_model(family, tmp_path):
     model, plain = stirred(family)
-    check_head(model)
+    _check_head(model)
     wanted, before = model(input_ids=IDS).logits.detach(), {n: p.clone() for n, p in model.state_dict().items()}
     twin = copy.deepcopy(plain); twin.load_state_dict(merged_state(model))
     close(twin(input_ids=IDS).logits, wanted, 1e-5)
@@ -84,7 +84,7 @@ def test_an_untied_output_projection_can_have_an_adapter():
     assert set(lora_targets(plain, 'lm_head,q_proj')) == {'lm_head', 'q_proj'}
     twin = copy.deepcopy(plain); twin.load_state_dict(merged_state(model))
     close(twin(input_ids=IDS).logits, model(input_ids=IDS).logits, 1e-5)
-    check_head(model)
+    _check_head(model)
     a, b = Policy(model)(*ROWS), Policy(twin)(*ROWS)
     close(a[0], b[0], 1e-5); close(a[1], b[1], 1e-5)
     a[0].sum().backward()

@@ -25,7 +25,7 @@ from hir.training.loss import token_mean
 from hir.training.method import Method
 from hir.training.runlog import read_log
 from hir.training.step import prepared, step
-from hir.training.trainer import Job, fit, prepare
+from hir.training.trainer import Job, fit, _prepare_job
 from test_launch import RUNS, TOY, launch_runs
 from test_resume import FORK, command, left, assert_same
 
@@ -148,7 +148,7 @@ def one_step(name, tmp_path, engine=None, watch=None, **changes):
     "A step by hand: metrics, rows, context, and the batches that the loss was given."
     cfg = settings(name, tmp_path, cpu=True, **changes)
     model, tokenizer = load_policy(cfg.model)
-    job, seen, kept = prepare(cfg, model, tokenizer, engine and engine(model, tokenizer, cfg.max_new_tokens)), [], []
+    job, seen, kept = _prepare_job(cfg, model, tokenizer, engine and engine(model, tokenizer, cfg.max_new_tokens)), [], []
     real = job.method
 
     def rows(instructions, ctx): kept.append(ctx); return real.rows(instructions, ctx)
@@ -220,7 +220,7 @@ def test_a_masked_row_takes_its_unit_with_it(tmp_path, name):
 def test_without_rows_there_is_no_update(tmp_path, name):
     cfg = settings(name, tmp_path, cpu=True)
     model, tokenizer = load_policy(cfg.model)
-    job, start = prepare(cfg, model, tokenizer), weights(model).clone()
+    job, start = _prepare_job(cfg, model, tokenizer), weights(model).clone()
     def rows(instructions, ctx): ctx.draw(instructions, 2); return []
     job.method = replace(job.method, rows=rows, after=None)
     found, made = step(job.method, job, load_instructions(shipped('toy/train.jsonl'))[:3])
@@ -324,5 +324,5 @@ def broken(what):
 def test_a_method_that_breaks_the_contract_is_told(tmp_path, what, says):
     cfg = settings('sft', tmp_path, cpu=True)
     model, tokenizer = load_policy(cfg.model)
-    job = prepare(cfg, model, tokenizer); job.method = broken(what)()
+    job = _prepare_job(cfg, model, tokenizer); job.method = broken(what)()
     with pytest.raises(StepError, match=says): step(job.method, job, load_instructions(shipped('toy/train.jsonl'))[:3])

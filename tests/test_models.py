@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
 
 from hir.policies.generate import generate
-from hir.policies.policy import Policy, PolicyError, check_head, load_policy, pad_rows
+from hir.policies.policy import Policy, PolicyError, _check_head, load_policy, pad_rows
 from hir.files import shipped
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -30,7 +30,7 @@ def tiny(family):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_scores_are_the_models_own(family):
     model = tiny(family)
-    check_head(model)
+    _check_head(model)
     rows = [([5, 6, 7], [8, 9, 10, 11]), ([5], [12, 13]), ([5, 6, 7, 8, 9, 10], [14])]
     ids, prompt_len, mask = pad_rows(rows, 0)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_a_model_that_bends_its_logits_is_refused():
     torch.manual_seed(0)
     config = CONFIG_MAPPING['gemma2'](**SMALL, head_dim=8, final_logit_softcapping=.05)
     with pytest.raises(PolicyError, match='soft cap'):
-        check_head(AutoModelForCausalLM.from_config(config).eval())
+        _check_head(AutoModelForCausalLM.from_config(config).eval())
 
 
 # ---- what cannot be loaded

@@ -54,7 +54,7 @@ responses = st.one_of(texts, st.lists(st.one_of(layouts, texts), max_size=4).map
 
 
 def test_all_kinds_are_here():
-    assert MULDIMIF == sorted(f'muldimif:{t}' for t in muldimif.TYPES) == sorted(f'muldimif:{t}' for t in SAID)
+    assert MULDIMIF == sorted(f'muldimif:{t}' for t in muldimif._TYPES) == sorted(f'muldimif:{t}' for t in SAID)
 
 
 @pytest.mark.parametrize('type', SAID)

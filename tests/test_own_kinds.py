@@ -26,7 +26,7 @@ def module(tmp_path, monkeypatch):
     monkeypatch.setenv('HIR_KINDS', '')                                  # what a test adds is gone after it
     monkeypatch.setattr(constraint, 'KINDS', constraint.KINDS)
     monkeypatch.syspath_prepend(tmp_path); monkeypatch.chdir(tmp_path)
-    constraint.load_suites()                                             # or those of hir would be gone after it, too
+    constraint._load_suites()                                             # or those of hir would be gone after it, too
     before, made = dict(constraint.KINDS), []
     def write(text):
         made.append(f'own_{tmp_path.name}_{len(made)}')

@@ -44,7 +44,7 @@ def test_a_new_rate_counts_from_the_resumed_step_on(tmp_path, capsys):
     cfg = small(tmp_path, steps=4, schedule='linear', lr=1e-4, weight_decay=0., resume='auto')
     seen = []
     import hir.training.trainer
-    real = hir.training.trainer.train_step
+    real = hir.training.trainer._train_step
     def watched(cfg, parts, *args):
         seen.append([(g['lr'], g['initial_lr'], g['weight_decay']) for g in parts.optimizer.param_groups])
         return real(cfg, parts, *args)
@@ -68,7 +68,7 @@ def test_groups_of_an_optimizer_keep_their_own_rates(tmp_path):
     sgd = dict(optimizer='test_practice:two_groups', weight_decay=.1)
     trained(small(tmp_path/'a', steps=1, **sgd))
     import hir.training.trainer
-    seen, real = [], hir.training.trainer.train_step
+    seen, real = [], hir.training.trainer._train_step
     def watched(cfg, parts, *args):
         seen.extend((g['lr'], g['weight_decay']) for g in parts.optimizer.param_groups)
         return real(cfg, parts, *args)

@@ -12,7 +12,7 @@ from hir.cli import main
 from hir.training.config import HirConfig, read_config, rules_of
 from hir.policies.lora import add_lora
 from hir.policies.policy import load_policy
-from hir.recipes import (activations, device_bytes, dims_of, dry_run, format_of, held, memory, memory_lines, plan,
+from hir.recipes import (_activations, _device_bytes, dims_of, dry_run, _format_of, _held, memory, _memory_lines, plan,
                          recipes, resolve, training_data)
 from hir.files import shipped
 from hir.training.runlog import read_log
@@ -122,8 +122,8 @@ def test_a_lora_recipe_takes_a_step(recipe, places, tmp_path, capsys):
 
 @pytest.mark.parametrize('name', GOOD)
 def test_every_known_format_is_recognised(name, tmp_path):
-    assert format_of(written(tmp_path, [GOOD[name]])) == {'ifbench': 'ifeval'}.get(name, name)
-    assert format_of(shipped('toy/train.jsonl')) == 'hir'
+    assert _format_of(written(tmp_path, [GOOD[name]])) == {'ifbench': 'ifeval'}.get(name, name)
+    assert _format_of(shipped('toy/train.jsonl')) == 'hir'
 
 
 def test_what_is_left_out_depends_on_judge_and_replay(places):
@@ -163,7 +163,7 @@ def test_activations_per_layer_are_estimated_within_a_third(family, dtype, rank,
         if rank: model = add_lora(model, rank)
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False}); model.train()
-        found.append(kept(model, 8, 64)); guess.append(activations(cfg, dims, 512))
+        found.append(kept(model, 8, 64)); guess.append(_activations(cfg, dims, 512))
     assert 3/4 < (guess[1] - guess[0])/(found[1] - found[0]) < 4/3
 
 
@@ -171,11 +171,11 @@ def test_the_estimate_counts_what_it_says(places):
     cfg = shrunk('qwen3-4b', places, dtype='bfloat16', mixed_precision='no')
     model, _ = resolve(cfg)
     d, P = dims_of(model, cfg), sum(p.numel() for p in model.parameters())
-    assert held(cfg, d) == dict(weights=2*P, reference=2*P, gradients=2*P, optimizer=4*P)
-    assert held(changed(cfg, kl_coef=0), d)['reference'] == 0
-    assert held(replace(cfg, optimizer='adamw8bit'), d)['optimizer'] == 2*P
+    assert _held(cfg, d) == dict(weights=2*P, reference=2*P, gradients=2*P, optimizer=4*P)
+    assert _held(changed(cfg, kl_coef=0), d)['reference'] == 0
+    assert _held(replace(cfg, optimizer='adamw8bit'), d)['optimizer'] == 2*P
     lora = replace(cfg, lora_rank=4); dl = dims_of(model, lora); n = dl.trained
-    assert held(lora, dl) == dict(weights=2*P + 4*n, reference=0, gradients=4*n, optimizer=8*n)
+    assert _held(lora, dl) == dict(weights=2*P + 4*n, reference=0, gradients=4*n, optimizer=8*n)
     one, four = memory(cfg, d, 50), memory(cfg, d, 50, shards=4)
     assert four['weights'] == one['weights']//4 and four['KV cache'] == one['KV cache'] and four['peak'] < one['peak']
     assert memory(replace(cfg, micro=16), d, 50)['activations'] == 2*one['activations']
@@ -204,7 +204,7 @@ def test_what_vllm_takes_is_counted(places):
 def test_the_dry_run_tells_of_vllm_and_of_gathered_weights(places):
     cfg = shrunk('qwen3-4b', places)
     d = dims_of(resolve(cfg)[0], cfg)
-    lines = lambda cfg, gpu: '\n'.join(memory_lines(cfg, d, 50, 10**11, gpu))
+    lines = lambda cfg, gpu: '\n'.join(_memory_lines(cfg, d, 50, 10**11, gpu))
     assert 'are gathered for sampling' in lines(cfg, 0) and 'vLLM' not in lines(cfg, 0)
     said = lines(replace(cfg, engine='vllm'), 8*10**10)
     assert 'are gathered to be sent to vLLM' in said and 'vLLM      32.0 GB while it samples' in said and 'WARNING' not in said
@@ -219,7 +219,7 @@ def test_a_run_too_large_is_told(places):
     said = dry_run(cfg, instructions, lost, device=1000)
     assert 'WARNING: the estimate exceeds' in said and 'sharded' not in said.split('WARNING')[1]
     assert 'WARNING' not in dry_run(cfg, instructions, lost, device=10**15)
-    assert device_bytes(cpu=True) > 10**8
+    assert _device_bytes(cpu=True) > 10**8
 
 
 @pytest.mark.parametrize('settings, says', [

@@ -175,11 +175,11 @@ def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
     (tmp_path/'train.py').write_text('''
 import os, signal, sys
 import hir.training.trainer
-real = hir.training.trainer.train_step
+real = hir.training.trainer._train_step
 def step(cfg, parts, *args):
     if parts.run.step == 1 and parts.accelerator.process_index == 1: os.kill(os.getpid(), signal.SIGTERM)
     return real(cfg, parts, *args)
-hir.training.trainer.train_step = step
+hir.training.trainer._train_step = step
 from hir.cli import main
 try: main(WORDS)
 except SystemExit as e: open(f'{FOLDER}/status{os.environ["RANK"]}', 'w').write(str(e.code))

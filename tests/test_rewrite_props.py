@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hir.constraints.constraint import Constraint
 from hir.instructions.instruction import TEMPLATES, Instruction
 from hir.replays.rewrite import exact, hindsight, subset
-from hir.toy.toy import DRAW, draw_instruction, witness
+from hir.toy.toy import TOY_DRAW, _draw_instruction, toy_witness
 from hir.constraints.verifier import check, check_loose, ila, verify
 
 WRITABLE = sorted(set(TEMPLATES) - {'verbatim'})
@@ -59,9 +59,9 @@ def test_any_ifeval_response_becomes_a_success(picked, response, template, how, 
 @given(seed=st.integers(0, 10**6), template=st.sampled_from(WRITABLE), relabel=st.sampled_from([exact, subset]))
 def test_any_toy_response_becomes_a_success(seed, template, relabel):
     rng = random.Random(seed)
-    q = replace(draw_instruction(rng, 1, 8, tuple(DRAW)), template=template)
+    q = replace(_draw_instruction(rng, 1, 8, tuple(TOY_DRAW)), template=template)
     honoured = [c for c in q.constraints if rng.random() < .5]
-    promise(q, witness(rng, honoured) or 'cats', relabel, rng, check)
+    promise(q, toy_witness(rng, honoured) or 'cats', relabel, rng, check)
 
 
 @pytest.mark.parametrize('template', WRITABLE)

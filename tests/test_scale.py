@@ -13,10 +13,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPIN
 from hir.training.batch import PerToken, micro_batches
 from hir.methods.hir import explore, push, spare
 from hir.instructions.instruction import load_instructions
-from hir.policies.policy import Policy, load_policy, pad_rows, packed_states, same_prompt
-from hir.policies.processes import in_step, start
+from hir.policies.policy import Policy, load_policy, pad_rows, _packed_states, same_prompt
+from hir.policies.processes import _in_step, start
 from hir.policies.engines.hf import HFEngine
-from hir.training.method import Rules, recomputed
+from hir.training.method import Rules, _recomputed
 from hir.training.context import StepError
 from hir.replays.reward import dropped, kept, masked, penalised
 from hir.methods.hir import hir
@@ -109,11 +109,11 @@ def test_a_padding_that_turns_into_nan_is_noticed():
 
 def test_a_shared_path_that_computes_something_else_is_not_taken(monkeypatch):
     model = tiny('llama')
-    monkeypatch.setattr('hir.policies.policy.shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
+    monkeypatch.setattr('hir.policies.policy._shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
     with pytest.warns(UserWarning, match='differ'): assert not Policy(model).share
 
     def broken(*args): raise RuntimeError('no cache here')
-    monkeypatch.setattr('hir.policies.policy.shared_states', broken)
+    monkeypatch.setattr('hir.policies.policy._shared_states', broken)
     with pytest.warns(UserWarning, match='no cache here'): assert not Policy(model).share
 
 
@@ -129,11 +129,11 @@ def test_gradient_checkpointing_switches_sharing_off():
 def test_weights_in_pieces_switch_sharing_off_and_say_so():
     sharded, policy = SimpleNamespace(distributed_type=DistributedType.FSDP), Policy(tiny('llama'))
     assert policy.share
-    with pytest.warns(UserWarning, match='setting share.*Llama.*weights lie in pieces'): in_step(sharded, policy)
+    with pytest.warns(UserWarning, match='setting share.*Llama.*weights lie in pieces'): _in_step(sharded, policy)
     assert not policy.share
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        in_step(sharded, Policy(tiny('llama'), share=False))                     # nobody asked for it
+        _in_step(sharded, Policy(tiny('llama'), share=False))                     # nobody asked for it
 
 
 def test_shared_prompts_with_lora():
@@ -166,7 +166,7 @@ def test_packed_rows_are_the_padded_ones():
         ids, prompt_len, mask = pad_rows(ROWS, 0)
         length = prompt_len + mask.sum(1).long()
         padded = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        packed = packed_states(model.get_decoder(), ids, length)
+        packed = _packed_states(model.get_decoder(), ids, length)
         on = torch.arange(ids.shape[1]) < length[:, None]
         assert (packed[on] - padded[on]).abs().max() < 1e-6 and (packed[~on] == 0).all()
 
@@ -194,7 +194,7 @@ def test_a_mask_in_bfloat16_counts_every_token(monkeypatch):
     "FSDP2 casts what a policy is given, and 257 is not a number of bfloat16."
     model, seen = tiny('llama', torch.float32), []
     monkeypatch.setattr(type(model.config), '_attn_implementation', 'flash_attention_2', raising=False)
-    monkeypatch.setattr('hir.policies.policy.packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
+    monkeypatch.setattr('hir.policies.policy._packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
     ids, prompt_len, mask = pad_rows([([5], [6]*257), ([5, 6], [7]*258)], 0)
     Policy(model, share=False)(ids, prompt_len, mask.bfloat16())
     assert seen == [[258, 260]]
@@ -279,7 +279,7 @@ def test_old_log_probabilities_are_computed_again_where_the_engine_is_inexact(to
     assert 'old_diff' not in found and off['old_diff'] == pytest.approx(.01, rel=1e-2)
     assert (exact - again).abs().max() < 1e-6
     assert [(r.rollout.ids, r.replay, r.source) for r in rows] == [(r.rollout.ids, r.replay, r.source) for r in others]
-    assert one_step(toy, old=recomputed, k=k)[1]['old_diff'] < 1e-5
+    assert one_step(toy, old=_recomputed, k=k)[1]['old_diff'] < 1e-5
 
 
 def test_truncated_responses_by_name(toy):

@@ -19,7 +19,7 @@ from hir.cli import main
 from hir.constraints.constraint import Constraint, KINDS, kind, kinds
 from hir.files import DataError, record_in
 from hir.instructions.instruction import Instruction, save_instructions
-from hir.instructions.scoring import in_order, score_file, score_line, score_record, scored
+from hir.instructions.scoring import _in_given_order, score_file, _score_line, score_record, _scored_record
 from hir.constraints.verifier import CheckError
 from test_parity import FOLDER
 
@@ -63,7 +63,7 @@ args = st.one_of(st.dictionaries(st.sampled_from(['keywords', 'constraint', 'rel
 @example({'response': 'a'}, ['Length_Words'], [{'constraint': ['at most 5 words']}], 'instruction_id_list')
 def test_any_record_gets_bools_or_an_error_that_says_where(rest, first, second, field):
     item = json.dumps(rest | {field: first, 'kwargs': second}).encode()
-    line = score_line('file:3', item)
+    line = _score_line('file:3', item)
     if line.error is None:
         out = json.loads(line.text)
         assert out['strict'] and all(type(ok) is bool for ok in out['strict'] + out['loose'])
@@ -86,7 +86,7 @@ def test_other_fields_pass_through_and_verdicts_are_stable(text, more):
     after = score_record(before)
     assert {k: v for k, v in after.items() if k not in ('strict', 'loose')} == {k: v for k, v in before.items() if k not in ('strict', 'loose')}
     assert all(a <= b for a, b in zip(after['strict'], after['loose'])) and score_record(after) == after
-    again = json.loads(score_line('x', json.dumps(before).encode()).text)
+    again = json.loads(_score_line('x', json.dumps(before).encode()).text)
     assert again == json.loads(json.dumps(after)) or any(word in json.dumps(before) for word in ('NaN', 'Infinity'))
 
 
@@ -293,7 +293,7 @@ def die(chunk): os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_killed_worker_is_an_error_not_a_hang():
     with pytest.raises(DataError, match='a worker process died'):
-        list(in_order(die, iter([[('file:1', b'{}')]]*9), 2))
+        list(_in_given_order(die, iter([[('file:1', b'{}')]]*9), 2))
 
 
 def test_a_crashing_checker_is_never_a_verdict(tmp_path):
@@ -337,8 +337,8 @@ def test_muldimif_records_are_scored_in_both_forms():
     equal = []
     for r in rows:
         triples = [[*id.split('_', 1), k['constraint']] for id, k in zip(r['instruction_id_list'], r['kwargs'])]
-        after, _ = scored(r)
-        assert after['strict'] == after['loose'] == scored({'constraints': triples, 'response': r['response']})[0]['strict']
+        after, _ = _scored_record(r)
+        assert after['strict'] == after['loose'] == _scored_record({'constraints': triples, 'response': r['response']})[0]['strict']
         equal += map(bool.__eq__, after['strict'], r['strict'])
     assert sum(equal) > .98*len(equal)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hir.cli import main
 from hir.files import DataError, write_jsonl
 from hir.instructions.scoring import score_file
-from hir.evaluation.suite import differences, folder_of, line_of, questions, read_scored, run_suite
+from hir.evaluation.suite import differences, folder_of, _response_line, questions, read_scored, run_suite
 from hir.files import repaired
 from hir.files import shipped
 from test_parity import FOLDER

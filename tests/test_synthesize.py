@@ -15,8 +15,8 @@ import hir.constraints.suites.ifbench, hir.constraints.suites.ifeval, hir.constr
 from hir.constraints.constraint import KINDS, Constraint, ConstraintError, describe
 from hir.files import DataError
 from hir.instructions.instruction import load_instructions, save_instructions
-from hir.instructions.synthesize import (CONFLICTS, DRAW, PLANS, REWRITABLE, WORDS, draw, draw_constraints,
-                                         go_together, load_tasks, pair_report, witness)
+from hir.instructions.synthesize import (CONFLICTS, _DRAW_ARGUMENTS, _PLANS, _REWRITABLE, _WORD_POOL, draw, draw_constraints,
+                                         _go_together, load_tasks, pair_report, witness)
 from hir.files import shipped
 from hir.constraints.verifier import check, check_loose, verify
 
@@ -48,18 +48,18 @@ def test_a_file_without_tasks_is_refused(tmp_path):
 # ---- kinds
 
 def test_enough_kinds_of_three_suites_that_can_be_dropped_alone():
-    suites = Counter(KINDS[k].check.__module__ for k in DRAW)
-    assert len(DRAW) >= 40 and set(suites) == {f'hir.constraints.suites.{s}' for s in ('ifeval', 'iftrain', 'ifbench')} and min(suites.values()) >= 10
-    assert {KINDS[k].drop for k in DRAW} == {'yes'} and not any(KINDS[k].quotes for k in DRAW)
-    assert set(PLANS) <= set(DRAW) and set().union(*CONFLICTS) <= set(DRAW) and {len(pair) for pair in CONFLICTS} == {2}
+    suites = Counter(KINDS[k].check.__module__ for k in _DRAW_ARGUMENTS)
+    assert len(_DRAW_ARGUMENTS) >= 40 and set(suites) == {f'hir.constraints.suites.{s}' for s in ('ifeval', 'iftrain', 'ifbench')} and min(suites.values()) >= 10
+    assert {KINDS[k].drop for k in _DRAW_ARGUMENTS} == {'yes'} and not any(KINDS[k].quotes for k in _DRAW_ARGUMENTS)
+    assert set(_PLANS) <= set(_DRAW_ARGUMENTS) and set().union(*CONFLICTS) <= set(_DRAW_ARGUMENTS) and {len(pair) for pair in CONFLICTS} == {2}
 
 
-@pytest.mark.parametrize('kind', sorted(DRAW))
+@pytest.mark.parametrize('kind', sorted(_DRAW_ARGUMENTS))
 def test_every_kind_has_valid_arguments_and_a_witness(kind):
     seen = set()
     for seed in range(12):
         rng = random.Random(seed)
-        c = Constraint(kind, DRAW[kind](rng, iter(rng.sample(WORDS, len(WORDS)))))
+        c = Constraint(kind, _DRAW_ARGUMENTS[kind](rng, iter(rng.sample(_WORD_POOL, len(_WORD_POOL)))))
         text = witness([c])
         assert text and check(c, text) and not check(c, ' ')
         seen.add(c)
@@ -71,16 +71,16 @@ def test_every_kind_has_valid_arguments_and_a_witness(kind):
                                  ('punctuation:punctuation_dot', 'detectable_content:postscript'), ('format:title_case', 'change_case:english_lowercase'),
                                  ('paragraphs:paragraphs', 'format:sub-bullets'), ('keywords:start_end', 'startend:quotation')])
 def test_what_the_table_excludes_has_no_witness(a, b):
-    assert not go_together([a, b]) and not go_together([b, a])
+    assert not _go_together([a, b]) and not _go_together([b, a])
     rng = random.Random(0)
-    assert not any(witness([Constraint(k, DRAW[k](rng, iter(WORDS))) for k in (a, b)], tries=10) for _ in range(3))
+    assert not any(witness([Constraint(k, _DRAW_ARGUMENTS[k](rng, iter(_WORD_POOL))) for k in (a, b)], tries=10) for _ in range(3))
 
 
 @pytest.mark.slow
 def test_every_pair_that_is_not_excluded_is_proved():
     report = pair_report()
     print(f'\n{report}')
-    assert report['pairs'] == len(DRAW)*(len(DRAW) - 1)//2 == report['in conflict'] + report['proved'] + len(report['unproved'])
+    assert report['pairs'] == len(_DRAW_ARGUMENTS)*(len(_DRAW_ARGUMENTS) - 1)//2 == report['in conflict'] + report['proved'] + len(report['unproved'])
     assert report['unproved'] == []
 
 
@@ -95,15 +95,15 @@ def test_contradictory_arguments_have_no_witness():
 # ---- drawing
 
 @QUICK
-@given(seed=st.integers(0, 10**6), low=st.integers(1, 6), more=st.integers(0, 2), template=st.sampled_from([None, *REWRITABLE]))
+@given(seed=st.integers(0, 10**6), low=st.integers(1, 6), more=st.integers(0, 2), template=st.sampled_from([None, *_REWRITABLE]))
 def test_a_drawn_instruction_can_be_met_and_reads_as_one(seed, low, more, template):
     q, = draw(TASKS, 1, seed, low=low, high=low + more, template=template)
-    assert low <= len(q) <= low + more and q.task in TASKS and q.template in REWRITABLE and template in (None, q.template)
-    assert go_together([c.kind for c in q.constraints]) and len({c.kind for c in q.constraints}) == len(q)
+    assert low <= len(q) <= low + more and q.task in TASKS and q.template in _REWRITABLE and template in (None, q.template)
+    assert _go_together([c.kind for c in q.constraints]) and len({c.kind for c in q.constraints}) == len(q)
     text = witness(q.constraints)
     assert all(verify(q.constraints, text)) and all(verify(q.constraints, text, check_loose))
     assert q.task in q.prompt and all(describe(c).rstrip('.') in q.prompt for c in q.constraints)
-    asked = [w for c in q.constraints for v in c.args.values() for w in (v if isinstance(v, list) else [v]) if w in WORDS]
+    asked = [w for c in q.constraints for v in c.args.values() for w in (v if isinstance(v, list) else [v]) if w in _WORD_POOL]
     assert len(set(asked)) == len(asked) and not any(w in q.task.lower() for w in asked)
 
 
@@ -132,7 +132,7 @@ def test_draws_are_seeded_and_different():
 
 
 def test_a_choice_of_templates_and_kinds_is_kept():
-    kinds = [k for k in DRAW if k.startswith('count:')]
+    kinds = [k for k in _DRAW_ARGUMENTS if k.startswith('count:')]
     drawn = draw(TASKS, 8, seed=1, kinds=kinds, low=2, high=3, template=('line', 'before'))
     assert {c.kind for q in drawn for c in q.constraints} <= set(kinds) and {q.template for q in drawn} <= {'line', 'before'}
 
@@ -145,9 +145,9 @@ def test_what_cannot_be_drawn_is_an_error(change, says):
 
 
 def test_no_word_of_a_task_is_asked_for_or_forbidden():
-    cs = [c for seed in range(30) for c in draw_constraints(random.Random(seed), ' '.join(WORDS[:-12]), sorted(DRAW), 6)]
-    used = {w for c in cs for v in c.args.values() for w in (v if isinstance(v, list) else [v]) if w in WORDS}
-    assert used and used <= set(WORDS[-12:])
+    cs = [c for seed in range(30) for c in draw_constraints(random.Random(seed), ' '.join(_WORD_POOL[:-12]), sorted(_DRAW_ARGUMENTS), 6)]
+    used = {w for c in cs for v in c.args.values() for w in (v if isinstance(v, list) else [v]) if w in _WORD_POOL}
+    assert used and used <= set(_WORD_POOL[-12:])
 
 
 # ---- what is shipped
@@ -158,7 +158,7 @@ def test_the_first_fifty_are_drawn_again_alike(train):
 
 def test_the_shipped_set_is_whole(train, tmp_path):
     assert len(train) == len({(q.task, q.constraints) for q in train}) == len({q.id for q in train}) == 2000
-    assert {len(q) for q in train} == {5, 6, 7, 8} and {q.template for q in train} == set(REWRITABLE) and {q.task for q in train} <= set(TASKS)
+    assert {len(q) for q in train} == {5, 6, 7, 8} and {q.template for q in train} == set(_REWRITABLE) and {q.task for q in train} <= set(TASKS)
     assert SHIPPED.stat().st_size < 2_000_000
     save_instructions(tmp_path/'again.jsonl', train)
     assert (tmp_path/'again.jsonl').read_bytes() == SHIPPED.read_bytes()
@@ -167,7 +167,7 @@ def test_the_shipped_set_is_whole(train, tmp_path):
 def test_the_shipped_set_is_free_of_conflicts(train):
     assert all(frozenset((a.kind, b.kind)) not in CONFLICTS and a.kind != b.kind for q in train for a, b in combinations(q.constraints, 2))
     used = Counter(c.kind for q in train for c in q.constraints)
-    assert set(used) == set(DRAW) and min(used.values()) >= 50
+    assert set(used) == set(_DRAW_ARGUMENTS) and min(used.values()) >= 50
 
 
 @pytest.mark.slow

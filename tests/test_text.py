@@ -29,11 +29,11 @@ def punkt():
     "NLTK's Punkt with our model."
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
     class Cases(dict):
-        def __missing__(self, word): return 32 if word.endswith(ours.ENDINGS) else 0
+        def __missing__(self, word): return 32 if word.endswith(ours._SUFFIXES) else 0
     model = PunktParameters()
-    model.abbrev_types, model.sent_starters = ours.ABBREVIATIONS, ours.STARTERS
-    model.ortho_context = Cases({w: 36 for w in ours.EITHER} | {w: 32 for w in ours.SMALL})
-    model.collocations = {('##number##', word) for word in ours.HEADED}
+    model.abbrev_types, model.sent_starters = ours._ABBREVIATIONS, ours._STARTERS
+    model.ortho_context = Cases({w: 36 for w in ours._EITHER} | {w: 32 for w in ours._SMALL})
+    model.collocations = {('##number##', word) for word in ours._HEADED}
     return PunktSentenceTokenizer(model)
 
 
@@ -82,8 +82,8 @@ def test_languages_are_langdetects(text):
 
 def test_every_letter_stays_what_it_is_normalised_to():
     "The memory of words is keyed by normalised letters; normalising again must change nothing."
-    once = ''.join(map(chr, range(0x20, 0xd800))).translate(ours.LETTERS)
-    assert once == once.translate(ours.LETTERS)
+    once = ''.join(map(chr, range(0x20, 0xd800))).translate(ours._LETTERS)
+    assert once == once.translate(ours._LETTERS)
 
 
 @pytest.mark.skipif(not FOLDER, reason='the environment variable HIR_PARITY names no folder of recorded responses')

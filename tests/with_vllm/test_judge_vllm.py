@@ -7,7 +7,7 @@ pytest.importorskip('vllm', reason='needs vLLM: make test-vllm')
 
 from engines import wide
 from hir.constraints.constraint import Constraint, Verdict
-from hir.constraints.judge import UNCLEAR, Judge, JudgeError, agreement, verify_with
+from hir.constraints.judge import _UNCLEAR, Judge, JudgeError, agreement, verify_with
 
 CALM = Constraint('judge:criterion', {'criterion': 'The tone is calm.'})
 SHORT = Constraint('toy:at_most', {'n': 3})
@@ -64,7 +64,7 @@ def items(n): return [('Write.', f'response {i}', CALM) for i in range(n)]
 
 def test_garbage_is_unjudged(server):
     said = judge_at(server)(items(3))
-    assert (said.ok, said.asked, said.retried, said.unjudged, said.why) == ((None,)*3, 3, 3, 3, {UNCLEAR: 3})
+    assert (said.ok, said.asked, said.retried, said.unjudged, said.why) == ((None,)*3, 3, 3, 3, {_UNCLEAR: 3})
 
 def test_an_unknown_model_stops_the_run(server):
     with pytest.raises(JudgeError, match='404: check model'): Judge('nobody', base_url=server.url)(items(1))
