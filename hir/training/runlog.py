@@ -21,7 +21,8 @@ def read_log(path):
 def cut_log(path, last:int):
     "Keep the records up to step `last`; says whether there are any."
     if not Path(path).exists(): return False
-    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path) if r['step'] <= last))
+    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path, torn='skip')
+                                           if r['step'] <= last))
     return Path(path).stat().st_size > 0
 
 # %% ../../nbs/api/training/06_runlog.ipynb #fd8297f0
