@@ -19,7 +19,7 @@ CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
 FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'study',                  # in reading order; what is not named follows
          'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_method', 'add_engine', 'scale', 'run_sheet',
          'hir', 'sft', 'dpo']
-SVG = 'image/svg+xml'
+PICTURES = {'image/png', 'image/svg+xml'}
 TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'methods': 'Methods', 'api': 'Modules'}
 
 
@@ -57,13 +57,6 @@ def alternative(output, caption):
     return own or (caption.strip('*') if caption.startswith('*') and not caption.startswith('**') else 'A figure; the text beside it says what it shows.')
 
 
-def spoken(output, said):
-    "An SVG picture stands in the page itself, so its text does too."
-    svg = ''.join(output['data'][SVG])
-    svg = re.sub(r'<svg\b', f'<svg role="img" aria-label="{html.escape(said)}"', svg[svg.index('<svg'):], count=1)
-    return output | {'data': output['data'] | {SVG: svg}}
-
-
 TABLE = re.compile(r'((?:^\|.*\|\n?){3,})', re.M)
 
 
@@ -84,12 +77,9 @@ def copy_notebook(path):
         if cell['cell_type'] == 'markdown': source = with_mathml(relinked(source, path))
         elif re.search(r'^#\|\s*(hide|default_exp)\b', source, re.M): continue
         else: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
-        outputs = []
-        for output in map(as_table, cell.get('outputs', [])):
-            if SVG in output.get('data', {}): output = spoken(output, alternative(output, caption))
-            elif 'image/png' in output.get('data', {}): said.append(alternative(output, caption))
-            outputs.append(output)
-        if outputs: cell = cell | {'outputs': outputs}
+        for output in cell.get('outputs', []):
+            if PICTURES & set(output.get('data', {})): said.append(alternative(output, caption))
+        if cell.get('outputs'): cell = cell | {'outputs': list(map(as_table, cell['outputs']))}
         shown.append(cell | {'source': source})
     to = SRC/path.relative_to(ROOT/'nbs'); to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps(nb | {'cells': shown}), encoding='utf-8')
@@ -137,7 +127,7 @@ def reference():
 
 
 def nav(pages):
-    "The order of the site."
+    "The order of the site; the tutorials' solutions are pages that only their exercises lead to."
     def group(folder):
         found = [*(SRC/folder).glob('*.ipynb'), *(SRC/folder).glob('*.md')]
         found.sort(key=lambda p: (FIRST.index(p.stem) if p.stem in FIRST else len(FIRST), p.name))
