@@ -28,11 +28,11 @@ _FLAGS = 'config', 'dry-run', 'debug', 'help'
 
 def _near_flag(key:str):
     "The flag of `hir train` that a word is nearly, or ''."
-    import difflib
+    from hir.schema import near
     from hir.training.config import FIELDS
     name = key.lstrip('-').replace('_', '-')
     known = name.replace('-', '_') in FIELDS or name.startswith('method.')
-    return '' if known else next(iter(difflib.get_close_matches(name, _FLAGS, 1, .8)), '')
+    return '' if known else next(iter(near(name, _FLAGS, 1, .8)), '')
 
 def _overrides(words):
     "`--key value --key=value …` as a dict; anything else is an error."
@@ -231,15 +231,11 @@ def _demo(args, rest):
 # %% ../nbs/api/92_cli.ipynb #18102275
 def _study(args, rest):
     "The comparison of methods behind the documentation."
+    from hir.progress import cores
     from hir.toy.study import run_study
     config = Path(__file__).parent/'configs'/'toy.yaml'
-    records = run_study(args.out, config, args.jobs or _workers(), args.quick)
+    records = run_study(args.out, config, args.jobs or cores(), args.quick)
     print(f'\n{len(records)} runs; every number is in {args.out}/trials.jsonl.')
-
-def _workers():
-    "The cores this process may use."
-    import os
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _list_kinds(args, rest):
     "List kinds of constraints, or show one."

@@ -19,6 +19,7 @@ from .policies.lora import add_lora, load_adapter, merge_lora
 from .training.config import HirConfig, method_named, method_of, read_config
 from .training.checkpoint import CheckpointError, check_checkpoint, checkpoints, publish
 from .training.runlog import read_log
+from .evaluation.evaluate import markdown_table
 
 # %% ../nbs/api/91_export.ipynb #5d7cfb17
 def _run_policy(
@@ -74,14 +75,12 @@ def _front_matter(cfg:HirConfig, adapter:bool):
     if _is_hub_name(cfg.model): about |= {'base_model': cfg.model, 'base_model_relation': way}
     return f'---\n{yaml.safe_dump(about, sort_keys=False)}---\n'
 
-def _card_table(head, rows): return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in [head, ['---']*len(head), *rows])
-
 # %% ../nbs/api/91_export.ipynb #913cb5aa
 def _settings_table(cfg:HirConfig):
     "Every setting that decides what was learned."
     rows = [(f'`{f.name}`', _short(getattr(cfg, f.name))) for f in fields(cfg) if f.name not in _HIDDEN | {'method'}]
     rows += [(f'`method.{n}`', _short(v)) for n, v in cfg.method.items()]
-    return _card_table(['setting', 'value'], [(n, v) for n, v in rows if v != ''])
+    return markdown_table([('setting', 'value'), *((n, v) for n, v in rows if v != '')])
 
 def _results(run, step:int):
     "A table of held-out accuracies before training and at `step`, or what the training log says."
@@ -91,7 +90,7 @@ def _results(run, step:int):
     if names:
         head = ['', *(f'step {r["step"]}' for r in (evals[0], evals[-1]))]
         rows = [(n, f'{evals[0][n]:.3f}', f'{evals[-1][n]:.3f}') for n in names]
-        return f'Held-out instructions:\n\n{_card_table(head, rows)}'
+        return f'Held-out instructions:\n\n{markdown_table([head, *rows])}'
     if not history: return 'None recorded.'
     last = history[-10:]
     return (f'No held-out evaluation. Mean over the last {len(last)} steps of training: '

@@ -8,11 +8,12 @@ __all__ = ['COLOURS', 'LINES', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', 'BOX', 'SAID
            'show_rollout', 'show_rewrite']
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #89b4edeb
-import difflib, html, textwrap
+import html, textwrap
 import matplotlib.pyplot as plt
 from dataclasses import dataclass
 from matplotlib.patches import Rectangle
 
+from ..schema import near
 from ..constraints.constraint import describe, get_kind
 from ..constraints.verifier import ila
 from .evaluate import Report, mean_range, runs_of, sizes
@@ -86,8 +87,8 @@ def _metric_points(history, name):
     points = [(h['step'], h[name]) for h in history if name in h]
     if points: return zip(*points)
     known = sorted({k for h in history for k in h})
-    near = difflib.get_close_matches(name, known, 3) or known
-    hint = f'there is {", ".join(near)}' if near else 'the history is empty'
+    found = near(name, known, 3) or known
+    hint = f'there is {", ".join(found)}' if found else 'the history is empty'
     raise ValueError(f'no step has a metric {name!r}; {hint}')
 
 def _common(names):

@@ -10,7 +10,7 @@ import json, os, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from ..progress import bar
+from ..progress import bar, cores
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
@@ -94,8 +94,7 @@ def run_demo(
     methods=_COMPARED, seeds=3, budget=15360,
     jobs=None):     # runs side by side; default: the cores
     "Train every method with every seed; returns the rows of results.json."
-    runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(
-        os, 'sched_getaffinity') else os.cpu_count() or 1)
+    runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or cores()
     stop = threading.Event()                               # one failure or Ctrl-C ends all
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(_one_run, run, config, i, stop) for i, run in enumerate(runs)]
