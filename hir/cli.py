@@ -114,7 +114,8 @@ def _train(args, rest):
     from hir.policies.policy import load_policy
     from hir.recipes import dry_run, left_out, resolve, training_data
     from accelerate import PartialState
-    from hir.training.trainer import check_folder, fit
+    from hir.training.folder import check_folder
+    from hir.training.trainer import fit
     cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat)
     if not args.dry_run: check_folder(cfg)
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))

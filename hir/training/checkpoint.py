@@ -106,15 +106,16 @@ def _check_inert(folder:Path):
 # %% ../../nbs/api/training/08_checkpoint.ipynb #bdda44db
 _MARK, _MARKS = '.hir', ('.hir', 'manifest.json')   # of a folder not yet finished; of any that is ours
 
-def _neighbour(folder, ending:str):
-    "The hidden neighbour of a folder, for work that may be cut short."
-    return Path(folder).with_name(f'.{Path(folder).name}.{ending}')
-
 def is_ours(folder:str|Path)->bool:
     "Is this a folder, no link, that hir made (or an empty one), so that hir may delete it?"
     folder = Path(folder)
     if folder.is_symlink() or not folder.is_dir(): return False
     return any((folder/m).is_file() for m in _MARKS) or not any(folder.iterdir())
+
+def _neighbour(folder, ending:str):
+    "A hidden neighbour of a folder, for work that may be cut short; whatever is not ours keeps its name."
+    names = (f'.{Path(folder).name}{n}.{ending}' for n in ('', *(f'.{i}' for i in range(1, 1000))))
+    return next(p for p in map(Path(folder).with_name, names) if not os.path.lexists(p) or is_ours(p))
 
 def _delete(folder):
     "Delete a folder of ours, its mark last; any other is a CheckpointError."
@@ -133,12 +134,12 @@ def remove(folder:str|Path)->None:
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #2092094a
 _NAME = re.compile(r'checkpoint-\d{6,}')
+_LEFT = re.compile(rf'\.(policy|{_NAME.pattern})(\.\d+)?\.(tmp|old)')
 
 def sweep(out:str|Path)->None: # folder of a run
     "Delete what a killed process of ours left half-written or half-deleted."
     for left in Path(out).glob('.*'):
-        name, _, ending = left.name[1:].rpartition('.')
-        if ending in ('tmp', 'old') and (name == 'policy' or _NAME.fullmatch(name)) and is_ours(left):
+        if _LEFT.fullmatch(left.name) and is_ours(left):
             with suppress(OSError): _delete(left)
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #069a16bf

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'HirConfig', 'ConfigError', 'methods', 'method_named',
-           'settings_with', 'make_config', 'read_config', 'method_of', 'engine_class', 'gives_of', 'rules_of',
-           'sizes_of', 'function_named', 'object_of', 'chat_of', 'attention_of', 'engine_of', 'save_config']
+           'settings_with', 'make_config', 'read_config', 'read_known', 'method_of', 'function_named', 'engine_class',
+           'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of', 'attention_of', 'engine_of', 'save_config']
 
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
 import dataclasses, importlib, importlib.metadata, inspect, json, pkgutil, platform, warnings
@@ -13,7 +13,7 @@ import yaml
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
                         nearest, settings_of)
@@ -175,11 +175,22 @@ def _read_yaml(path):
         raise ConfigError(f'{path}{line}: not valid YAML: {e.problem or e.context}') from None
     except yaml.YAMLError as e: raise ConfigError(f'{path}: not valid YAML: {" ".join(str(e).split())}') from None
 
-def read_config(path, base=None):
-    "A config from a YAML file of `key: value` lines."
+# %% ../../nbs/api/training/07_config.ipynb #a310d022
+def _read_settings(path)->dict:
+    "The settings in a YAML file, unchecked."
     values = _read_yaml(path)
     if not isinstance(values, dict): raise ConfigError(f'{path}: must hold `key: value` lines')
-    return make_config({str(k): v for k, v in values.items()}, str(path), base)
+    return {str(k): v for k, v in values.items()}
+
+def read_config(path:str|Path, base:HirConfig|None=None)->HirConfig:
+    "A config from a YAML file of `key: value` lines."
+    return make_config(_read_settings(path), str(path), base)
+
+def read_known(path:str|Path)->tuple[HirConfig, list[str]]:
+    "A config from a file of another version of hir, and the names in it that this version does not know."
+    values = _read_settings(path)
+    odd = [n for n in values if n not in FIELDS]
+    return make_config({n: v for n, v in values.items() if n in FIELDS}, str(path)), odd
 
 # %% ../../nbs/api/training/07_config.ipynb #8ec4293f
 def method_of(cfg:HirConfig)->Method:
@@ -195,6 +206,11 @@ def method_of(cfg:HirConfig)->Method:
 # %% ../../nbs/api/training/07_config.ipynb #83ecd231
 ENGINES = {'hf': 'hir.policies.engines.hf:HFEngine', 'vllm': 'hir.policies.engines.vllm:VLLMEngine',
            'vllm-server': 'hir.policies.engines.vllm:VLLMServerEngine'}
+
+def function_named(setting:str, path:str)->Any: # 'module:function'
+    "What a setting names in a module that Python can import, or a ConfigError."
+    try: return imported(path)
+    except ValueError as e: raise ConfigError(f'setting {setting!r}: {e}') from None
 
 def engine_class(name:str)->Callable: # in `ENGINES`, or 'module:function'
     "What makes the engine of that name, or a ConfigError."
@@ -234,11 +250,6 @@ def _judge_of(cfg:HirConfig):
     return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
 
 # %% ../../nbs/api/training/07_config.ipynb #6d68b024
-def function_named(setting:str, path:str): # 'module:function'
-    "What a setting names in a module that Python can import, or a ConfigError."
-    try: return imported(path)
-    except ValueError as e: raise ConfigError(f'setting {setting!r}: {e}') from None
-
 def object_of(setting:str, text:str):
     "The keyword arguments that a setting gives as JSON."
     try: found = json.loads(text or '{}')
