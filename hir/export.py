@@ -114,7 +114,8 @@ model, tokenizer = (auto.from_pretrained('FOLDER') for auto in (AutoPeftModelFor
 
 def _versions_of(config):
     "The versions that a run wrote under its settings."
-    return re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
+    found = re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
+    return ', '.join(code_span(f'{name} {version}') for name, version in found)
 
 # %% ../nbs/api/91_export.ipynb #8b84c1da
 def _about(name): return (method_named(name).__doc__ or 'no description').strip().rstrip('.')
@@ -149,7 +150,7 @@ def model_card(run, name:str, step:int, adapter=False):
               ('Method', f'{_how_trained(cfg, adapter)}\n\n{_settings_table(cfg)}'),
               ('Results', f'After step {step}. {_results(run, step)}'),
               ('Loading', f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{_asked_so(cfg)}'),
-              ('Versions', ', '.join(code_span(f'{n} {v}') for n, v in _versions_of(Path(run)/'config.yaml')) or 'not recorded'),
+              ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
               ('Citation', f'```bibtex\n{_PAPER}\n```')]
     title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)
     lead = (f'{code_span(_short(cfg.model))}, trained with [hir](https://github.com/hir-rl/hir) '

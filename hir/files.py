@@ -183,7 +183,7 @@ def _swept(path):
         if not (left.name.startswith(start) and pid.isdecimal()) or _lives(int(pid)): continue
         with suppress(OSError): left.unlink()                     # gone already, or not ours to delete
 
-# %% ../nbs/api/01_files.ipynb #a4f7d025
+# %% ../nbs/api/01_files.ipynb #737404c2
 def _packing(f, path):
     "The text file to write to, packed if the path ends in .gz."
     if not str(path).endswith('.gz'): return nullcontext(f)
@@ -194,6 +194,7 @@ def _real(path):
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() and path.parts[:2] != ('/', 'dev') else path
 
+# %% ../nbs/api/01_files.ipynb #a4f7d025
 def write_atomic(
     path,            # target; packed if it ends in .gz
     write:Callable): # called with an open text file
