@@ -308,8 +308,7 @@ class VLLMEngine(CopyEngine):
     "Samples with vLLM in this process."
     gives = Gives(entropies=False, copy='beside', package='vllm')
     def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
-        max_new_tokens:int=256,   # length limit of a response
-        rows:int=256,             # responses sampled at a time
+        max_new_tokens:int=256, rows:int=256, # length limit of a response; responses sampled at a time
         chat:dict|None=None,      # passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
         lora:str='merged',        # merged | adapter: what is sent of a model with adapters
