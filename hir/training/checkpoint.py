@@ -266,7 +266,7 @@ def put_aside(folder:str|Path, warn:Callable=print)->Path:
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #a2b95a64
 def chosen_checkpoint(accelerator:Accelerator, out:str|Path, resume:str|Path='auto')->Path|None:
-    "`_find_checkpoint`, done by the first process, for all of them."
+    "The checkpoint to go on from, or None; the first process looks for all. A CheckpointError where none is whole."
     def look(): found.append(_find_checkpoint(out, resume))
     found = []
     error = _tried(look) if accelerator.is_main_process else None
