@@ -58,6 +58,12 @@ def _asked_for(path, what:str, hint=''):
     if not Path(_located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file{hint}')
     return _located(path)
 
+def _model_asked(path:str, what:str):
+    "The place of the model that a setting or an option names, or a clear error."
+    from hir.policies.policy import _check_place
+    _check_place(_located(path), what)
+    return _located(path)
+
 # %% ../nbs/api/92_cli.ipynb #966f1bfe
 def config_files():
     "Name → path of each YAML file that came with the package."
@@ -115,7 +121,7 @@ def _train(args, rest):
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
     (data, lost), heldout = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
-    here = replace(cfg, model=_located(cfg.model))
+    here = replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
     if args.dry_run: return print(dry_run(here, data, lost))
     if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
     if cfg.attention: resolve(here)                        # says so where it cannot be had
@@ -135,7 +141,7 @@ def _engine_asked(args, path:str):
     options = json.dumps(bar | object_of('engine_options', args.engine_options))
     cfg = make_config(dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
                            chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.), 'command line')
-    model, tokenizer = load_policy(_located(path), args.pad_token)
+    model, tokenizer = load_policy(_model_asked(path, '--model'), args.pad_token)
     device = 'cuda' if torch.cuda.is_available() and not args.cpu else 'cpu'
     engine = engine_of(cfg, model.to(device).eval(), tokenizer)
     engine.sync(model)
@@ -175,6 +181,7 @@ def _evaluate_command(args, rest):
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
     instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
     sampling = args.samples or 4, args.seed, function_in(Check, args.check)
+    for path in args.model: _model_asked(path, '--model')
     for path in args.model:
         engine = _engine_asked(args, path)
         try: reports[path] = evaluate(engine, instructions, *sampling)

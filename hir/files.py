@@ -8,7 +8,7 @@ __all__ = ['LONGEST', 'LARGEST', 'DataError', 'lines', 'parsed_json', 'record_in
            'log_lines', 'repaired', 'shipped']
 
 # %% ../nbs/api/01_files.ipynb #e47c4333
-import gzip, io, json, os, socket, tempfile, uuid, zlib
+import gzip, io, json, os, shutil, socket, tempfile, uuid, zlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
@@ -183,24 +183,33 @@ def _swept(path):
         if not (left.name.startswith(start) and pid.isdecimal()) or _lives(int(pid)): continue
         with suppress(OSError): left.unlink()                     # gone already, or not ours to delete
 
-# %% ../nbs/api/01_files.ipynb #a4f7d025
+# %% ../nbs/api/01_files.ipynb #737404c2
 def _packing(f, path):
     "The text file to write to, packed if the path ends in .gz."
     if not str(path).endswith('.gz'): return nullcontext(f)
     return io.TextIOWrapper(gzip.GzipFile('', 'wb', fileobj=f.buffer, mtime=0), 'utf-8')
 
+def _real(path):
+    "Where a path leads: a link to a file stays, and the file is written; `/dev/stdout` is what it is."
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() and path.parts[:2] != ('/', 'dev') else path
+
+# %% ../nbs/api/01_files.ipynb #a4f7d025
 def write_atomic(
     path,            # target; packed if it ends in .gz
     write:Callable): # called with an open text file
     "Write a text file completely or leave the old one untouched."
-    path = Path(path)
+    path = _real(path)
+    if path.exists() and not path.is_file() or path.parts[:2] in (('/', 'dev'), ('/', 'proc')):
+        with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: return write(packed)
     tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'  # named before it is there: none is lost
     try:
         path.parent.mkdir(parents=True, exist_ok=True); _swept(path)
         with open(tmp, 'x', encoding='utf-8') as f:
             with _packing(f, path) as packed: write(packed)
             f.flush(); os.fsync(f.fileno())
-        os.chmod(tmp, 0o644); os.replace(tmp, path)
+        if path.exists(): shutil.copymode(path, tmp)
+        os.replace(tmp, path)
     except OSError as e:
         if e.filename and Path(str(e.filename)) not in (tmp, path, *path.parents): raise     # of another file
         raise OSError(e.errno, f'could not write it, any earlier file is untouched: {e.strerror}', str(path)) from e
@@ -226,10 +235,9 @@ def write_json(path, value, indent=1, **kw):
 # %% ../nbs/api/01_files.ipynb #c84ef12c
 def check_output(path, what:str='output'):
     "A DataError unless a file can be written there."
-    path = Path(path)
+    path = _real(path)
     if path.is_dir(): raise DataError(f'{what} {path}: is a folder; name a file')
-    if path.exists() and not path.is_file():
-        raise DataError(f'{what} {path}: is no file, and would be replaced by one; name another')
+    if path.exists() and not path.is_file(): return       # a pipe or a device is written to as it is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path, os.getpid()))

@@ -63,8 +63,8 @@ def left_out(counts): return ', '.join(f'{n:,} {why}' for why, n in counts.items
 # %% ../nbs/api/90_recipes.ipynb #ad72fc52
 def resolve(cfg:HirConfig):
     "The model of a config, without its weights, and its tokenizer."
-    with loading(cfg.model):
-        config, tokenizer = AutoConfig.from_pretrained(cfg.model), AutoTokenizer.from_pretrained(cfg.model)
+    with loading(cfg.model) as place:
+        config, tokenizer = AutoConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
     check_tokenizer(tokenizer)
     return _skeleton(cfg, config), tokenizer

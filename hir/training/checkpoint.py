@@ -24,6 +24,8 @@ from ..policies.lora import is_lora, load_adapter, merged_state, save_adapter
 from ..policies.processes import is_sharded, said, told
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #c3f02bf2
+_MARK, _MARKS = '.hir', ('.hir', 'manifest.json')   # of a folder not yet finished; of any that is ours
+
 class CheckpointError(RuntimeError):
     "A checkpoint that is damaged or could not be written."
 
@@ -35,8 +37,8 @@ def _sha256_of(path):
     return sha.hexdigest()
 
 def _manifest_of(folder):
-    "Relative path → [bytes, SHA-256] of every file in a folder, but for its manifest."
-    files = (p for p in sorted(Path(folder).rglob('*')) if p.is_file() and p != Path(folder)/'manifest.json')
+    "Relative path → [bytes, SHA-256] of every file in a folder, but for its marks."
+    files = (p for p in sorted(Path(folder).rglob('*')) if p.is_file() and (p.parent != Path(folder) or p.name not in _MARKS))
     return {p.relative_to(folder).as_posix(): [p.stat().st_size, _sha256_of(p)] for p in files}
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #53a42ba2
@@ -106,8 +108,6 @@ def _check_inert(folder:Path):
                                   f'{why}') from None
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #bdda44db
-_MARK, _MARKS = '.hir', ('.hir', 'manifest.json')   # of a folder not yet finished; of any that is ours
-
 def is_ours(folder:str|Path)->bool:
     "Is this a folder, no link, that hir made (or an empty one), so that hir may delete it?"
     folder = Path(folder)
@@ -154,8 +154,8 @@ def publish(
     folder, tmp = Path(folder), _neighbour(folder, 'tmp')
     def begin(): _delete(tmp); tmp.mkdir(parents=True); (tmp/_MARK).touch()
     def end():
-        (tmp/_MARK).unlink(); found = _manifest_of(tmp)
-        write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1))
+        found = _manifest_of(tmp)
+        write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1)); (tmp/_MARK).unlink()
         remove(folder); os.replace(tmp, folder)
     for act in (begin if lead else None, lambda: fill(tmp), end if lead else None):
         if error := agree(_tried(act)):

@@ -11,6 +11,7 @@ import torch
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..markup import code_block, code_span
 from ..constraints.constraint import describe
 from ..files import log_lines, write_atomic
 from .batch import Batch
@@ -33,10 +34,10 @@ def card(rows:Sequence, s:int)->str: # of `Row`
     if not rows: return f'<!-- card of step {s} -->\n## Step {s}\n\nNothing was chosen to learn from.\n\n'
     again = next((row for row in rows if row.replay), None)
     r = (again or rows[0]).origin
-    marks = [f'- {"[x]" if ok else "[ ]"} {describe(c)}' for c, ok in zip(r.instruction.constraints, r.verdict)]
-    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', f'**Asked:** {r.instruction.prompt}', '',
-             f'**Answered:** {r.response}', '', *marks, '']
-    if again: lines += [f'**Replayed as:** {again.rollout.instruction.prompt}', '']
+    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}' for c, ok in zip(r.instruction.constraints, r.verdict)]
+    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.prompt), '',
+             '**Answered:**', '', code_block(r.response), '', *marks, '']
+    if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.prompt), '']
     return '\n'.join(lines) + '\n'
 
 def cut_cards(path:str|Path, last:int)->None:

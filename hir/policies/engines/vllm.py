@@ -336,8 +336,7 @@ def _architecture(model, folder):
     "Write the config that vLLM starts from; returns the folder."
     plain = model.get_base_model() if is_lora(model) else model
     config = deepcopy(plain.config); config.architectures = [type(plain).__name__]
-    config.save_pretrained(folder)
-    return folder
+    config.save_pretrained(folder); return folder
 
 def _devices_of(devices:str, rank:int, ranks:int):
     "This process's share of a comma-separated list of GPUs."
