@@ -150,7 +150,8 @@ def evaluate(
     if not instructions: raise ValueError('there are no instructions to evaluate on')
     if n < 1: raise ValueError(f'an evaluation needs at least 1 sample per instruction, not {n}')
     seeds = [seed_for(seed, 'evaluate', i) for i in range(len(instructions))]
-    ask = lambda m, **sampling: _scored_rollouts(engine, engine.generate(instructions, m, seeds, **sampling), check, judge)
+    def ask(m, **sampling):
+        return _scored_rollouts(engine, engine.generate(instructions, m, seeds, **sampling), check, judge)
     found, best = ask(n), ask(1, temperature=0.) if greedy else []
     lost = {r.group for r in [*found, *best] if r.verdict is None}
     if len(lost) == len(instructions): raise ValueError('the judge left every instruction unjudged')

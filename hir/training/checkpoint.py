@@ -38,7 +38,7 @@ def _sha256_of(path):
 
 def _manifest_of(folder):
     "Relative path → [bytes, SHA-256] of every file in a folder, but for its marks."
-    files = (p for p in sorted(Path(folder).rglob('*')) if p.is_file() and (p.parent != Path(folder) or p.name not in _MARKS))
+    files = [p for p in sorted(Path(folder).rglob('*')) if p.is_file() and p not in [Path(folder)/m for m in _MARKS]]
     return {p.relative_to(folder).as_posix(): [p.stat().st_size, _sha256_of(p)] for p in files}
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #53a42ba2
@@ -47,11 +47,15 @@ def _wanted_of(folder)->dict[str, list]:
     try: wanted = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f'{folder}: no readable manifest.json ({e})') from None
-    def sound(name, entry): return (isinstance(entry, list) and len(entry) == 2 and '..' not in Path(name).parts
-                                    and not Path(name).is_absolute())
+    def sound(name, entry):
+        here = '..' not in Path(name).parts and not Path(name).is_absolute()
+        return here and isinstance(entry, list) and len(entry) == 2
     if not isinstance(wanted, dict) or not all(sound(name, entry) for name, entry in wanted.items()):
         raise CheckpointError(f'{folder}/manifest.json: does not list files of this folder with size and SHA-256')
     return wanted
+
+# %% ../../nbs/api/training/08_checkpoint.ipynb #8b7d258d
+_LITTER = ('.DS_Store', 'Thumbs.db', 'desktop.ini')   # what file managers leave behind
 
 def check_checkpoint(folder:str|Path)->list[str]: # a checkpoint, or a final policy
     "The files of a manifest, each there and whole, and no others; else a CheckpointError."
@@ -69,13 +73,12 @@ def check_checkpoint(folder:str|Path)->list[str]: # a checkpoint, or a final pol
         if _sha256_of(path) != sha: raise CheckpointError(f'{path}: its content has changed (SHA-256 differs)')
     return list(wanted)
 
-_LITTER = ('.DS_Store', 'Thumbs.db', 'desktop.ini')   # what file managers leave behind
-
 # %% ../../nbs/api/training/08_checkpoint.ipynb #3f559def
 class _Index(pickle.Unpickler):
     "Reads the index of a sharded state, and makes nothing but what one is made of."
     def find_class(self, module, name):
-        plain = module == 'torch' and isinstance(getattr(torch, name, None), (torch.dtype, torch.layout, torch.memory_format))
+        kinds = torch.dtype, torch.layout, torch.memory_format
+        plain = module == 'torch' and isinstance(getattr(torch, name, None), kinds)
         if not plain and (module, name) not in _INDEXED and module != 'torch.distributed.checkpoint.metadata':
             raise pickle.UnpicklingError(f'{module}.{name} has no place in an index')
         return super().find_class(module, name)
@@ -101,7 +104,8 @@ def _check_inert(folder:Path):
             if path.suffix == '.json': json.loads(path.read_text(encoding='utf-8'))
             elif path.suffix == '.safetensors': load_file(path)
             elif path.name == '.metadata': _check_shards(path.parent)
-            elif path.suffix != '.distcp' or not (path.parent/'.metadata').is_file(): load_tensors(path, map_location='cpu')
+            elif path.suffix == '.distcp' and (path.parent/'.metadata').is_file(): pass    # read piece by piece, above
+            else: load_tensors(path, map_location='cpu')
         except Exception as e:
             why = str(e).split('\n')[0][:200] or type(e).__name__
             raise CheckpointError(f'{path}: holds more than tensors and plain values, or is damaged, and is not read: '
@@ -255,12 +259,14 @@ def _find_checkpoint(
     for folder in reversed(there := checkpoints(out)):
         try: check_checkpoint(folder); return folder
         except CheckpointError as e: warn(f'passed over: {e}')
-    if there: raise CheckpointError(f'{out}: none of its checkpoints is whole ({", ".join(p.name for p in there)}); nothing '
-                                    'was deleted; start over with --resume fresh, or name another --out')
+    names = ', '.join(p.name for p in there)
+    if there: raise CheckpointError(f'{out}: none of its checkpoints is whole ({names}); nothing was deleted; start '
+                                    'over with --resume fresh, or name another --out')
 
 def put_aside(folder:str|Path, warn:Callable=print)->Path:
     "Rename a damaged checkpoint, so that a new one can have its name; returns where it is."
-    to = next(p for i in range(10**6) if not os.path.lexists(p := folder.with_name(f'damaged-{folder.name}' + f'-{i}'*bool(i))))
+    names = (f'damaged-{folder.name}{n}' for n in ('', *(f'-{i}' for i in range(1, 1000))))
+    to = next(p for p in map(folder.with_name, names) if not os.path.lexists(p))
     os.replace(folder, to); warn(f'{folder} is damaged and was put aside as {to.name}')
     return to
 

@@ -34,7 +34,8 @@ def card(rows:Sequence, s:int)->str: # of `Row`
     if not rows: return f'<!-- card of step {s} -->\n## Step {s}\n\nNothing was chosen to learn from.\n\n'
     again = next((row for row in rows if row.replay), None)
     r = (again or rows[0]).origin
-    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}' for c, ok in zip(r.instruction.constraints, r.verdict)]
+    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}'
+             for c, ok in zip(r.instruction.constraints, r.verdict)]
     lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.prompt), '',
              '**Answered:**', '', code_block(r.response), '', *marks, '']
     if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.prompt), '']

@@ -283,9 +283,9 @@ def fit(
     progress:bool=True,          # show a progress bar
     on_step:Callable|None=None)->dict[str, Any]: # called with (metrics, rows) after each step
     "Train `model` in place as `cfg` says; the run's folder is `cfg.out`. Returns what `run.json` holds."
-    check_data(cfg, train); check_folder(cfg)
+    check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
-        rules, job = rules_of(cfg), _prepare_job(cfg, model, tokenizer, engine)
+        job = _prepare_job(cfg, model, tokenizer, engine)
         job.sums = data_sums(cfg, train)
         try:
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
@@ -337,8 +337,8 @@ def _rescue(cfg:HirConfig, job:Job, error:Exception):
     if isinstance(error, TrainingError) or not (alone and job.whole and job.run.step) or folder.exists(): return
     try: _save_now(cfg, job)
     except Exception: return                       # what ended the run may keep it from being saved, too
-    _print_once(job.accelerator, f'ends with an error after step {job.run.step} of {cfg.steps}; saved {folder}; go on with '
-                                 '--resume auto')
+    _print_once(job.accelerator, f'ends with an error after step {job.run.step} of {cfg.steps}; saved {folder}; '
+                                 'go on with --resume auto')
 
 # %% ../../nbs/api/training/10_trainer.ipynb #404ff5ee
 def _advance(cfg:HirConfig, job:Job, train, rules, evaluate, last:dict, shown, on_step):
