@@ -46,7 +46,7 @@ def replays_of(
         raise StepError(f'the selection gave {len(scores)} scores for {len(pool)} candidates; it must give one each')
     while pool and len(made) < n:
         chosen = select(scores, n - len(made), [rows[i].group for i in pool], h.quota)
-        again = [replay(rows[pool[j]], tokenizer, h.relabel, rng, check, failed=h.failed, **chat) for j in chosen]
+        again = [replay(rows[pool[j]], tokenizer, h.relabel, rng, check, failed=h.failed, chat=chat) for j in chosen]
         made += [row for row in again if row is not None]
         rest = sorted(set(range(len(pool))) - set(chosen))
         pool, scores = [pool[j] for j in rest], [scores[j] for j in rest]

@@ -28,7 +28,8 @@ def hindsight_rows(rows:list[Row], ctx:Context)->list[Row]:
     "The successes, and every partial failure under the instruction that it does satisfy."
     rows = with_sources(rows)
     failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
-    with lap(ctx, 'rewrite'): again = [replay(row, ctx.tokenizer, check=ctx.rules.check, **ctx.chat) for row in failed]
+    with lap(ctx, 'rewrite'):
+        again = [replay(row, ctx.tokenizer, check=ctx.rules.check, chat=ctx.chat) for row in failed]
     return successes(rows, ctx) + [replace(row, source=None) for row in again if row]   # not all originals are rows
 
 hindsight_rows.needs = ('rewrite',)

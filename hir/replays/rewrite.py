@@ -114,13 +114,13 @@ def replay(
     check:Callable[[Constraint, str], bool]=check,      # strict or loose
     reward:float=1.,        # of a replay
     failed:Callable[[Constraint, str], Constraint|None]=drop, # what to ask for in the place of a failed one
-    **chat)->Row|None:      # passed to the chat template
+    chat:dict|None=None)->Row|None: # passed to the chat template
     "The row (q', y) of the same response under its hindsight instruction; None if there is none."
     r = row.rollout
     other = {i: failed(c, r.response) for i, (c, ok) in enumerate(zip(r.instruction.constraints, r.verdict)) if not ok}
     other = {i: c for i, c in other.items() if c is not None and check(c, r.response)}
     q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, other)
     if q is None: return None
-    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat)),
+    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat or {})),
                       verdict=Verdict([is_soft(c) or check(c, r.response) for c in q.constraints]))   # judged before
     return Row(rollout, reward, row.source, r, 'replay')
