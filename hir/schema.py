@@ -209,7 +209,8 @@ def resolved(
 def defaults_of(f:Callable)->dict[str, Any]: return {s.name: s.default for s in settings_of(f).values()}
 
 # %% ../nbs/api/01_schema.ipynb #2e7abbc0
-_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false', dict: 'an object', Any: 'anything'}
+_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false', dict: 'an object',
+                Any: 'anything'}
 
 def in_words(hint:Any)->str: # annotation of a checker's parameter
     "What an argument may be."

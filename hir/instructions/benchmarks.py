@@ -40,7 +40,8 @@ def _suite_rows(
     source=None): # a file; None: the hub
     "Yield (where, row) of a data set."
     if source is not None: return file_rows(source)
-    if name in _LIVES_ELSEWHERE: raise DataError(f'{name}: is not on the hub; pass the path of {_LIVES_ELSEWHERE[name]}')
+    if name in _LIVES_ELSEWHERE:
+        raise DataError(f'{name}: is not on the hub; pass the path of {_LIVES_ELSEWHERE[name]}')
     repo, options = _HUB[name]
     return table_rows(options.get('data_files', repo), repo, **options)
 
@@ -337,7 +338,8 @@ def save(
     path:str|Path, # a .json file holds one list, as MulDimIF and CFBench have it; any other JSON Lines
     instructions:Sequence[Instruction])->None:
     "Write instructions in a data set's own shape, one without an id numbered; a DataError where it has no room."
-    if name not in _RECORD_SHAPES: raise DataError(f'cannot write records of {name!r}, only of {", ".join(_RECORD_SHAPES)}')
+    if name not in _RECORD_SHAPES:
+        raise DataError(f'cannot write records of {name!r}, only of {", ".join(_RECORD_SHAPES)}')
     keys = [q.id or str(n) for n, q in enumerate(instructions)]
     if name in ('ifeval', 'cfbench', 'hir16k'): keys = [int(k) if k.isdecimal() else k for k in keys]
     out = [_record_for(name, q, k) for q, k in zip(instructions, keys)]

@@ -78,10 +78,12 @@ _DRAW_ARGUMENTS = { # kind -> its arguments, from a random.Random and a pool of 
     'count:conjunctions': _some_number('small_n', 2, 5), 'count:person_names': _some_number('N', 2, 6),
     'count:numbers': _some_number('N', 2, 6), 'count:pronouns': _some_number('N', 3, 9),
     'first_word:first_word_answer': _among('first_word', _OPENERS),
-    'last_word:last_word_answer': _among('last_word', _CLOSERS), 'startend:end_checker': _among('end_phrase', _FILL_PHRASES)}
+    'last_word:last_word_answer': _among('last_word', _CLOSERS),
+    'startend:end_checker': _among('end_phrase', _FILL_PHRASES)}
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #39b9a470
-_CAPITAL_FREQUENCY = _either('capital_relation', _some_number('capital_frequency', 2, 6), _some_number('capital_frequency', 3, 8))
+_CAPITAL_FREQUENCY = _either('capital_relation', _some_number('capital_frequency', 2, 6),
+                             _some_number('capital_frequency', 3, 8))
 _DRAW_ARGUMENTS |= {
     'length_constraints:number_words': _either('relation', _tens('num_words', 4, 15), _tens('num_words', 15, 30)),
     'length_constraints:number_sentences':
@@ -105,7 +107,7 @@ _PLAIN_KINDS = '''
     count:punctuation punctuation:no_comma punctuation:punctuation_dot punctuation:punctuation_exclamation
     ratio:sentence_type ratio:sentence_balance
     words:palindrome words:start_verb keywords:palindrome keywords:start_end'''.split()
-_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)                                        # kinds without arguments
+_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)     # kinds without arguments
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #3faf958e
 _GROUPS = '''
@@ -188,12 +190,16 @@ def _nth(keyword, n, m): return [(n, m, keyword)]
 def _shouted(capital_frequency, capital_relation): return _often('BRAVE', capital_frequency, capital_relation)
 
 _PLANS = { # kind -> what it adds to the plan
-    'keywords:existence': _some_words(lambda keywords: keywords), 'keywords:word_once': _some_words(lambda keyword: [keyword]),
+    'keywords:existence': _some_words(lambda keywords: keywords),
+    'keywords:word_once': _some_words(lambda keyword: [keyword]),
     'keywords:frequency': _some_words(_often), 'keywords:word_count_different_numbers': _some_words(_often),
-    'keywords:keyword_specific_position': _adds('fixed', _nth), 'words:keywords_specific_position': _adds('fixed', _nth),
+    'keywords:keyword_specific_position': _adds('fixed', _nth),
+    'words:keywords_specific_position': _adds('fixed', _nth),
     'sentence:keyword': _adds('fixed', lambda word, N: [(N, 3, word)]), 'words:words_position': _sets('second'),
-    'count:conjunctions': _some_words(lambda small_n: _LINKS[:small_n]), 'count:person_names': _some_words(lambda N: NAMES[:N]),
-    'count:pronouns': _some_words(lambda N: _SPOKEN[:N]), 'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
+    'count:conjunctions': _some_words(lambda small_n: _LINKS[:small_n]),
+    'count:person_names': _some_words(lambda N: NAMES[:N]),
+    'count:pronouns': _some_words(lambda N: _SPOKEN[:N]),
+    'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
     'words:palindrome': _some_words(lambda: _PALINDROMES), 'keywords:palindrome': _some_words(lambda: ['rotor']),
     'change_case:capital_word_frequency': _some_words(_shouted),
     'detectable_content:number_placeholders': _some_words(lambda num_placeholders: ['[name]']*num_placeholders),
