@@ -19,6 +19,7 @@ CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
 FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'study',                  # in reading order; what is not named follows
          'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_method', 'add_engine', 'scale', 'run_sheet',
          'hir', 'sft', 'dpo']
+PICTURES = {'image/png', 'image/svg+xml'}
 TITLES = {'tutorials': 'Learn', 'explain': 'Understand', 'howto': 'Do', 'methods': 'Methods', 'api': 'Modules'}
 
 
@@ -52,7 +53,7 @@ def title_of(path):
 
 def alternative(output, caption):
     "What is said of a picture to those who do not see it: its own text, or the caption below it."
-    own = output.get('metadata', {}).get('image/png', {}).get('alt')
+    own = next((m['alt'] for m in output.get('metadata', {}).values() if isinstance(m, dict) and 'alt' in m), None)
     return own or (caption.strip('*') if caption.startswith('*') and not caption.startswith('**') else 'A figure; the text beside it says what it shows.')
 
 
@@ -77,7 +78,7 @@ def copy_notebook(path):
         elif re.search(r'^#\|\s*(hide|default_exp)\b', source, re.M): continue
         else: source = re.sub(r'^#\|.*\n?', '', source, flags=re.M)
         for output in cell.get('outputs', []):
-            if 'image/png' in output.get('data', {}): said.append(alternative(output, caption))
+            if PICTURES & set(output.get('data', {})): said.append(alternative(output, caption))
         if cell.get('outputs'): cell = cell | {'outputs': list(map(as_table, cell['outputs']))}
         shown.append(cell | {'source': source})
     to = SRC/path.relative_to(ROOT/'nbs'); to.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def reference():
 
 
 def nav(pages):
-    "The order of the site."
+    "The order of the site; the tutorials' solutions are pages that only their exercises lead to."
     def group(folder):
         found = [*(SRC/folder).glob('*.ipynb'), *(SRC/folder).glob('*.md')]
         found.sort(key=lambda p: (FIRST.index(p.stem) if p.stem in FIRST else len(FIRST), p.name))

@@ -10,7 +10,13 @@ from nbclient import NotebookClient
 os.environ.pop('MPLBACKEND', None)    # a kernel told to draw elsewhere would show no figures
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
+SVG = 'image/svg+xml'
 VIEW = 'application/vnd.jupyter.widget-view+json'    # dead once its kernel is gone; the HTML beside it stays
+
+
+def on_one_line(svg):
+    "A picture without the lines, hundreds of them, that its letters would fill in a notebook."
+    return re.sub(r'\s*\n\s*', ' ', re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.S)).strip()
 
 
 def execute(path):
@@ -23,6 +29,7 @@ def execute(path):
                 client.execute_cell(cell, i)
                 for o in cell.outputs:
                     if 'text/html' in o.get('data', {}): o.data.pop(VIEW, None)
+                    if SVG in o.get('data', {}): o.data[SVG] = on_one_line(o.data[SVG])
                 cell.outputs = [o for o in cell.outputs if VIEW not in o.get('data', {})]
     nb.metadata.pop('widgets', None)
     nbformat.write(nb, path)

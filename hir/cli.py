@@ -28,11 +28,11 @@ _FLAGS = 'config', 'dry-run', 'debug', 'help'
 
 def _near_flag(key:str):
     "The flag of `hir train` that a word is nearly, or ''."
-    import difflib
+    from hir.schema import near
     from hir.training.config import FIELDS
     name = key.lstrip('-').replace('_', '-')
     known = name.replace('-', '_') in FIELDS or name.startswith('method.')
-    return '' if known else next(iter(difflib.get_close_matches(name, _FLAGS, 1, .8)), '')
+    return '' if known else next(iter(near(name, _FLAGS, 1, .8)), '')
 
 def _overrides(words):
     "`--key value --key=value …` as a dict; anything else is an error."
@@ -56,6 +56,12 @@ def _asked_for(path, what:str, hint=''):
     from hir.training.config import ConfigError
     if not path: raise ConfigError(f'setting {what!r} is empty; name a file')
     if not Path(_located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file{hint}')
+    return _located(path)
+
+def _model_asked(path:str, what:str):
+    "The place of the model that a setting or an option names, or a clear error."
+    from hir.policies.policy import _check_place
+    _check_place(_located(path), what)
     return _located(path)
 
 # %% ../nbs/api/92_cli.ipynb #966f1bfe
@@ -108,13 +114,14 @@ def _train(args, rest):
     from hir.policies.policy import load_policy
     from hir.recipes import dry_run, left_out, resolve, training_data
     from accelerate import PartialState
-    from hir.training.trainer import check_folder, fit
+    from hir.training.folder import check_folder
+    from hir.training.trainer import fit
     cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat)
     if not args.dry_run: check_folder(cfg)
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
     (data, lost), heldout = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
-    here = replace(cfg, model=_located(cfg.model))
+    here = replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
     if args.dry_run: return print(dry_run(here, data, lost))
     if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
     if cfg.attention: resolve(here)                        # says so where it cannot be had
@@ -134,7 +141,7 @@ def _engine_asked(args, path:str):
     options = json.dumps(bar | object_of('engine_options', args.engine_options))
     cfg = make_config(dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
                            chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.), 'command line')
-    model, tokenizer = load_policy(_located(path), args.pad_token)
+    model, tokenizer = load_policy(_model_asked(path, '--model'), args.pad_token)
     device = 'cuda' if torch.cuda.is_available() and not args.cpu else 'cpu'
     engine = engine_of(cfg, model.to(device).eval(), tokenizer)
     engine.sync(model)
@@ -174,6 +181,7 @@ def _evaluate_command(args, rest):
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
     instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
     sampling = args.samples or 4, args.seed, function_in(Check, args.check)
+    for path in args.model: _model_asked(path, '--model')
     for path in args.model:
         engine = _engine_asked(args, path)
         try: reports[path] = evaluate(engine, instructions, *sampling)
@@ -224,15 +232,11 @@ def _demo(args, rest):
 # %% ../nbs/api/92_cli.ipynb #18102275
 def _study(args, rest):
     "The comparison of methods behind the documentation."
+    from hir.progress import cores
     from hir.toy.study import run_study
     config = Path(__file__).parent/'configs'/'toy.yaml'
-    records = run_study(args.out, config, args.jobs or _workers(), args.quick)
+    records = run_study(args.out, config, args.jobs or cores(), args.quick)
     print(f'\n{len(records)} runs; every number is in {args.out}/trials.jsonl.')
-
-def _workers():
-    "The cores this process may use."
-    import os
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _list_kinds(args, rest):
     "List kinds of constraints, or show one."

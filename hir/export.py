@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from huggingface_hub import HfApi, get_token
 
+from .markup import code_span
 from .constraints.constraint import Constraint
 from .instructions.instruction import Instruction
 from .policies.policy import PolicyError, load_policy, quiet
@@ -19,6 +20,7 @@ from .policies.lora import add_lora, load_adapter, merge_lora
 from .training.config import HirConfig, method_named, method_of, read_config
 from .training.checkpoint import CheckpointError, check_checkpoint, checkpoints, publish
 from .training.runlog import read_log
+from .evaluation.evaluate import markdown_table
 
 # %% ../nbs/api/91_export.ipynb #5d7cfb17
 def _run_policy(
@@ -74,14 +76,12 @@ def _front_matter(cfg:HirConfig, adapter:bool):
     if _is_hub_name(cfg.model): about |= {'base_model': cfg.model, 'base_model_relation': way}
     return f'---\n{yaml.safe_dump(about, sort_keys=False)}---\n'
 
-def _card_table(head, rows): return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in [head, ['---']*len(head), *rows])
-
 # %% ../nbs/api/91_export.ipynb #913cb5aa
 def _settings_table(cfg:HirConfig):
     "Every setting that decides what was learned."
-    rows = [(f'`{f.name}`', _short(getattr(cfg, f.name))) for f in fields(cfg) if f.name not in _HIDDEN | {'method'}]
-    rows += [(f'`method.{n}`', _short(v)) for n, v in cfg.method.items()]
-    return _card_table(['setting', 'value'], [(n, v) for n, v in rows if v != ''])
+    rows = {f.name: _short(getattr(cfg, f.name)) for f in fields(cfg) if f.name not in _HIDDEN | {'method'}}
+    rows |= {f'method.{n}': _short(v) for n, v in cfg.method.items()}
+    return markdown_table([('setting', 'value'), *((code_span(n), code_span(v)) for n, v in rows.items() if v != '')])
 
 def _results(run, step:int):
     "A table of held-out accuracies before training and at `step`, or what the training log says."
@@ -91,7 +91,7 @@ def _results(run, step:int):
     if names:
         head = ['', *(f'step {r["step"]}' for r in (evals[0], evals[-1]))]
         rows = [(n, f'{evals[0][n]:.3f}', f'{evals[-1][n]:.3f}') for n in names]
-        return f'Held-out instructions:\n\n{_card_table(head, rows)}'
+        return f'Held-out instructions:\n\n{markdown_table([head, *rows])}'
     if not history: return 'None recorded.'
     last = history[-10:]
     return (f'No held-out evaluation. Mean over the last {len(last)} steps of training: '
@@ -114,7 +114,8 @@ model, tokenizer = (auto.from_pretrained('FOLDER') for auto in (AutoPeftModelFor
 
 def _versions_of(config):
     "The versions that a run wrote under its settings."
-    return re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
+    found = re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
+    return ', '.join(code_span(f'{name} {version}') for name, version in found)
 
 # %% ../nbs/api/91_export.ipynb #8b84c1da
 def _about(name): return (method_named(name).__doc__ or 'no description').strip().rstrip('.')
@@ -143,17 +144,18 @@ def _asked_so(cfg:HirConfig):
 def model_card(run, name:str, step:int, adapter=False):
     "The text of README.md."
     cfg = read_config(Path(run)/'config.yaml')
-    judged = f' Soft constraints were judged by `{cfg.judge}`.' if cfg.judge else ''
-    heldout = f' Held out: `{_short(cfg.heldout)}`.' if cfg.heldout else ''
-    cfg_of = [('Data', f'Training instructions: `{_short(cfg.train)}`.{heldout}{judged}'),
+    judged = f' Soft constraints were judged by {code_span(cfg.judge)}.' if cfg.judge else ''
+    heldout = f' Held out: {code_span(_short(cfg.heldout))}.' if cfg.heldout else ''
+    cfg_of = [('Data', f'Training instructions: {code_span(_short(cfg.train))}.{heldout}{judged}'),
               ('Method', f'{_how_trained(cfg, adapter)}\n\n{_settings_table(cfg)}'),
               ('Results', f'After step {step}. {_results(run, step)}'),
               ('Loading', f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{_asked_so(cfg)}'),
-              ('Versions', ', '.join(f'{n} {v}' for n, v in _versions_of(Path(run)/'config.yaml')) or 'not recorded'),
+              ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
               ('Citation', f'```bibtex\n{_PAPER}\n```')]
-    lead = (f'`{_short(cfg.model)}`, trained with [hir](https://github.com/hir-rl/hir) '
+    title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)
+    lead = (f'{code_span(_short(cfg.model))}, trained with [hir](https://github.com/hir-rl/hir) '
             'to follow instructions with many constraints.')
-    parts = [f'{_front_matter(cfg, adapter)}\n# {name}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
+    parts = [f'{_front_matter(cfg, adapter)}\n# {title}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
     return '\n\n'.join(parts) + '\n'
 
 # %% ../nbs/api/91_export.ipynb #08b6518c

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from .schema import nearest
 from .files import DataError, record_in
 from .constraints.judge import is_soft
 from .instructions.instruction import load_instructions
@@ -20,7 +19,7 @@ from .instructions.benchmarks import decompose, file_rows, load
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
-from .training.config import (ENGINES, ConfigError, HirConfig, attention_of, chat_of, function_named, method_of,
+from .training.config import (ConfigError, HirConfig, attention_of, chat_of, gives_of, method_of,
                                  object_of, settings_with)
 from .training.trainer import cautions, check_data, trackers_of
 
@@ -64,8 +63,8 @@ def left_out(counts): return ', '.join(f'{n:,} {why}' for why, n in counts.items
 # %% ../nbs/api/90_recipes.ipynb #ad72fc52
 def resolve(cfg:HirConfig):
     "The model of a config, without its weights, and its tokenizer."
-    with loading(cfg.model):
-        config, tokenizer = AutoConfig.from_pretrained(cfg.model), AutoTokenizer.from_pretrained(cfg.model)
+    with loading(cfg.model) as place:
+        config, tokenizer = AutoConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
     check_tokenizer(tokenizer)
     return _skeleton(cfg, config), tokenizer
@@ -131,9 +130,10 @@ def _engine_parts(
     gpu=0):  # bytes of the GPU; 0: there is none
     "Bytes that sampling needs: the KV cache and, of vLLM, a copy of the weights."
     w, options = _BYTES[cfg.dtype], object_of('engine_options', cfg.engine_options)
-    if not cfg.engine.startswith('vllm'):
+    gives = gives_of(cfg.engine)
+    if not gives.copy:
         return {'KV cache': 2*w*d.layers*d.kv*cfg.sample_rows*row + 6*4*d.vocab*cfg.sample_rows, "engine's copy": 0}
-    if gpu and cfg.engine == 'vllm-server': return {'KV cache': 0, "engine's copy": 0}
+    if gpu and gives.copy == 'elsewhere': return {'KV cache': 0, "engine's copy": 0}
     copy = (2 if gpu else w)*d.params
     left = max(0, round(options.get('gpu_memory_utilization', RESERVE)*gpu) - copy) if gpu else CPU_CACHE
     return {'KV cache': options.get('kv_cache_memory_bytes', left), "engine's copy": copy}
@@ -158,8 +158,8 @@ def memory(
         'gathered': (2 if half else _BYTES[cfg.dtype])*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
     update = parts['gradients'] + parts['activations'] + parts['logits'] + parts['16-bit copy']
     always = parts['weights'] + parts['reference'] + parts['optimizer']
-    engine, vllm = parts['KV cache'] + parts["engine's copy"], cfg.engine.startswith('vllm')
-    if not vllm: engine += parts['16-bit copy']
+    engine = parts['KV cache'] + parts["engine's copy"]
+    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']
     elif not _rests(cfg, gpu): always, engine = always + engine, 0
     return parts | {'peak': always + max(update, parts['gathered'] + engine)}
 
@@ -168,12 +168,10 @@ def _gigabytes(n): return f'{n/1e9:,.1f} GB' if n >= 1e9 else f'{n/1e6:,.1f} MB'
 # %% ../nbs/api/90_recipes.ipynb #ac5c74a2
 def _engine_note(cfg:HirConfig):
     "What samples, or a ConfigError if there is no such engine."
-    if cfg.engine not in ENGINES and ':' not in cfg.engine:
-        raise ConfigError(f"setting 'engine' cannot be {cfg.engine!r}{nearest(cfg.engine, ENGINES)}")
-    if ':' in cfg.engine: function_named('engine', cfg.engine)
+    needs = gives_of(cfg.engine).package
     object_of('engine_options', cfg.engine_options)
-    lost = cfg.engine.startswith('vllm') and not importlib.util.find_spec('vllm')
-    return cfg.engine + (" (not installed here: pip install 'hir[vllm]')" if lost else '')
+    lost = needs and not importlib.util.find_spec(needs)
+    return cfg.engine + (f" (not installed here: pip install 'hir[{needs}]')" if lost else '')
 
 # %% ../nbs/api/90_recipes.ipynb #54a0fc58
 def _device_bytes(cpu=False):
@@ -211,9 +209,10 @@ def _memory_lines(cfg:HirConfig, d:_Dims, prompt:int, device:int, gpu=0):
     one, peaks = sizes[1], {n: parts['peak'] for n, parts in sizes.items()}
     fits = next((n for n, p in peaks.items() if p <= device), None)
     yield 'memory    ' + ', '.join(f'{k} {_gigabytes(v)}' for k, v in one.items() if v and k != 'peak')
+    why = "to be sent to the engine's copy" if gives_of(cfg.engine).copy else 'for sampling'
     few = ', '.join(f'{_gigabytes(p)} ({n})' for n, p in peaks.items() if n <= 8)
     yield (f'peak      {few} per process (sharded over; the weights, {_gigabytes(sizes[2]["gathered"])}, are gathered '
-           f'{"to be sent to vLLM" if cfg.engine.startswith("vllm") else "for sampling"})')
+           f'{why})')
     yield from _vllm_lines(cfg, d, prompt + cfg.max_new_tokens, gpu)
     if fits == 1: yield f'device    {_gigabytes(device)}: enough'; return
     hint = f'; sharded over {fits} such devices it fits' if fits else ''

@@ -255,16 +255,26 @@ def test_scored_files_may_have_any_form(tmp_path, capsys):
     assert main(['eval', '--scored', str(tmp_path/'out.jsonl'), str(tmp_path/'list.json')]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize('out', ['folder', 'file/in a file.jsonl', 'pipe', 'bad.jsonl'])
+@pytest.mark.parametrize('out', ['folder', 'file/in a file.jsonl', 'bad.jsonl'])
 def test_verify_tries_its_outputs_before_the_work(tmp_path, capsys, monkeypatch, out):
-    "Also the file of rejects, and what is no file at all: it would be replaced by one."
-    (tmp_path/'folder').mkdir(); (tmp_path/'file').write_text(''); os.mkfifo(tmp_path/'pipe'); (tmp_path/'bad.rejects.jsonl').mkdir()
+    "Also the file of rejects."
+    (tmp_path/'folder').mkdir(); (tmp_path/'file').write_text(''); (tmp_path/'bad.rejects.jsonl').mkdir()
     path = put(tmp_path, 'in.jsonl', FORMS['lines.jsonl'])
     monkeypatch.setattr('hir.instructions.scoring._scored_record', lambda *a: pytest.fail('the work was begun'))
     assert main(['verify', path, '-o', str(tmp_path/out), '--skip-bad']) == 2
     said = capsys.readouterr().err
     assert str(tmp_path/out).removesuffix('.jsonl') in said and said.count('\n') == 1, said
-    assert (tmp_path/'pipe').is_fifo()
+
+
+@pytest.mark.parametrize('option', ['-o', '--report'])
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path, option):
+    from threading import Thread
+    os.mkfifo(tmp_path/'pipe'); path, got = put(tmp_path, 'in.jsonl', FORMS['lines.jsonl']), []
+    reader = Thread(target=lambda: got.append((tmp_path/'pipe').read_text())); reader.start()
+    outs = ['-o', str(tmp_path/'pipe')] if option == '-o' else ['-o', str(tmp_path/'out.jsonl'), '--report', str(tmp_path/'pipe')]
+    assert main(['verify', path, *outs]) == 0
+    reader.join(20)
+    assert (tmp_path/'pipe').is_fifo() and 'strict' in got[0]
 
 
 def test_a_full_disk_names_the_rejects(tmp_path):

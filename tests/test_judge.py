@@ -113,7 +113,7 @@ def test_the_response_arrives_intact_and_alone_between_its_marks(endpoint):
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.text(min_size=1), st.text())
 def test_any_text_can_be_asked_and_read(task, response, said):
-    assert hir.constraints.judge.readable(response) in question(task, response, CALM)
+    assert hir.constraints.judge._readable(response) in question(task, response, CALM)
     question(task, response, CALM).encode()
     assert yes_or_no(said) in (None, True, False)
 

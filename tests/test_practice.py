@@ -49,7 +49,7 @@ def test_a_new_rate_counts_from_the_resumed_step_on(tmp_path, capsys):
         seen.append([(g['lr'], g['initial_lr'], g['weight_decay']) for g in parts.optimizer.param_groups])
         return real(cfg, parts, *args)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hir.training.trainer, 'train_step', watched)
+        patch.setattr(hir.training.trainer, '_train_step', watched)
         history = trained(cfg)
     assert seen[0] == [(1e-4*.5, 1e-4, 0.)] and [h['lr'] for h in history[2:]] == [1e-4*.5, 1e-4*.25]
     assert first.lr == 1e-3 and read_config(tmp_path/'config.yaml').lr == 1e-4
@@ -73,7 +73,7 @@ def test_groups_of_an_optimizer_keep_their_own_rates(tmp_path):
         seen.extend((g['lr'], g['weight_decay']) for g in parts.optimizer.param_groups)
         return real(cfg, parts, *args)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hir.training.trainer, 'train_step', watched)
+        patch.setattr(hir.training.trainer, '_train_step', watched)
         trained(small(tmp_path/'a', steps=2, resume='auto', lr=1e-4, **sgd))
     assert seen == [(10*1e-4, 0.), (1e-4, .1)]
 

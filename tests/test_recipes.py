@@ -207,7 +207,7 @@ def test_the_dry_run_tells_of_vllm_and_of_gathered_weights(places):
     lines = lambda cfg, gpu: '\n'.join(_memory_lines(cfg, d, 50, 10**11, gpu))
     assert 'are gathered for sampling' in lines(cfg, 0) and 'vLLM' not in lines(cfg, 0)
     said = lines(replace(cfg, engine='vllm'), 8*10**10)
-    assert 'are gathered to be sent to vLLM' in said and 'vLLM      32.0 GB while it samples' in said and 'WARNING' not in said
+    assert "are gathered to be sent to the engine's copy" in said and 'vLLM      32.0 GB while it samples' in said and 'WARNING' not in said
     assert 'all the time' in lines(replace(cfg, engine='vllm'), 0)
     assert 'does not hold one response' in lines(replace(cfg, engine='vllm'), 10**6)
     assert 'while it samples' not in lines(replace(cfg, engine='vllm-server'), 8*10**10)

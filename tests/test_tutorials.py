@@ -1,5 +1,6 @@
 "The tutorials are what they promise: one question, figures with a text, a prediction, exercises whose tests can fail."
 import ast, json, re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,16 +10,19 @@ from checkout import ROOT
 BOOKS = sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb'))
 TESTS = re.compile(r'\b(?:test_eq|test_close|test_fail)\(|^\s*assert ', re.M)
 NAMED = [pytest.param(b, id=b.stem) for b in BOOKS]
+SOLVED = [pytest.param(ROOT/'nbs'/'tutorials'/'solutions'/b.name, id=b.stem) for b in BOOKS]
 
 def cells(book): return [(c['cell_type'], ''.join(c['source']), c) for c in json.loads(book.read_text(encoding='utf-8'))['cells']]
 def prose(book): return [(i, s) for i, (kind, s, _) in enumerate(cells(book)) if kind == 'markdown']
 
-def pictures(cell): return sum('image/png' in o.get('data', {}) for o in cell.get('outputs', []))
+def pictures(cell): return sum(bool({'image/png', 'image/svg+xml'} & set(o.get('data', {}))) for o in cell.get('outputs', []))
+
+def printed(cell): return ''.join(t for o in cell['outputs'] for t in o.get('text', []))
 
 def exercises(book):
-    "(statement, empty cell, announcement, solution, tests) of each exercise."
+    "(statement, stub, check) of each exercise; in a notebook of solutions the second is the solution."
     cs = cells(book)
-    return [cs[i:i + 5] for i, s in prose(book) if s.startswith('**Exercise ')]
+    return [cs[i:i + 3] for i, s in prose(book) if s.startswith('**Exercise ')]
 
 def names_in(source):
     "Names that a solution gives a value to."
@@ -56,14 +60,26 @@ def test_figures_say_in_words_what_they_show(book):
         assert text.startswith(f'*Figure {book.name[0]}.{n}. ') and text.endswith('*') and len(text) > 90, text[:60]
 
 @pytest.mark.parametrize('book', NAMED)
-def test_exercises_have_hint_solution_and_test(book):
+def test_exercises_have_hint_stub_and_check(book):
+    "Run untouched, an exercise says that it is not done, and nothing after it overwrites what a reader puts there."
     found = exercises(book)
     assert 2 <= len(found) <= 4
-    for n, (asked, empty, said, solution, tests) in enumerate(found, 1):
-        assert asked[1].startswith(f'**Exercise {n}. ') and '<details><summary>Hint</summary>' in asked[1] and asked[1].endswith('</details>')
-        assert empty[1] == '# your answer' and said[1].startswith(f'**Solution {n}.**')
-        assert solution[0] == tests[0] == 'code' and TESTS.search(tests[1]), tests[1]
-        assert any(name in tests[1] for name in names_in(solution[1])), f'exercise {n}: its test does not use the answer'
+    for n, (asked, stub, check) in enumerate(found, 1):
+        assert asked[1].startswith(f'**Exercise {n}. ') and '<details><summary>Hint</summary>' in asked[1]
+        assert asked[1].endswith(f'</details>\n\nTried it? [One solution](solutions/{book.name}#Exercise-{n}).')
+        assert stub[0] == check[0] == 'code' and stub[1].endswith('# your answer') and 'None' in stub[1]
+        assert printed(check[2]) == 'not yet\n' and check[1].endswith("\n    print('right')") and TESTS.search(check[1]), check[1]
+        assert not set(names_in(stub[1])) & {name for kind, s, _ in cells(book) if kind == 'code' and s != stub[1] for name in names_in(s)}
+
+@pytest.mark.parametrize('solved', SOLVED)
+def test_solutions_are_of_the_exercises_as_they_stand(solved):
+    "Statement and check are the tutorial's; the solution gives a value to the names of the stub and is right."
+    cs, book = cells(solved), solved.parent.parent/solved.name
+    assert re.fullmatch(r'# \S.*: solutions\n\n> \S[^\n]*', cs[0][1]) and f'(../{book.name})' in cs[1][1]
+    assert [s for _, s in prose(solved) if s.startswith('## ')] == [f'## Exercise {n}' for n in range(1, len(exercises(book)) + 1)]
+    for (asked, stub, check), (said, solution, same) in zip(exercises(book), exercises(solved), strict=True):
+        assert said[1] == asked[1].split('\n\n<details>')[0] and same[1] == check[1]
+        assert set(names_in(stub[1])) <= set(names_in(solution[1])) and printed(same[2]).endswith('right\n')
 
 @pytest.mark.parametrize('book', NAMED)
 def test_they_end_with_what_to_remember(book):
@@ -71,7 +87,7 @@ def test_they_end_with_what_to_remember(book):
     assert '## What to remember' in last and last.count('\n- ') == 3
     assert '\n\nNext: [' in last or book is BOOKS[-1]
 
-@pytest.mark.parametrize('book', [*NAMED, pytest.param(ROOT/'nbs'/'glossary.ipynb', id='glossary')])
+@pytest.mark.parametrize('book', [*NAMED, *SOLVED, pytest.param(ROOT/'nbs'/'glossary.ipynb', id='glossary')])
 def test_links_lead_somewhere(book):
     for _, text in prose(book):
         for target in re.findall(r'\]\(([^)\s#]+)', re.sub(r'```.*?```|`[^`\n]+`', '', text, flags=re.S)):
@@ -101,32 +117,35 @@ def test_terms_stand_in_the_notebook_they_name():
 
 # ---- wrong answers fail
 
-def wrong(value):
+def other(value):
     "Something of the same sort that is no answer."
-    if callable(value): return lambda *a, **k: None
-    return type(value)() if isinstance(value, (str, dict)) else None
+    import torch
+    if callable(value): return lambda *a, **k: other(value(*a, **k))
+    if isinstance(value, bool): return not value
+    if isinstance(value, (int, float, torch.Tensor)): return 2*value + 1
+    if isinstance(value, (list, tuple)) and value: return type(value)([*map(other, value[:-1]), object()])
+    return type(value)() if isinstance(value, (str, dict)) and value else object()
 
-def spoilt(space, names, kinds):
-    "The notebook's names with the answers spoilt; checkers that an answer registered say nothing any more."
+@contextmanager
+def spoilt(space, names):
+    "The notebook's names with the answers spoilt, and so the checkers of constraints among them."
     from hir.constraints.constraint import KINDS
-    KINDS.update({i: replace(k, check=lambda response: None) for i, k in kinds.items()})
-    return space | {n: wrong(space[n]) for n in names}
+    mine = {i: k for i, k in KINDS.items() if k.check in [space[n] for n in names]}
+    KINDS.update({i: replace(k, check=other(k.check)) for i, k in mine.items()})
+    yield space | {n: other(space[n]) for n in names}
+    KINDS.update(mine)
 
 @pytest.mark.slow
-@pytest.mark.parametrize('book', NAMED)
-def test_a_wrong_answer_fails_its_test(book, monkeypatch):
-    "The notebook, run once; before each test of an exercise the answers are spoilt, and the test must notice."
-    from hir.constraints.constraint import KINDS
+@pytest.mark.parametrize('solved', SOLVED)
+def test_a_wrong_answer_fails_its_check(solved, monkeypatch):
+    "The solutions, run once; before each check the answers are spoilt, and the check must notice."
     from matplotlib import pyplot
-    monkeypatch.chdir(book.parent)
-    space = {'__name__': '__main__'}
-    answers = {tests[1]: solution[1] for *_, solution, tests in exercises(book)}
-    for kind, source, _ in cells(book):
+    monkeypatch.chdir(solved.parent)
+    space, book = {'__name__': '__main__'}, solved.parent.parent/solved.name
+    answers = {check[1]: names_in(stub[1]) for _, stub, check in exercises(book)}
+    for kind, source, _ in cells(solved):
         if kind != 'code': continue
-        if source in answers.values(): known = set(KINDS)
         if source in answers:
-            kinds = {i: KINDS[i] for i in set(KINDS) - known}
-            with pytest.raises(Exception): exec(source, spoilt(space, names_in(answers[source]), kinds))
-            KINDS.update(kinds)
+            with spoilt(space, answers[source]) as wrong, pytest.raises(Exception): exec(source, wrong)
         exec(source, space)
         pyplot.close('all')

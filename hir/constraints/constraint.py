@@ -7,13 +7,13 @@ __all__ = ['KINDS', 'ConstraintError', 'Kind', 'kind', 'use_kinds', 'near_kinds'
            'kinds']
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #20ae2219
-import difflib, importlib, inspect, json, os, string, sys
+import importlib, inspect, json, os, string, sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from ..schema import suggest, as_type
+from ..schema import as_type, near, suggest
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #fcb92882
 class ConstraintError(ValueError):
@@ -105,8 +105,8 @@ def use_kinds(names:str)->list[str]: # comma-separated modules
 def near_kinds(id:str)->str:
     "'did you mean …?', or '' where no known kind is near."
     same = sorted(k for k in KINDS if k.rpartition(':')[2] == id.lower())
-    near = same[:3] or difflib.get_close_matches(id, KINDS, 1)
-    return f'did you mean {" or ".join(map(repr, near))}?' if near else ''
+    found = same[:3] or near(id, KINDS)
+    return f'did you mean {" or ".join(map(repr, found))}?' if found else ''
 
 def get_kind(id:str)->Kind:
     "The kind of that id; an unknown one is a ConstraintError that names the nearest."

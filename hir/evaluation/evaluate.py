@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resampled', 'bootstrap', 'Answers', 'Report', 'sizes', 'evaluate', 'compare_reports', 'aligned', 'interval_text',
-           'evaluation_text', 'compare_text', 'runs_of', 'mean_range', 'summarise', 'table_text']
+           'evaluation_text', 'compare_text', 'runs_of', 'mean_range', 'summarise', 'markdown_table', 'table_text']
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #0d327df2
 import numpy as np
@@ -255,12 +255,17 @@ def _range_text(found, places=3): # (mean, min, max)
     mean, low, high = (f'{x:.{places}f}' for x in found)
     return mean if low == high else f'{mean} [{low}, {high}]'
 
-def table_text(
-    summary): # of `summarise` or `_at_sampled`
-    "A Markdown table, aligned to be read as text too."
-    rows = [['method', 'seeds', 'ILA mean [min, max]', 'CLA mean [min, max]', 'sampled', 'seconds']]
-    rows += [[r['method'], str(r['seeds']), _range_text(r['ila']), _range_text(r['cla']),
-              _range_text(r['sampled'], 0), _range_text(r['seconds'], 0)] for r in summary]
+def markdown_table(rows:list)->str: # of cells; the first row is the head
+    "Rows as a Markdown table that reads as text, too."
+    rows = [[str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ['-'*w for w in wide])
     return '\n'.join(f'| {" | ".join(x.ljust(w) for x, w in zip(row, wide))} |' for row in rows)
+
+def table_text(
+    summary): # of `summarise` or `_at_sampled`
+    "A summary as a Markdown table."
+    rows = [['method', 'seeds', 'ILA mean [min, max]', 'CLA mean [min, max]', 'sampled', 'seconds']]
+    rows += [[r['method'], str(r['seeds']), _range_text(r['ila']), _range_text(r['cla']),
+              _range_text(r['sampled'], 0), _range_text(r['seconds'], 0)] for r in summary]
+    return markdown_table(rows)

@@ -8,11 +8,13 @@ __all__ = ['COLOURS', 'LINES', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', 'BOX', 'SAID
            'show_rollout', 'show_rewrite']
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #89b4edeb
-import difflib, html, textwrap
+import html, textwrap
 import matplotlib.pyplot as plt
 from dataclasses import dataclass
 from matplotlib.patches import Rectangle
 
+from ..schema import near
+from ..markup import no_math
 from ..constraints.constraint import describe, get_kind
 from ..constraints.verifier import ila
 from .evaluate import Report, mean_range, runs_of, sizes
@@ -47,10 +49,10 @@ _LABELS = {
 
 def label(name:str):
     "What an axis calls the metric `name`."
-    if name.startswith('time/'): return f'{name} (s)'
-    if name.startswith(('clip/', 'clip_dual/')): return f'{name} (share of tokens)'
-    if name.startswith('kind/'): return f'{name} (share passed)'
-    return _LABELS.get(name, name)
+    if name.startswith('time/'): return f'{no_math(name)} (s)'
+    if name.startswith(('clip/', 'clip_dual/')): return f'{no_math(name)} (share of tokens)'
+    if name.startswith('kind/'): return f'{no_math(name)} (share passed)'
+    return _LABELS.get(name, no_math(name))
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #5ec2f967
 def curves(rows, x, y):
@@ -74,7 +76,7 @@ def plot_curves(
     found, ax = curves(rows, x, y), axes(ax)
     for i, (method, (n, points)) in enumerate(found.items()):
         at, (mean, low, high) = [p[0] for p in points], zip(*[p[1] for p in points])
-        ax.plot(at, mean, label=f'{method} ({n} seed{"s"*(n > 1)})', **style(i))
+        ax.plot(at, mean, label=f'{no_math(method)} ({n} seed{"s"*(n > 1)})', **style(i))
         if n > 1: ax.fill_between(at, low, high, color=COLOURS[i % 7], alpha=.2, linewidth=0)
     ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None)); ax.locator_params(axis='x', nbins=5)
     ax.legend(frameon=False)
@@ -86,8 +88,8 @@ def _metric_points(history, name):
     points = [(h['step'], h[name]) for h in history if name in h]
     if points: return zip(*points)
     known = sorted({k for h in history for k in h})
-    near = difflib.get_close_matches(name, known, 3) or known
-    hint = f'there is {", ".join(near)}' if near else 'the history is empty'
+    found = near(name, known, 3) or known
+    hint = f'there is {", ".join(found)}' if found else 'the history is empty'
     raise ValueError(f'no step has a metric {name!r}; {hint}')
 
 def _common(names):
@@ -125,7 +127,7 @@ def plot_kinds(reports, ax=None):
     ax, wide = axes(ax, height=.8 + .24*max(8, len(kinds))), .8/len(shares)
     for i, (name, share) in enumerate(shares.items()):
         at = [(y + .4 - wide*(i + .5), share[k]) for y, k in enumerate(kinds) if k in share]
-        ax.barh([y for y, _ in at], [s for _, s in at], wide*.95, label=name,
+        ax.barh([y for y, _ in at], [s for _, s in at], wide*.95, label=no_math(name),
                 color=COLOURS[i % 7], hatch=HATCHES[i % 4], edgecolor='white', linewidth=0)
     ax.set_yticks(range(len(kinds)), kinds, parse_math=False)
     ax.set(xlabel='share of responses that satisfy it', xlim=(0, 1))
@@ -146,7 +148,7 @@ def plot_sizes(
         x, mean, low, high = map(list, zip(*found))
         x = [K + .08*(i - (len(reports) - 1)/2) for K in x]   # beside, not on top of each other
         down, up = [m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]
-        ax.errorbar(x, mean, [down, up], label=name, capsize=4, **style(i))
+        ax.errorbar(x, mean, [down, up], label=no_math(name), capsize=4, **style(i))
     ax.set_xticks(sorted({K for r in reports.values() for K in r.by_size}))
     ax.set(xlabel='constraints per instruction, K', ylabel=label(metric.__name__), ylim=(0, None))
     if len(reports) > 1: ax.legend(frameon=False)

@@ -19,7 +19,7 @@ from ..constraints.constraint import Constraint, ConstraintError, describe, get_
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
 from ..files import DataError, record_in, rows, table_rows, typed, write_json, write_jsonl
-from .instruction import Instruction
+from .instruction import RULES_FOLLOW, Instruction
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #8aca45d9
 def file_rows(path:str|Path)->Iterator[tuple[str, Any]]:
@@ -174,7 +174,7 @@ def _demand_spans(prompt:str, constraints):
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #50dfa0b2
 _BULLET_MARK = re.compile(r'(?:^|\s)(?:\d\d?[.)]|[-*•])$')   # at its end: a list whose items we do not all know
-_HEADER = re.compile(r'(?:The output must follow the following rules:)?\s*(?:1\.|-)?\s*$')
+_HEADER = re.compile(rf'(?:{RULES_FOLLOW})?\s*(?:1\.|-)?\s*$')
 
 def _spaced(text): return ' '.join(text.split())
 

@@ -7,14 +7,17 @@ __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'encode_chat', 'quiet', '
            'Policy', 'pad_rows']
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
-import torch, warnings
+import os, re, torch, warnings
 from contextlib import contextmanager
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as hf_logging
+from ..schema import nearest
 
 # %% ../../nbs/api/policies/00_policy.ipynb #6720afc6
 class PolicyError(ValueError):
@@ -54,12 +57,45 @@ def quiet():
     finally:
         if shown: hf_logging.enable_progress_bar()
 
-def _check_place(path):
+# %% ../../nbs/api/policies/00_policy.ipynb #ce640333
+def _on_hub(path):
+    "Is it written as the hub writes names, OWNER/NAME, with no folder OWNER here?"
+    named = isinstance(path, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', path)
+    return bool(named) and not path.endswith(('.safetensors', '.bin', '.json')) and not Path(path).parent.is_dir()
+
+def _instead(path):
+    "What is there instead of a folder that is missing, for the error."
+    place = Path(str(path).replace('\\', '/')).expanduser()
+    if place.is_dir(): return f"; did you mean '{place}'?"
+    if place.is_file(): return ', it is a file'
+    gone = next(p for p in [*reversed(place.parents), place] if not p.is_dir())
+    have = sorted(p.name for p in gone.parent.iterdir() if p.is_dir() and not p.name.startswith('.'))
+    few = f'the folders {", ".join(have[:8])}' + ', …'*(len(have) > 8) if have else 'no folders'
+    return f': {gone.parent} has no {gone.name!r}{nearest(gone.name, have, "it has " + few)}'
+
+# %% ../../nbs/api/policies/00_policy.ipynb #431ef6d2
+def _check_place(
+    path,     # what a setting names as its model
+    what=''): # the setting, for the error
     "Raise a PolicyError if a path is neither a folder nor a name that the hub could know."
-    on_hub = str(path).count('/') == 1 and not str(path).startswith(('.', '/', '~'))
-    if not on_hub and not Path(path).expanduser().is_dir():
-        raise PolicyError(f'{path}: no such folder; a policy is a folder written by save_pretrained, '
-                          'or OWNER/NAME on the hub')
+    if _on_hub(path) or Path(path).expanduser().is_dir(): return
+    raise PolicyError(f'{what and what + ": "}{path}: no such folder{_instead(path)} (a policy is a folder '
+                      'written by save_pretrained, or OWNER/NAME on the hub, where no folder OWNER is here)')
+
+# %% ../../nbs/api/policies/00_policy.ipynb #2748b4fe
+def _check_hub(name):
+    "Raise a PolicyError if a name is neither on this machine nor on the hub, after one question."
+    if isinstance(try_to_load_from_cache(name, 'config.json'), str): return
+    try: HfApi().model_info(name, timeout=10)
+    except GatedRepoError: return                                  # it is there; loading says what to do
+    except RepositoryNotFoundError as e:
+        raise PolicyError(f'{name}: no such folder, and no such model on the hub; a private one needs '
+                          '`hf auth login`') from e
+    except HfHubHTTPError: return                                  # the hub is ill; loading tries again
+    except Exception as e:                                         # no network: each client has errors of its own
+        said = f'{" ".join(str(e).split()):.200}'
+        raise PolicyError(f'{name}: no such folder, and the hub cannot be asked for it ({said}); '
+                          'name a folder, or check the network') from e
 
 # %% ../../nbs/api/policies/00_policy.ipynb #56850ed6
 def _meant(path):
@@ -70,10 +106,11 @@ def _meant(path):
 
 @contextmanager
 def loading(path):
-    "Inside, quietly, a policy is read from a path; what goes wrong is a PolicyError that names it."
+    "Quietly, a policy is read from the place that is given; what goes wrong is a PolicyError that names it."
     _check_place(path)
+    if _on_hub(path): _check_hub(path)
     try:
-        with quiet(): yield
+        with quiet(): yield os.path.expanduser(path)
     except (OSError, ValueError, ImportError, SafetensorError) as e:
         said = f'{" ".join(str(e).split()):.300}'                # some list every family of models
         raise PolicyError(f'{path}: cannot be loaded as a policy{_meant(path)}: {said}') from e
@@ -91,8 +128,8 @@ def load_policy(
     pad_token='',# a token to pad with, for tokenizers that have none
     **kw):       # passed to `from_pretrained`, e.g. dtype='bfloat16'
     "A model and its tokenizer, checked."
-    with loading(path):
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(path, **kw), AutoTokenizer.from_pretrained(path)
+    with loading(path) as place:
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(place, **kw), AutoTokenizer.from_pretrained(place)
     if pad_token: tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer); _check_tokens(model, tokenizer); _check_head(model)
     return model, tokenizer

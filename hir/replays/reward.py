@@ -7,7 +7,7 @@ __all__ = ['Reward', 'Overlong', 'score', 'RewardError', 'rewards_of', 'Use', 'k
            'original_rows', 'with_sources', 'standing', 'by_group', 'zero_signal']
 
 # %% ../../nbs/api/replays/01_reward.ipynb #800d98f7
-import inspect
+import inspect, math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -46,9 +46,14 @@ def rewards_of(
     found = list(reward(rollouts) if _reads_rollouts(reward) else map(reward, [r.verdict for r in rollouts]))
     if len(found) != len(rollouts):
         raise RewardError(f'the reward gave {len(found)} numbers for {len(rollouts)} rollouts')
-    try: return list(map(float, found))
+    try: found = list(map(float, found))
     except (TypeError, ValueError):
         raise RewardError(f'the reward must be a number for every response, not {found[0]!r:.60}') from None
+    for r, x in zip(rollouts, found):
+        if not math.isfinite(x): raise RewardError(
+            f'the reward of {", ".join(c.kind for c in r.instruction.constraints)} is {x}, no finite number, '
+            f'for the response {r.response[:60]!r}')
+    return found
 
 # %% ../../nbs/api/replays/01_reward.ipynb #dc3bd657
 Reward = Annotated[Callable, Choice(dict(ila=ila, cla=cla))]

@@ -10,7 +10,8 @@ import json, os, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from ..progress import bar
+from ..progress import bar, cores
+from ..training.folder import mark_of
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
@@ -46,11 +47,11 @@ def _one_run(
     stop=None):    # threading.Event: give up
     "Train one run in a process of its own, showing its progress."
     if stop and stop.is_set(): return
-    Path(run['out']).mkdir(parents=True, exist_ok=True)
-    (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
+    out = Path(run['out']); history = out/'history.jsonl'; out.parent.mkdir(parents=True, exist_ok=True)
+    if mark_of(out): history.unlink(missing_ok=True)      # of an earlier demo, which starts anew
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
     one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
-    with open(Path(run['out'])/'log.txt', 'w+') as log, bar(
+    with open(out.with_name(f'{out.name}.log'), 'w+') as log, bar(
             total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as shown:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],
                                  stdout=log, stderr=subprocess.STDOUT, env=one)
@@ -94,8 +95,7 @@ def run_demo(
     methods=_COMPARED, seeds=3, budget=15360,
     jobs=None):     # runs side by side; default: the cores
     "Train every method with every seed; returns the rows of results.json."
-    runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or max(1, len(os.sched_getaffinity(0)) if hasattr(
-        os, 'sched_getaffinity') else os.cpu_count() or 1)
+    runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or cores()
     stop = threading.Event()                               # one failure or Ctrl-C ends all
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(_one_run, run, config, i, stop) for i, run in enumerate(runs)]

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from ..progress import bar
 from ..instructions.instruction import load_instructions, save_instructions
-from ..files import write_atomic, write_jsonl
+from ..files import shipped, write_atomic, write_jsonl
 from .toy import TOY_DRAW, draw_instructions
-from ..files import shipped
 from .wide import wide_instructions
-from ..evaluation.evaluate import bootstrap
+from ..evaluation.evaluate import bootstrap, markdown_table
 
 # %% ../../nbs/api/toy/04_study.ipynb #9f62adc0
 _TWELVE = tuple(name for name in TOY_DRAW if name != 'twice')
@@ -278,12 +277,6 @@ def span(found, places:int=3, sign:str=''):
     mean, low, high = (f'{x:{sign},.{places}f}' for x in found)
     return f'{mean} [{low}, {high}]'
 
-def _markdown(rows):
-    "Rows of cells as a Markdown table that reads as text too."
-    wide = [max(map(len, column)) for column in zip(*rows)]
-    rows = [rows[0], ['-'*w for w in wide], *rows[1:]]
-    return '\n'.join(f'| {" | ".join(x.ljust(w) for x, w in zip(row, wide))} |' for row in rows)
-
 def study_text(rows, level:float=.2, base:str='HiR'):
     "Two tables from the rows of `study_table`: how good, and how fast."
     good = [['method', 'runs', 'lr', 'ILA at the end', 'mean ILA', f'end minus {base}', 'second set']]
@@ -292,7 +285,7 @@ def study_text(rows, level:float=.2, base:str='HiR'):
               span(r['second'])] for r in rows]
     fast += [[r['method'], f'{r["reached"]}/{r["runs"]}', span(r['sampled'], 0), span(r['cpu'], 1),
               span(r['seconds'], 0)] for r in rows]
-    return f'{_markdown(good)}\n\n{_markdown(fast)}'
+    return f'{markdown_table(good)}\n\n{markdown_table(fast)}'
 
 # %% ../../nbs/api/toy/04_study.ipynb #1e09820d
 _RATES, _SEEDS = (5e-4, 1e-3, 2e-3), (0, 1, 2)

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'HirConfig', 'ConfigError', 'methods', 'method_named',
-           'settings_with', 'make_config', 'read_config', 'method_of', 'rules_of', 'sizes_of', 'function_named',
-           'object_of', 'chat_of', 'attention_of', 'engine_of', 'save_config']
+           'settings_with', 'make_config', 'read_config', 'read_known', 'method_of', 'function_named', 'engine_class',
+           'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of', 'attention_of', 'engine_of', 'save_config']
 
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
 import dataclasses, importlib, importlib.metadata, inspect, json, pkgutil, platform, warnings
 import yaml
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
                         nearest, settings_of)
 from ..files import write_atomic
+from ..policies.rollout import Gives
 from ..replays.reward import Overlong, Reward
 from .method import NEEDS, Check, Method, Old, Rules, Sizes
 
@@ -173,11 +175,22 @@ def _read_yaml(path):
         raise ConfigError(f'{path}{line}: not valid YAML: {e.problem or e.context}') from None
     except yaml.YAMLError as e: raise ConfigError(f'{path}: not valid YAML: {" ".join(str(e).split())}') from None
 
-def read_config(path, base=None):
-    "A config from a YAML file of `key: value` lines."
+# %% ../../nbs/api/training/07_config.ipynb #a310d022
+def _read_settings(path)->dict:
+    "The settings in a YAML file, unchecked."
     values = _read_yaml(path)
     if not isinstance(values, dict): raise ConfigError(f'{path}: must hold `key: value` lines')
-    return make_config({str(k): v for k, v in values.items()}, str(path), base)
+    return {str(k): v for k, v in values.items()}
+
+def read_config(path:str|Path, base:HirConfig|None=None)->HirConfig:
+    "A config from a YAML file of `key: value` lines."
+    return make_config(_read_settings(path), str(path), base)
+
+def read_known(path:str|Path)->tuple[HirConfig, list[str]]:
+    "A config from a file of another version of hir, and the names in it that this version does not know."
+    values = _read_settings(path)
+    odd = [n for n in values if n not in FIELDS]
+    return make_config({n: v for n, v in values.items() if n in FIELDS}, str(path)), odd
 
 # %% ../../nbs/api/training/07_config.ipynb #8ec4293f
 def method_of(cfg:HirConfig)->Method:
@@ -190,9 +203,29 @@ def method_of(cfg:HirConfig)->Method:
         raise ConfigError(f"setting 'method': {name} needs {odd[0]!r}{nearest(odd[0], NEEDS)}")
     return made
 
+# %% ../../nbs/api/training/07_config.ipynb #83ecd231
+ENGINES = {'hf': 'hir.policies.engines.hf:HFEngine', 'vllm': 'hir.policies.engines.vllm:VLLMEngine',
+           'vllm-server': 'hir.policies.engines.vllm:VLLMServerEngine'}
+
+def function_named(setting:str, path:str)->Any: # 'module:function'
+    "What a setting names in a module that Python can import, or a ConfigError."
+    try: return imported(path)
+    except ValueError as e: raise ConfigError(f'setting {setting!r}: {e}') from None
+
+def engine_class(name:str)->Callable: # in `ENGINES`, or 'module:function'
+    "What makes the engine of that name, or a ConfigError."
+    if name not in ENGINES and ':' not in name:
+        raise ConfigError(f"setting 'engine' cannot be {name!r}{nearest(name, ENGINES)}")
+    return function_named('engine', ENGINES.get(name, name))
+
+def gives_of(name:str)->Gives:
+    "What the engine of that name gives and takes."
+    return getattr(engine_class(name), 'gives', Gives())
+
+# %% ../../nbs/api/training/07_config.ipynb #aff16e92
 def _check_together(cfg:HirConfig):
     "A ConfigError, or a warning, where settings do not go together."
-    if cfg.old == 'engine' and cfg.engine.startswith('vllm') and 'entropy' in method_of(cfg).needs:
+    if cfg.old == 'engine' and 'entropy' in method_of(cfg).needs and not gives_of(cfg.engine).entropies:
         raise ConfigError(f"setting 'old' cannot be 'engine': method {cfg.method['name']} needs entropies, which "
                           f'{cfg.engine} does not give; with auto or recompute the trainer computes them')
     if cfg.dtype != 'float32' and not cfg.lora_rank:
@@ -217,11 +250,6 @@ def _judge_of(cfg:HirConfig):
     return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
 
 # %% ../../nbs/api/training/07_config.ipynb #6d68b024
-def function_named(setting:str, path:str): # 'module:function'
-    "What a setting names in a module that Python can import, or a ConfigError."
-    try: return imported(path)
-    except ValueError as e: raise ConfigError(f'setting {setting!r}: {e}') from None
-
 def object_of(setting:str, text:str):
     "The keyword arguments that a setting gives as JSON."
     try: found = json.loads(text or '{}')
@@ -236,21 +264,15 @@ def attention_of(cfg:HirConfig):
     return {'attn_implementation': cfg.attention} if cfg.attention else {}
 
 # %% ../../nbs/api/training/07_config.ipynb #ff0a1864
-ENGINES = {'hf': 'hir.policies.engines.hf:HFEngine', 'vllm': 'hir.policies.engines.vllm:VLLMEngine',
-           'vllm-server': 'hir.policies.engines.vllm:VLLMServerEngine'}
-
 def engine_of(cfg:HirConfig, model, tokenizer):
     "The engine that a config names, sampling from `model`."
-    name = cfg.engine
-    if name not in ENGINES and ':' not in name:
-        raise ConfigError(f"setting 'engine' cannot be {name!r}{nearest(name, ENGINES)}")
+    name, make = cfg.engine, engine_class(cfg.engine)
     own = dict(max_new_tokens=cfg.max_new_tokens, rows=cfg.sample_rows, chat=chat_of(cfg.chat),
                temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
     if name == 'hf': own['autocast'] = cfg.mixed_precision == 'bf16'
     options = object_of('engine_options', cfg.engine_options)
     if same := sorted(set(own) & set(options)):
         raise ConfigError(f"setting 'engine_options': {same[0]!r} has a setting of its own")
-    make = function_named('engine', ENGINES.get(name, name))
     try: inspect.signature(make).bind(model, tokenizer, **own, **options)
     except TypeError as e: raise ConfigError(f"settings 'engine' and 'engine_options': {name} {e}") from None
     return make(model, tokenizer, **own, **options)

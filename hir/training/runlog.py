@@ -10,6 +10,7 @@ import os, re
 import torch
 from pathlib import Path
 
+from ..markup import code_block, code_span
 from ..constraints.constraint import describe
 from ..files import log_lines, write_atomic
 
@@ -21,7 +22,8 @@ def read_log(path):
 def cut_log(path, last:int):
     "Keep the records up to step `last`; says whether there are any."
     if not Path(path).exists(): return False
-    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path) if r['step'] <= last))
+    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path, torn='skip')
+                                           if r['step'] <= last))
     return Path(path).stat().st_size > 0
 
 # %% ../../nbs/api/training/06_runlog.ipynb #fd8297f0
@@ -30,10 +32,10 @@ def card(rows, s:int):
     if not rows: return f'<!-- card of step {s} -->\n## Step {s}\n\nNothing was chosen to learn from.\n\n'
     again = next((row for row in rows if row.replay), None)
     r = (again or rows[0]).origin
-    marks = [f'- {"[x]" if ok else "[ ]"} {describe(c)}' for c, ok in zip(r.instruction.constraints, r.verdict)]
-    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', f'**Asked:** {r.instruction.prompt}', '',
-             f'**Answered:** {r.response}', '', *marks, '']
-    if again: lines += [f'**Replayed as:** {again.rollout.instruction.prompt}', '']
+    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}' for c, ok in zip(r.instruction.constraints, r.verdict)]
+    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.prompt), '',
+             '**Answered:**', '', code_block(r.response), '', *marks, '']
+    if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.prompt), '']
     return '\n'.join(lines) + '\n'
 
 def cut_cards(path, last:int):

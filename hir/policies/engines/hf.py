@@ -11,7 +11,7 @@ import torch
 from ...progress import bar
 from ..policy import encode_chat
 from ..generate import generate
-from ..rollout import rollouts_of, seed_for, seeds_for, stop_ids
+from ..rollout import Gives, rollouts_of, seed_for, seeds_for, stop_ids
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #d1bc0222
 class HFEngine:
@@ -32,6 +32,7 @@ class HFEngine:
         each = [seed_for(s, j) for s in seeds_for(seeds, len(instructions)) for j in range(m)]
         return _sample(self, list(instructions), m, each, self.sampling | sampling)
 
+    gives = Gives()
     @property
     def exact(self):
         return not self.autocast and {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}

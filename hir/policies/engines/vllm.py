@@ -19,7 +19,7 @@ from torch import distributed
 
 from ..policy import encode_chat
 from ..generate import Sample
-from ..rollout import EngineError, rollouts_of, seed_for, seeds_for, stop_ids
+from ..rollout import EngineError, Gives, rollouts_of, seed_for, seeds_for, stop_ids
 from ..lora import is_lora, merged_weights, save_adapter
 
 # %% ../../../nbs/api/policies/06_vllm.ipynb #b3460222
@@ -303,6 +303,7 @@ def _check_copy(engine, seeds=range(4), length=8):
 # %% ../../../nbs/api/policies/06_vllm.ipynb #7e3b8539
 class VLLMEngine(CopyEngine):
     "Samples with vLLM in this process."
+    gives = Gives(entropies=False, copy='beside', package='vllm')
     def __init__(self, model, tokenizer,
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256,             # responses sampled at a time
@@ -344,6 +345,7 @@ def _devices_of(devices:str, rank:int, ranks:int):
 
 class VLLMServerEngine(VLLMEngine):
     "Samples with vLLM in a process with GPUs of its own; each process of the trainer has one."
+    gives = Gives(entropies=False, copy='elsewhere', package='vllm')
     def __init__(self, model, tokenizer,
         devices:str='', # GPUs of all servers on this machine, e.g. '4,5,6,7'
         **kw):          # of `VLLMEngine`
