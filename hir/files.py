@@ -210,7 +210,8 @@ def write_atomic(
     "Write a text file completely, or leave the old one untouched and raise the OSError."
     path = _real(path)
     if path.exists() and not path.is_file() or path.parts[:2] in (('/', 'dev'), ('/', 'proc')):
-        with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: return write(packed)
+        with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: write(packed)
+        return
     tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'  # named before it is there: none is lost
     try:
         path.parent.mkdir(parents=True, exist_ok=True); _swept(path)
