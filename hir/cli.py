@@ -65,7 +65,7 @@ def _model_asked(path:str, what:str):
     return _located(path)
 
 # %% ../nbs/api/92_cli.ipynb #966f1bfe
-def config_files():
+def config_files()->dict[str, Path]:
     "Name → path of each YAML file that came with the package."
     import hir
     return {p.stem: p for p in sorted((Path(hir.__file__).parent/'configs').rglob('*.yaml'))}
@@ -346,14 +346,14 @@ def _add_export(sub):
     p.set_defaults(call=_export_command)
 
 # %% ../nbs/api/92_cli.ipynb #afdb2063
-def parser():
+def parser()->argparse.ArgumentParser:
     "The command line of `hir`."
     p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: understand it, run it, extend it.')
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
                            metavar='demo | train | eval | verify | study | kinds | methods | config | export')
-    _add_demo(sub); _add_train(sub); _add_eval(sub); _add_verify(sub); _add_study(sub); _add_config(sub); _add_export(sub)
+    for add in (_add_demo, _add_train, _add_eval, _add_verify, _add_study, _add_config, _add_export): add(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
@@ -467,7 +467,7 @@ def _mendable():
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 
-def main(argv=None):
+def main(argv:list[str]|None=None)->int:
     "Entry point of the command `hir`; returns the exit status."
     args, rest = parser().parse_known_args(argv)
     if '' not in sys.path: sys.path.insert(0, '')          # `module:function` may lie in the working folder

@@ -10,11 +10,12 @@ import importlib.util, os
 import torch
 from dataclasses import dataclass
 from pathlib import Path
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from typing import Any
 
 from .files import DataError, record_in
 from .constraints.judge import is_soft
-from .instructions.instruction import load_instructions
+from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
@@ -24,13 +25,13 @@ from .training.config import (ConfigError, HirConfig, attention_of, chat_of, giv
 from .training.trainer import cautions, check_data, trackers_of
 
 # %% ../nbs/api/90_recipes.ipynb #8363cc7e
-def recipes():
+def recipes()->dict[str, Path]:
     "Name → path of the recipes that come with hir."
     here = Path(__file__).parent if '__file__' in globals() else Path('../../hir').resolve()
     return {p.stem: p for p in sorted((here/'configs'/'recipes').glob('*.yaml'))}
 
 # %% ../nbs/api/90_recipes.ipynb #fc72117c
-_WEIGHT_FILES = {'hir16k': ('source', 'ground_truth'), 'muldimif': ('conversations', 'constraints'),
+_FORMAT_FIELDS = {'hir16k': ('source', 'ground_truth'), 'muldimif': ('conversations', 'constraints'),
           'iftrain': ('messages', 'ground_truth'), 'ifeval': ('prompt', 'instruction_id_list'),
           'cfbench': ('prompt', 'criteria')}
 
@@ -38,13 +39,13 @@ def _format_of(path):
     "The data set whose fields the first record of a file has; 'hir' for our own."
     where, row = next(file_rows(path), (path, {}))
     fields = record_in(row, where)
-    return next((name for name, wanted in _WEIGHT_FILES.items() if all(f in fields for f in wanted)), 'hir')
+    return next((name for name, wanted in _FORMAT_FIELDS.items() if all(f in fields for f in wanted)), 'hir')
 
 # %% ../nbs/api/90_recipes.ipynb #479c1082
 def training_data(
-    path,         # in any format of `_WEIGHT_FILES`, or our own
-    judge=False,  # is there one for soft constraints?
-    replay=True): # must the instructions be taken apart?
+    path:str|Path,         # in any format of `_FORMAT_FIELDS`, or our own
+    judge:bool=False,  # is there one for soft constraints?
+    replay:bool=True)->tuple[list[Instruction], dict[str, int]]: # must the instructions be taken apart?
     "Instructions, and how many were left out for which reason."
     name = _format_of(path)
     if name == 'hir': return load_instructions(path), {}
@@ -58,10 +59,10 @@ def training_data(
     if not keep: raise DataError(f'{path}: no instruction can be used; left out: {left_out(out)}')
     return keep, out
 
-def left_out(counts): return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
+def left_out(counts:dict[str, int])->str: return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
 # %% ../nbs/api/90_recipes.ipynb #ad72fc52
-def resolve(cfg:HirConfig):
+def resolve(cfg:HirConfig)->tuple:
     "The model of a config, without its weights, and its tokenizer."
     with loading(cfg.model) as place:
         config, tokenizer = AutoConfig.from_pretrained(place), AutoTokenizer.from_pretrained(place)
@@ -92,7 +93,7 @@ class _Dims:
     adapted:int  # inputs of all layers with an adapter
 
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
-def dims_of(model, cfg:HirConfig):
+def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     "The `_Dims` of a model trained as `cfg` says."
     c = model.config.get_text_config(); params = count_parameters(model)[1]
     d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
@@ -146,14 +147,15 @@ def _rests(cfg:HirConfig, gpu):
 def memory(
     cfg:HirConfig, d:_Dims,
     prompt:int,   # tokens of the longest prompt
-    shards=1,     # processes that share weights, gradients and optimizer
-    chunk=0,      # tokens projected onto the vocabulary at a time; 0: as `Policy` does
-    gpu=0):       # bytes of the GPU, of which vLLM takes a share; 0: there is none
+    shards:int=1,     # processes that share weights, gradients and optimizer
+    chunk:int=0,      # tokens projected onto the vocabulary at a time; 0: as `Policy` does
+    gpu:int=0)->dict[str, int]:       # bytes of the GPU, of which vLLM takes a share; 0: there is none
     "Bytes per process by part; `peak` is the most that is held at once."
     row, half = prompt + cfg.max_new_tokens, cfg.mixed_precision == 'bf16'
     tokens = max(cfg.micro_tokens, row) if cfg.micro_tokens else cfg.micro*row
     parts = _held(cfg, d, shards) | {
-        'activations': _activations(cfg, d, tokens), 'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), tokens),
+        'activations': _activations(cfg, d, tokens),
+        'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), tokens),
         '16-bit copy': 2*d.params if half and cfg.dtype == 'float32' and shards == 1 else 0,
         'gathered': (2 if half else _BYTES[cfg.dtype])*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
     update = parts['gradients'] + parts['activations'] + parts['logits'] + parts['16-bit copy']
@@ -180,7 +182,7 @@ def _device_bytes(cpu=False):
     return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
 
 # %% ../nbs/api/90_recipes.ipynb #7aee8755
-def plan(cfg:HirConfig, tokenizer, instructions, most=1000):
+def plan(cfg:HirConfig, tokenizer:Any, instructions:list[Instruction], most:int=1000)->dict:
     "What a run will count to; responses at their limit."
     some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
     prompts = [len(encode_chat(tokenizer, q.prompt, **chat)) for q in some]
@@ -235,9 +237,9 @@ def _in_short(cfg:HirConfig):
 # %% ../nbs/api/90_recipes.ipynb #8f65a978
 def dry_run(
     cfg:HirConfig,
-    instructions,  # of training
-    lost=None,     # reason → how many were left out
-    device=None):  # bytes; default: this machine's
+    instructions:list[Instruction],  # of training
+    lost:dict|None=None,     # reason → how many were left out
+    device:int|None=None)->str:  # bytes; default: this machine's
     "What a run of `cfg` would read, do and need, as text."
     check_data(cfg, instructions); trackers_of(cfg)
     engine, (model, tokenizer) = _engine_note(cfg), resolve(cfg)

@@ -11,11 +11,13 @@ import random
 import torch
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from torch import Tensor
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 from ..schema import Choice, Count, at_least, defaults_of, resolved
 from ..constraints.verifier import cla
-from ..replays.reward import with_sources
+from ..replays.reward import Row, with_sources
 from ..replays.rewrite import achieved, drop, exact, replay, subset
 from ..replays.select import (always, at_random, balanced, batch_quota, both, candidates, diversity,
                                 instruction_quota, integrity, lam, rarity, select, shortfall, with_successes)
@@ -31,7 +33,7 @@ def _replayable(rows, h):
     "Positions of the rows that may be replayed."
     return [i for i in h.pool([row.rollout for row in rows]) if rows[i].use.replay]
 
-def replays_of(rows, n, tokenizer, h, weight, rng, check, chat):
+def replays_of(rows:list[Row], n:int, tokenizer:Any, h:Any, weight:float, rng:random.Random, check:Callable, chat:dict)->list[Row]:
     "Hindsight rows of the n best candidates; one that cannot be rewritten gives its slot to the next."
     pool = _replayable(rows, h)
     scores, made = list(h.select([rows[i].rollout for i in pool], weight, rng)), []
@@ -73,14 +75,14 @@ def _about_replays(again):
 
 # %% ../../nbs/methods/hir.ipynb #51d88534
 def inherit(
-    score, # rows -> (n,T) log-probabilities under the rows' own prompts
-    rows): # originals, then replays
+    score:Callable, # rows -> (n,T) log-probabilities under the rows' own prompts
+    rows:list[Row])->Tensor: # originals, then replays
     "Log-probabilities under the prompt that was *answered*: a replay has those of its original."
     own = [row for row in rows if not row.replay]
     place = {row.source: i for i, row in enumerate(own)}
     return score(own)[[place[row.source] for row in rows]]
 
-def rescore(score, rows):
+def rescore(score:Callable, rows:list[Row])->Tensor:
     "Log-probabilities under the prompt that is *trained on*: a replay is scored again."
     return score(rows)
 
@@ -95,15 +97,15 @@ def _known_or_scored(rows, ctx):
     return old
 
 # %% ../../nbs/methods/hir.ipynb #1718f707
-def push(adv, rows): return adv
+def push(adv:Tensor, rows:list[Row])->Tensor: return adv
 
-def spare(adv, rows):
+def spare(adv:Tensor, rows:list[Row])->Tensor:
     "No negative advantage for originals that are replayed."
     again = {row.source for row in rows if row.replay}
     spared = torch.tensor([not row.replay and row.source in again for row in rows])
     return torch.where(spared[:, None], adv.clamp(min=0), adv)
 
-def explore(adv, rows, alpha=.4, kappa=2.):
+def explore(adv:Tensor, rows:list[Row], alpha:float=.4, kappa:float=2.)->Tensor:
     "Advantages with min(α·H, |A|/κ) added, H the entropy (nats) of the token's distribution."
     entropy = ragged([row.rollout.entropies for row in rows], adv.shape[1])
     return adv + torch.minimum(alpha*entropy, adv.abs()/kappa)
@@ -186,10 +188,11 @@ def hir(
     h = resolved(hir, locals())
     needs = ['old'] + ['reference']*(h.kl_coef > 0) + ['rewrite']*(h.k > 0)
     if h.k or 'entropy' in getattr(h.weigh, 'needs', ()): needs.append('entropy')
-    return Method(partial(_hir_rows, h), partial(_hir_loss, h), partial(_hir_prepare, h), needs=tuple(needs), fits=partial(_fits, h),
+    rows, loss, prepare = (partial(f, h) for f in (_hir_rows, _hir_loss, _hir_prepare))
+    return Method(rows, loss, prepare, needs=tuple(needs), fits=partial(_fits, h),
                   counts=lambda m: (m + h.k, m + h.k))
 
 # %% ../../nbs/methods/hir.ipynb #588353ed
-def switches(**settings):
+def switches(**settings)->SimpleNamespace:
     "The rules of `hir` with these settings."
     return resolved(hir, defaults_of(hir) | settings)

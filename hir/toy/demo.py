@@ -79,7 +79,7 @@ def _result_rows(runs):
     return [dict(method=r['method'], seed=r['seed']) | {n: e[n] for n in names}
             for r in runs for e in read_log(Path(r['out'])/'eval.jsonl')]
 
-def save_results(rows, out):
+def save_results(rows:list[dict], out:str|Path)->str:
     "Write results.json and curves.png; returns the table as text."
     from matplotlib.figure import Figure
     write_atomic(Path(out)/'results.json', lambda f: json.dump(rows, f, indent=1))
@@ -90,10 +90,10 @@ def save_results(rows, out):
 
 # %% ../../nbs/api/toy/03_demo.ipynb #d928e0ae
 def run_demo(
-    out,            # folder for the runs and the results
-    config,         # YAML of the toy
-    methods=_COMPARED, seeds=3, budget=15360,
-    jobs=None):     # runs side by side; default: the cores
+    out:str|Path,            # folder for the runs and the results
+    config:str|Path,         # YAML of the toy
+    methods:dict=_COMPARED, seeds:int=3, budget:int=15360,
+    jobs:int|None=None)->list[dict]:     # runs side by side; default: the cores
     "Train every method with every seed; returns the rows of results.json."
     runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or cores()
     stop = threading.Event()                               # one failure or Ctrl-C ends all
