@@ -68,8 +68,7 @@ def _differ(model, prompt, samples):
 class CopyEngine:
     """Samples from a copy of the weights, and never from an old one.
 
-    Who builds on it sets model, tokenizer, chat, sampling, lora, dtype, tolerance, home (a folder), and `llm`: what holds
-    the copy, with the calls load(weights), adapt(folder), draw(prompts, seeds, stop, **sampling) and close()."""
+    `llm` holds the copy; it has load(weights), adapt(folder), draw(prompts, seeds, stop, **sampling), close()."""
     exact, llm, based = False, None, False     # inexact: no entropies, and 16 bits round differently
 
     def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
