@@ -8,19 +8,21 @@ __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'encode_chat', 'quiet', '
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
 import torch, warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import (AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel,
+                          PreTrainedTokenizerBase)
 from transformers.utils import logging as hf_logging
 
 # %% ../../nbs/api/policies/00_policy.ipynb #6720afc6
 class PolicyError(ValueError):
     "A model or tokenizer that cannot be trained as a policy; says what to do."
 
-def check_tokenizer(tokenizer):
+def check_tokenizer(tokenizer:PreTrainedTokenizerBase)->None:
     "Raise a PolicyError unless the tokenizer can pad, stop, and render a chat."
     name, tokens = tokenizer.name_or_path or type(tokenizer).__name__, tokenizer.get_vocab()
     for token, why in (('pad_token', 'batches need one'), ('eos_token', 'responses end with one')):
@@ -35,10 +37,10 @@ def check_tokenizer(tokenizer):
 
 # %% ../../nbs/api/policies/00_policy.ipynb #73277c8d
 def encode_chat(
-    tokenizer,   # with a chat template
-    prompt,      # what the user says, or messages: [{'role': …, 'content': …}, …]
-    **kw):       # passed to the template, e.g. enable_thinking=False
-    "Token ids of the prompt as a user turn, or of the messages, ready for the assistant to answer."
+    tokenizer:PreTrainedTokenizerBase, # with a chat template
+    prompt:str|Iterable[dict], # what the user says, or messages: [{'role': …, 'content': …}, …]
+    **kw)->list[int]:          # passed to the template, e.g. enable_thinking=False
+    "Token ids of a user turn, or of messages, ready for the assistant to answer; a PolicyError if there are none."
     chat = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else list(prompt)
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **kw)
     ids = tokenizer(text, add_special_tokens=False)['input_ids']
@@ -47,7 +49,7 @@ def encode_chat(
 
 # %% ../../nbs/api/policies/00_policy.ipynb #ae876769
 @contextmanager
-def quiet():
+def quiet()->Iterator[None]:
     "Without the progress bars of `transformers`, which would tear ours."
     shown = hf_logging.is_progress_bar_enabled(); hf_logging.disable_progress_bar()
     try: yield
@@ -69,7 +71,7 @@ def _meant(path):
     return '; it holds LoRA adapters, which `hir export` of the run adds to their model'
 
 @contextmanager
-def loading(path):
+def loading(path:str|Path)->Iterator[None]:
     "Inside, quietly, a policy is read from a path; what goes wrong is a PolicyError that names it."
     _check_place(path)
     try:
@@ -87,10 +89,10 @@ def _check_tokens(model, tokenizer):
 
 # %% ../../nbs/api/policies/00_policy.ipynb #79a6f90c
 def load_policy(
-    path,        # folder of `save_pretrained`, or a name on the hub
-    pad_token='',# a token to pad with, for tokenizers that have none
-    **kw):       # passed to `from_pretrained`, e.g. dtype='bfloat16'
-    "A model and its tokenizer, checked."
+    path:str|Path,    # folder of `save_pretrained`, or a name on the hub
+    pad_token:str='', # a token to pad with, for tokenizers that have none
+    **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`, e.g. dtype='bfloat16'
+    "A model and its tokenizer; a PolicyError where they cannot be loaded, or not be trained."
     with loading(path):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(path, **kw), AutoTokenizer.from_pretrained(path)
     if pad_token: tokenizer.pad_token = pad_token
@@ -128,8 +130,8 @@ def _score_hidden(head, hidden, target, temperature=1.,
 
 # %% ../../nbs/api/policies/00_policy.ipynb #44b55563
 def same_prompt(
-    ids,         # (B,L) each row begins with its prompt
-    prompt_len): # (B,)
+    ids:torch.Tensor, # (B,L) each row begins with its prompt
+    prompt_len:torch.Tensor)->torch.Tensor: # (B,) tokens of the prompt
     "Number (B,) of each row's prompt; rows with the same prompt have the same."
     width = int(prompt_len.max())
     own = torch.arange(width, device=ids.device) < prompt_len[:, None]
@@ -216,8 +218,8 @@ LOGITS = 2**25   # held at a time: 128 MiB in float32
 
 # %% ../../nbs/api/policies/00_policy.ipynb #6b5bd5c0
 def unshare(
-    policy,
-    why:str): # '': it may share
+    policy:'Policy',
+    why:str)->None: # '': it may share
     "Let every row read its own prompt from now on, and say why."
     policy.why, name = why, type(policy.model).__name__
     if why: warnings.warn(f'every row reads its own prompt (setting share): {name}: {why}')
@@ -225,7 +227,7 @@ def unshare(
 # %% ../../nbs/api/policies/00_policy.ipynb #648b334d
 class Policy(nn.Module):
     "A causal language model that scores responses."
-    def __init__(self, model,
+    def __init__(self, model:nn.Module, # a causal LM of `transformers`
         chunk:int=0,      # response tokens projected at a time; 0: as many as give `LOGITS`
         share:bool=True): # read a prompt once for all of its rows, where the model supports it
         super().__init__()
@@ -234,15 +236,17 @@ class Policy(nn.Module):
         unshare(self, _cannot_share(model) if share else '')
 
     @property
-    def share(self): return self.wanted and not (self.why or getattr(self.model, 'is_gradient_checkpointing', False))
+    def share(self)->bool:
+        "Is a prompt read once for all of its rows?"
+        return self.wanted and not (self.why or getattr(self.model, 'is_gradient_checkpointing', False))
 
     def forward(self,
-        ids,             # (B,L) prompt, response, padding
-        prompt_len,      # (B,) tokens of the prompt
-        mask,            # (B,T) 1 on response tokens
-        temperature=1.,  # of the softmax
-        entropy=True):   # False: entropies are not asked for, and 0
-        "Log-probabilities and entropies (B,T) of the responses; 0 off the mask."
+        ids:torch.Tensor,        # (B,L) prompt, response, padding
+        prompt_len:torch.Tensor, # (B,) tokens of the prompt
+        mask:torch.Tensor,       # (B,T) 1 on response tokens
+        temperature:float=1.,    # of the softmax
+        entropy:bool=True)->tuple[torch.Tensor, torch.Tensor]: # False: entropies are not asked for, and 0
+        "Log-probabilities log π(y_t | q, y_<t) (B,T) and entropies H_t (B,T), in nats; 0 off the mask."
         row, t = mask.nonzero(as_tuple=True)
         states = _response_states(self.model, ids, prompt_len, mask, self.share)
         found = _score_hidden(self.model.get_output_embeddings(), states, ids[row, prompt_len[row] + t],
@@ -265,9 +269,9 @@ def _check_head(model):
 
 # %% ../../nbs/api/policies/00_policy.ipynb #0911568e
 def pad_rows(
-    rows,     # of (prompt ids, response ids)
-    pad:int,  # id to fill with
-    device=None):
+    rows:Sequence[tuple[Sequence[int], Sequence[int]]], # B pairs (prompt ids, response ids)
+    pad:int,                                            # id to fill with
+    device:torch.device|str|None=None)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Tensors ids (B,L), prompt_len (B,) and mask (B,T) for `Policy.forward`."
     L, T = max(len(q) + len(a) for q, a in rows), max(len(a) for _, a in rows)
     ids = torch.tensor([[*q, *a] + [pad]*(L - len(q) - len(a)) for q, a in rows], device=device)

@@ -9,11 +9,13 @@ __all__ = ['CheckpointError', 'check_checkpoint', 'is_ours', 'remove', 'sweep', 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #dbab4a18
 import hashlib, json, os, pickle, re, shutil
 import torch
+from accelerate import Accelerator
 from accelerate.utils.other import load as load_tensors
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ..files import write_atomic
@@ -144,11 +146,11 @@ def sweep(out:str|Path)->None: # folder of a run
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #069a16bf
 def publish(
-    folder,                     # to appear
-    fill,                       # called with a temporary folder, on every process
-    lead=True,                  # is this the process that creates and renames?
-    agree=lambda error: error): # the first error of any process; waits for all
-    "Create `folder` by calling fill(temporary folder), all or nothing."
+    folder:str|Path,             # to appear
+    fill:Callable[[Path], None], # called with a temporary folder, on every process
+    lead:bool=True,              # is this the process that creates and renames?
+    agree:Callable=lambda error: error)->Path: # the first error of any process; waits for all
+    "Create `folder` by calling fill(temporary folder), all or nothing; else a CheckpointError."
     folder, tmp = Path(folder), _neighbour(folder, 'tmp')
     def begin(): _delete(tmp); tmp.mkdir(parents=True); (tmp/_MARK).touch()
     def end():
@@ -167,18 +169,19 @@ def _tried(act):
     try: act and act()
     except Exception as e: return f'{type(e).__name__}: {e}'
 
-def first_error(accelerator):
-    "For `publish`: the first error of any process."
+def first_error(accelerator:Accelerator)->Callable[[str|None], str|None]:
+    "For `publish`: what gives the first error of any process, None if all went well."
     return lambda error: next((e for e in said(accelerator, error) if e), None)
 
-def checkpoints(out):
+def checkpoints(out:str|Path)->list[Path]:
     "The checkpoint folders of a run, oldest first."
     return sorted(p for p in Path(out).glob('checkpoint-*') if _NAME.fullmatch(p.name))
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #668ec505
 def save_policy(
-    accelerator, policy, tokenizer, folder,
-    merge=False): # LoRA: write the whole model, adapters merged, instead of the adapter
+    accelerator:Accelerator, policy:torch.nn.Module, # a `Policy`, as `wrap` gave it
+    tokenizer:Any, folder:str|Path,
+    merge:bool=False)->None: # LoRA: write the whole model, adapters merged, instead of the adapter
     "Write the policy as a `transformers` folder or an adapter; called on every process."
     weights = accelerator.get_state_dict(policy)           # where they lie in pieces, only the first process gets them
     if not accelerator.is_main_process: return
@@ -201,7 +204,7 @@ def _load_weights(policy, folder):
         raise CheckpointError(f'{folder}: not the weights of this model; missing {missing[:3]}, unknown {odd[:3]}')
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #4b23f524
-def own_weights(accelerator):
+def own_weights(accelerator:Accelerator)->None:
     "Let `accelerator.save_state` and `load_state` leave the weights to `save_policy`."
     accelerator.register_save_state_pre_hook(lambda models, weights, out: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -223,13 +226,13 @@ def _load_own_state(state, folder):
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #876ae474
 def save_checkpoint(
-    accelerator, policy, tokenizer,
-    out,       # folder of the run
-    run:dict,  # step, sampled, seconds, …
-    keep=2,    # how many to keep
-    state=None,  # of the method
-    scheduler=None): # of the learning rate
-    "Publish `checkpoint-STEP` and delete the oldest beyond `keep`."
+    accelerator:Accelerator, policy:torch.nn.Module, tokenizer:Any,
+    out:str|Path,  # folder of the run
+    run:dict,      # step, sampled, seconds, …
+    keep:int=2,    # how many to keep
+    state:Any=None,# of the method, with `state_dict()`
+    scheduler:Any=None)->Path: # of the learning rate
+    "Publish `checkpoint-STEP` and delete the oldest beyond `keep`; returns its folder."
     def fill(tmp):
         save_policy(accelerator, policy, tokenizer, tmp/'policy')
         accelerator.save_state(str(tmp/'state'))
@@ -262,7 +265,7 @@ def put_aside(folder:str|Path, warn:Callable=print)->Path:
     return to
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #a2b95a64
-def chosen_checkpoint(accelerator, out, resume='auto'):
+def chosen_checkpoint(accelerator:Accelerator, out:str|Path, resume:str|Path='auto')->Path|None:
     "`_find_checkpoint`, done by the first process, for all of them."
     def look(): found.append(_find_checkpoint(out, resume))
     found = []
@@ -273,10 +276,10 @@ def chosen_checkpoint(accelerator, out, resume='auto'):
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #f17b8c01
 def load_checkpoint(
-    accelerator, policy,
-    folder,          # of a checkpoint, checked
-    state=None,      # of the method
-    scheduler=None): # of the learning rate
+    accelerator:Accelerator, policy:torch.nn.Module,
+    folder:str|Path,      # of a checkpoint, checked
+    state:Any=None,       # of the method, with `load_state_dict()`
+    scheduler:Any=None)->dict: # of the learning rate
     "Restore weights, optimizer, scheduler and generators; returns what run.json held."
     _check_inert(Path(folder)/'state')
     if not is_sharded(accelerator): _load_weights(accelerator.unwrap_model(policy), Path(folder)/'policy')

@@ -10,7 +10,7 @@ __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'Hir
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
 import dataclasses, importlib, importlib.metadata, inspect, json, pkgutil, platform, warnings
 import yaml
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,11 +105,11 @@ class ConfigError(ValueError):
 # %% ../../nbs/api/training/07_config.ipynb #5144a1dc
 _ROOM = 'hir.methods'
 
-def methods():
+def methods()->list[str]:
     "Names of the methods that came with `hir`."
     return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(_ROOM).__path__) if m.name[0] != '_')
 
-def method_named(name:str):
+def method_named(name:str)->Callable: # of `methods`, or 'module:function'
     "The function that a name means, or a ValueError."
     if ':' in str(name): return imported(name)
     if name not in methods():
@@ -118,9 +118,9 @@ def method_named(name:str):
 
 # %% ../../nbs/api/training/07_config.ipynb #beb92b4c
 def settings_with(
-    named,    # a name, {'name': …} with settings, or None for that of `before`
-    before={},# settings as they were; kept where the name stays
-    more={}): # single settings on top
+    named:str|dict|None,        # a name, {'name': …} with settings, or None for that of `before`
+    before:Mapping[str, Any]={},# settings as they were; kept where the name stays
+    more:Mapping[str, Any]={})->dict[str, Any]: # single settings on top
     "The name and all settings of a method, or a ValueError that names the setting and the remedy."
     if not isinstance(named, (str, dict, type(None))):
         raise ValueError(f"setting 'method' must be a name or a mapping, not {named!r}")
@@ -140,8 +140,8 @@ def _as_name(x): return f'{x.__module__}:{x.__qualname__}' if inspect.isfunction
 # %% ../../nbs/api/training/07_config.ipynb #5d87f505
 def make_config(
     values:dict,      # name → value; 'method.beta' is one of the method's
-    where='settings', # for errors
-    base=None):       # what is not among the values; None: the defaults
+    where:str='settings', # for errors
+    base:HirConfig|None=None)->HirConfig: # what is not among the values; None: the defaults
     "A config, each value checked for name, type and range, or a ConfigError."
     base = base or HirConfig()
     own = {n.removeprefix('method.'): v for n, v in values.items() if n.startswith('method.')}
@@ -233,15 +233,15 @@ def _check_together(cfg:HirConfig):
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
 
 # %% ../../nbs/api/training/07_config.ipynb #b1542390
-def rules_of(cfg:HirConfig):
-    "The `Rules` that a config names."
+def rules_of(cfg:HirConfig)->Rules:
+    "The `Rules` that a config names, or a ConfigError."
     _check_together(cfg)
     def rule(name):
         try: return function_in(FIELDS[name].hint, getattr(cfg, name))
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
     return Rules(**{name: rule(name) for name in ('reward', 'check', 'overlong', 'old')}, judge=_judge_of(cfg))
 
-def sizes_of(cfg:HirConfig): return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
+def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 
 def _judge_of(cfg:HirConfig):
     "The `Judge` that a config names, or None."
@@ -250,22 +250,22 @@ def _judge_of(cfg:HirConfig):
     return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
 
 # %% ../../nbs/api/training/07_config.ipynb #6d68b024
-def object_of(setting:str, text:str):
-    "The keyword arguments that a setting gives as JSON."
+def object_of(setting:str, text:str)->dict[str, Any]:
+    "The keyword arguments that a setting gives as JSON, or a ConfigError."
     try: found = json.loads(text or '{}')
     except json.JSONDecodeError as e: raise ConfigError(f'setting {setting!r} is not valid JSON: {e}') from None
     if not isinstance(found, dict): raise ConfigError(f'setting {setting!r} must be a JSON object')
     return found
 
-def chat_of(text:str): return object_of('chat', text)   # passed to the chat template
+def chat_of(text:str)->dict[str, Any]: return object_of('chat', text)   # passed to the chat template
 
-def attention_of(cfg:HirConfig):
+def attention_of(cfg:HirConfig)->dict[str, str]:
     "What `from_pretrained` is passed for the setting `attention`."
     return {'attn_implementation': cfg.attention} if cfg.attention else {}
 
 # %% ../../nbs/api/training/07_config.ipynb #ff0a1864
-def engine_of(cfg:HirConfig, model, tokenizer):
-    "The engine that a config names, sampling from `model`."
+def engine_of(cfg:HirConfig, model:Any, tokenizer:Any)->Any: # of `transformers`
+    "The engine that a config names, sampling from `model`, or a ConfigError."
     name, make = cfg.engine, engine_class(cfg.engine)
     own = dict(max_new_tokens=cfg.max_new_tokens, rows=cfg.sample_rows, chat=chat_of(cfg.chat),
                temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
@@ -287,7 +287,7 @@ def _versions():
         except importlib.metadata.PackageNotFoundError: found[n] = 'not installed'
     return found | {'python': platform.python_version()}
 
-def save_config(cfg:HirConfig, path):
+def save_config(cfg:HirConfig, path:str|Path)->None:
     "Write the resolved settings; the versions follow as comments, so the file can be read back."
     notes = ''.join(f'# {name} {v}\n' for name, v in _versions().items())
     write_atomic(path, lambda f: f.write(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False) + notes))

@@ -8,6 +8,7 @@ __all__ = ['RESERVE', 'CPU_CACHE', 'CopyEngine', 'VLLMEngine', 'VLLMServerEngine
 # %% ../../../nbs/api/policies/06_vllm.ipynb #a6d47b79
 import dataclasses, gc, inspect, math, os, shutil, subprocess, sys, tempfile
 import torch
+from collections.abc import Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from multiprocessing import Pipe
@@ -15,11 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import distributed
+from torch import distributed, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..policy import encode_chat
 from ..generate import Sample
-from ..rollout import EngineError, Gives, rollouts_of, seed_for, seeds_for, stop_ids
+from ..rollout import EngineError, Gives, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
 from ..lora import is_lora, merged_weights, save_adapter
 
 # %% ../../../nbs/api/policies/06_vllm.ipynb #b3460222
@@ -174,7 +176,7 @@ def _obituary(child, lines=12):
 class _RemoteLLM(_Child):
     "vLLM in a process of its own, called like `_LocalLLM`; weights travel as a file."
     def __init__(self, folder, devices='', **options):
-        super().__init__('from hir.policies.engines.vllm import serve; serve({fd})', devices)
+        super().__init__('from hir.policies.engines.vllm import _serve; _serve({fd})', devices)
         try: self.call('open', str(folder), **options)
         except BaseException: self.close(); raise
 
@@ -260,8 +262,9 @@ class CopyEngine:
     "Samples from a copy of the weights, and never from an old one."
     exact, llm, based = False, None, False     # inexact: no entropies, and 16 bits round differently
 
-    def generate(self, instructions, m, seeds, **sampling):
-        "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
+                 **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
+        "m rollouts per instruction, those of one together, entropies NaN; one seed per instruction, or one for all."
         if self.llm is None: raise EngineError('this engine has been closed')
         if _fingerprint(self.model) != self.sent:
             raise EngineError('the model has changed since the last sync; '
@@ -273,13 +276,13 @@ class CopyEngine:
         samples = self.llm.draw([p for p in prompts for _ in range(m)], each, **kw | dict(stop=sorted(kw['stop'])))
         return rollouts_of(self.tokenizer, instructions, prompts, samples, each)
 
-    def sync(self, model):
-        "Take over the weights, and make sure of it."
+    def sync(self, model:nn.Module)->None:
+        "Take over the weights, and make sure of it; an EngineError where the two models differ."
         self.model, self.sent = model, None
         _send(self, model); _check_copy(self)
         self.sent = _fingerprint(model)
 
-    def close(self):
+    def close(self)->None:
         if self.llm: self.llm.close(); self.llm = None
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -304,13 +307,12 @@ def _check_copy(engine, seeds=range(4), length=8):
 class VLLMEngine(CopyEngine):
     "Samples with vLLM in this process."
     gives = Gives(entropies=False, copy='beside', package='vllm')
-    def __init__(self, model, tokenizer,
-        max_new_tokens:int=256,   # length limit of a response
-        rows:int=256,             # responses sampled at a time
-        chat:dict=None,           # passed to the chat template
-        temperature=1., top_p=1., top_k=0,
+    def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
+        max_new_tokens:int=256, rows:int=256, # length limit of a response; responses sampled at a time
+        chat:dict|None=None,      # passed to the chat template
+        temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
         lora:str='merged',        # merged | adapter: what is sent of a model with adapters
-        tolerance:float=None,     # of the comparison after sync, in nats; None: by dtype
+        tolerance:float|None=None,# of the comparison after sync, in nats; None: by dtype
         **options):               # of vllm.LLM
         if lora not in ('merged', 'adapter'): raise EngineError(f"lora is 'merged' or 'adapter', not {lora!r}")
         self.model, self.tokenizer, self.chat = model, tokenizer, chat or {}
@@ -322,7 +324,7 @@ class VLLMEngine(CopyEngine):
         try: self.llm = self.start(_architecture(model, self.home), **options); self.sync(model)
         except BaseException: self.close(); raise
 
-    def start(self, folder, **options):
+    def start(self, folder:Path, **options)->'_LocalLLM|_RemoteLLM': # with the model's config; of `vllm.LLM`
         own = _colocated() | options
         if own['distributed_executor_backend'] == 'external_launcher' and own.get('tensor_parallel_size', 1) > 1:
             raise EngineError('engine_options: tensor_parallel_size above 1 needs engine: vllm-server; '
@@ -346,14 +348,14 @@ def _devices_of(devices:str, rank:int, ranks:int):
 class VLLMServerEngine(VLLMEngine):
     "Samples with vLLM in a process with GPUs of its own; each process of the trainer has one."
     gives = Gives(entropies=False, copy='elsewhere', package='vllm')
-    def __init__(self, model, tokenizer,
+    def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
         devices:str='', # GPUs of all servers on this machine, e.g. '4,5,6,7'
         **kw):          # of `VLLMEngine`
         rank, ranks = (int(os.environ.get(k, d)) for k, d in (('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1)))
         self.devices = _devices_of(devices, rank, ranks)
         super().__init__(model, tokenizer, **kw)
 
-    def start(self, folder, **options):
+    def start(self, folder:Path, **options)->_RemoteLLM:
         if torch.cuda.is_available() and not self.devices:
             raise EngineError('engine: vllm-server needs GPUs of its own; name them, e.g. '
                               'engine_options: {"devices": "4,5,6,7"}')
