@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from ..schema import as_type, near, suggest
+from ..trust import installed_places
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #fcb92882
 class ConstraintError(ValueError):
@@ -87,9 +88,12 @@ _BUILT_IN = ('hir.constraints.suites.ifeval', 'hir.constraints.suites.ifbench', 
 
 def _load_suites():
     "Import the modules of `_BUILT_IN`, of the entry point `hir.kinds` and of HIR_KINDS; return the ids known."
-    from importlib.metadata import entry_points                      # slow to import, and only needed here
+    from importlib.metadata import entry_points, distributions       # slow to import, and only needed here
     for module in _BUILT_IN: importlib.import_module(module)
-    for e in entry_points(group='hir.kinds'):
+    here = installed_places()                                        # not what lies in the folder one stands in
+    found = entry_points(group='hir.kinds') if here == sys.path else [
+        e for d in distributions(path=here) for e in d.entry_points if e.group == 'hir.kinds']
+    for e in found:
         if not e.value.startswith('hir.'): _load_own(e.value)      # an older installation of hir itself names its own
     for module in _own_modules(os.environ.get('HIR_KINDS', '')): _load_own(module)
     return sorted(KINDS)

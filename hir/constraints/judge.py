@@ -20,6 +20,7 @@ from typing import Any
 
 from ..files import append_text, log_lines
 from ..progress import bar
+from ..trust import endpoint_of, keeps_secrets, struck_text
 
 from .constraint import Constraint, Verdict, describe, kind
 from ..schema import Text
@@ -123,7 +124,8 @@ def _trouble(e):
     status = getattr(e, 'status_code', None)
     if status is None: return _Attempt(why=type(e).__name__, alive=False)
     if status in (401, 403, 404):
-        raise JudgeError(f'the endpoint answers {status}: check model, base_url and api_key') from e
+        raise JudgeError(f'the endpoint answers {status}: check model, base_url and api_key '
+                         '(that of the environment goes only to the endpoint in OPENAI_BASE_URL)') from e
     if status < 500 and status not in (408, 409, 429): return _Attempt(why=f'status {status}', wait=math.inf)
     return _Attempt(why=f'status {status}', wait=_retry_after(e.response.headers), alive=False)
 
@@ -151,13 +153,41 @@ def _openai():
     except ImportError as e: raise JudgeError('a judge needs a client: pip install "hir[judge]"') from e
     return openai
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #530d7b15
+def _home():
+    "The endpoint that the environment names."
+    return os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1'
+
+def _is_home(judge): return not judge.base_url or endpoint_of(judge.base_url) == endpoint_of(_home())
+
+def _key_of(judge):
+    "The key for the judge's endpoint; a JudgeError where the environment's would be read on the way."
+    if judge.api_key: return judge.api_key
+    key = os.environ.get('OPENAI_API_KEY') if _is_home(judge) else None
+    if key and not keeps_secrets(judge.base_url or _home()):
+        raise JudgeError('OPENAI_API_KEY would go over plain http; use https, or unset the key')
+    return key or 'none'
+
+_OURS = ('host', 'accept', 'accept-encoding', 'connection', 'content-type', 'content-length', 'transfer-encoding', 'user-agent')
+
+def _http_client(judge):
+    "An HTTP client that sends what is secret to the judge's endpoint alone, and what the environment adds to its own."
+    origin, home = endpoint_of(judge.base_url or _home())[:3], _is_home(judge) and keeps_secrets(judge.base_url or _home())
+    async def only(request):
+        there = endpoint_of(str(request.url.copy_with(userinfo=b'', query=None, fragment=None)))
+        if there and there[:3] == origin and home: return
+        fine = (*_OURS, 'authorization') if there and there[:3] == origin else _OURS
+        for name in list(request.headers):
+            if name.lower() not in fine: del request.headers[name]
+    return _openai().DefaultAsyncHttpxClient(event_hooks={'request': [only]})
+
 # %% ../../nbs/api/constraints/07_judge.ipynb #26840a33
 @dataclass(eq=False)
 class Judge:
     "Asks a model whether responses meet constraints, and remembers its answers."
     model:str
     base_url:str|None=None   # OpenAI-compatible endpoint, e.g. 'http://localhost:8000/v1'
-    api_key:str|None=field(default=None, repr=False) # default: OPENAI_API_KEY of the environment
+    api_key:str|None=field(default=None, repr=False) # default: that of the environment, for its own endpoint alone
     cache:str|Path|None=None # file of answers; None: kept by this object only
     concurrency:int=8        # requests at a time
     retries:int=5            # further requests per question
@@ -170,8 +200,9 @@ class Judge:
     def __post_init__(self):
         if min(self.concurrency, self.retries + 1, self.timeout) <= 0:
             raise ValueError('concurrency and timeout must be positive, retries at least 0')
-        if self.base_url and not self.base_url.startswith(('http://', 'https://')):
-            raise ValueError(f"base_url must begin with http:// or https://, not {self.base_url[:12]!r}")
+        if self.base_url and (endpoint_of(self.base_url) or 'x')[0] not in ('http', 'https'):
+            raise ValueError(f"base_url must begin with http:// or https://, not {struck_text(self.base_url)[:12]!r}")
+        _key_of(self)
         _openai(); self.answers, self.luck = Cache(self.cache), random.Random()
         asked = dict(temperature=0, max_tokens=16) | self.options
         self.options = {k: v for k, v in asked.items() if v is not None}
@@ -201,7 +232,7 @@ async def ask_one(judge:Judge, client:Any, prompt:str, tally:SimpleNamespace)->_
 # %% ../../nbs/api/constraints/07_judge.ipynb #c9e909be
 async def ask_all(judge:Judge, todo:dict[str, str], tally:SimpleNamespace)->None:
     "Ask all of `todo`, key → prompt, and note the answers."
-    queue, key = iter(todo.items()), judge.api_key or os.environ.get('OPENAI_API_KEY') or 'none'
+    queue = iter(todo.items())
     async def work():
         for k, prompt in queue:
             if tally.lost >= 2*judge.concurrency: a = _Attempt(why='not asked', alive=False)
@@ -211,7 +242,8 @@ async def ask_all(judge:Judge, todo:dict[str, str], tally:SimpleNamespace)->None
             else: judge.answers.add(k, a.ok)
             shown.update()
     ours = dict(max_retries=0, timeout=None) # see `ask_one` and `attempt`
-    async with _openai().AsyncOpenAI(base_url=judge.base_url, api_key=key, **ours) as client:
+    ours |= dict(base_url=judge.base_url or _home(), api_key=_key_of(judge), http_client=_http_client(judge))
+    async with _openai().AsyncOpenAI(**ours) as client:
         with bar(total=len(todo), desc='judging', progress=judge.progress) as shown:
             await asyncio.gather(*(work() for _ in range(min(judge.concurrency, len(todo)))))
 

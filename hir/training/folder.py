@@ -15,6 +15,7 @@ from pathlib import Path
 from .. import __version__
 from ..schema import nearest
 from ..files import shipped, write_json
+from ..trust import struck
 from ..instructions.instruction import record_of
 from .checkpoint import CheckpointError, check_checkpoint, checkpoints, is_ours, put_aside, remove, sweep
 from .config import FIELDS, ConfigError, HirConfig, read_known
@@ -109,7 +110,7 @@ def changes(cfg:HirConfig, out:str|Path, sums:dict)->tuple[dict, list[str]]: # s
     "name → (value, earlier value) of the settings that changed since the run in `out`; all that is to be said of it."
     try: was, odd = read_known(Path(out)/'config.yaml')
     except ConfigError as e: return {}, [f'the earlier settings cannot be read, so no change is known: {e}']
-    both = {n: (getattr(cfg, n), getattr(was, n)) for n in FIELDS if n not in ('out', 'resume')}
+    both = {n: (struck(getattr(cfg, n), n), struck(getattr(was, n), n)) for n in FIELDS if n not in ('out', 'resume')}
     found = {n: (new, old) for n, (new, old) in both.items() if new != old}
     said = [f'{n} {new} (was {old})' for n, (new, old) in found.items()]
     before = (mark_of(out) or {}).get('data', {})
