@@ -13,6 +13,7 @@ from . import __version__
 from .constraints.constraint import ConstraintError, use_kinds
 from .files import DataError, check_output, shipped, write_json
 from .instructions.instruction import load_instructions
+from .markup import shown, visible
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
 def _setting_help():
@@ -474,10 +475,10 @@ def main(argv:list[str]|None=None)->int:
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try:
         if getattr(args, 'kinds', ''): use_kinds(args.kinds)
-        args.call(args, rest); sys.stdout.flush()
+        with shown(): args.call(args, rest); sys.stdout.flush()
     except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 141   # | head
     except Exception as e:
         if args.debug or not isinstance(e, _mendable()): raise
-        print(f'hir: error: {e}', file=sys.stderr); return 2
+        print(f'hir: error: {visible(e)}', file=sys.stderr); return 2
     return 0

@@ -21,6 +21,7 @@ from typing import Any
 # %% ../../nbs/api/training/10_trainer.ipynb #b96d0e88
 from ..schema import nearest
 from ..files import append, append_text
+from ..markup import visible
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
@@ -300,7 +301,7 @@ def _steps(cfg:HirConfig, job:Job, train, rules, evaluate, progress, on_step):
     found, last = resume(cfg, job), {}
     if cfg.trackers: job.accelerator.init_trackers('hir')
     if not found: last = _log_eval(cfg, job, evaluate)
-    with (bar(total=cfg.steps, initial=job.run.step, desc=Path(cfg.out).name,
+    with (bar(total=cfg.steps, initial=job.run.step, desc=visible(Path(cfg.out).name),
               progress=progress and job.accelerator.is_main_process) as shown, Bell(job.accelerator) as bell):
         while job.run.step < cfg.steps:
             try: last = _advance(cfg, job, train, rules, evaluate, last, shown, on_step)
