@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ..progress import bar, cores
+from ..trust import child_environment
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
@@ -49,7 +50,7 @@ def _one_run(
     Path(run['out']).mkdir(parents=True, exist_ok=True)
     (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
-    one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
+    one = dict(child_environment(), OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
     with open(Path(run['out'])/'log.txt', 'w+') as log, bar(
             total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as shown:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],
