@@ -29,23 +29,32 @@ def _is_secret(name):
     if last not in ('token', 'key', 'keys'): return False
     return not _PLAIN & set(first[-1:]) if first else parts[-1] == 'token'
 
-_FORMS = re.compile(r'\b(?:hf_|sk-|ghp_|gho_|ghs_|ghu_|github_pat_|glpat-|xox[abpr]-|AKIA|AIza|eyJ)[\w.-]{16,}')
+_TOKENS = re.compile(r'\b(?:hf_|sk-|ghp_|gho_|ghs_|ghu_|github_pat_|glpat-|xox[abpr]-|AKIA|AIza|eyJ)[\w.-]{16,}')
 _ADDRESS = re.compile(r"(?<=://)[^\s/?#'\"]*@")
-_NAMED = re.compile(r"""([\w-]{1,40})(["']?\s{0,2}[:=]\s{0,2})("[^"\n]*"|'[^'\n]*'|[^\s,;}&"']+)""")
+_NAMED = re.compile(r"""([\w-]{1,40})["']?\s{0,2}[:=]\s{0,2}""")
+_VALUE = re.compile(r"""(?!\*\*\*)("[^"\n]*"|'[^'\n]*'|[^\s,;}&"']+)""")
 
 # %% ../nbs/api/04_trust.ipynb #ded4b047
 def _secrets_around():
     "What the environment holds under a secret's name."
     return sorted({v for n, v in os.environ.items() if len(v) >= 8 and v[0] != '/' and _is_secret(n)}, key=len, reverse=True)
 
+def _named_struck(text):
+    "A text without the values that follow a secret's name."
+    out, at = [], 0
+    for m in _NAMED.finditer(text):
+        if m.start() >= at and _is_secret(m[1]) and (value := _VALUE.match(text, m.end())):
+            out.append(text[at:m.end()] + STRUCK); at = value.end()
+    return ''.join(out) + text[at:]
+
 def struck_text(text:object)->str:
     "A text in which passwords in addresses, tokens, and values after a secret's name are struck out."
-    def hidden(found): return found[1] + found[2] + STRUCK if _is_secret(found[1]) and found[3] != STRUCK else found[0]
     text = str(text)
     for secret in _secrets_around(): text = text.replace(secret, STRUCK)
-    text = _FORMS.sub(STRUCK, _ADDRESS.sub(f'{STRUCK}@', text))
-    return _NAMED.sub(hidden, re.sub(r'(?i)\b(bearer|basic)\s{1,3}[\w.~+/=-]{6,}', rf'\1 {STRUCK}', text))
+    text = _TOKENS.sub(STRUCK, _ADDRESS.sub(f'{STRUCK}@', text))
+    return _named_struck(re.sub(r'(?i)\b(bearer|basic)\s{1,3}[\w.~+/=-]{6,}', rf'\1 {STRUCK}', text))
 
+# %% ../nbs/api/04_trust.ipynb #a97560e0
 def struck(value:object, name:str='')->object: # name: of the setting
     "A setting, or a mapping or list of them, in which secrets are struck out; JSON within a text is read."
     if _is_secret(name) and value not in (None, '') and not isinstance(value, bool): return STRUCK
@@ -94,7 +103,7 @@ def code_in(values:dict)->dict[str, str]: # a run's settings as a file has them;
     return found | ({'kinds': kinds} if kinds else {})
 
 # %% ../nbs/api/04_trust.ipynb #a3790b1b
-_SIZES = {'progress', 'gpu_memory_utilization', 'kv_cache_memory_bytes', 'enable_sleep_mode', 'tensor_parallel_size',
+_HARMLESS = {'progress', 'gpu_memory_utilization', 'kv_cache_memory_bytes', 'enable_sleep_mode', 'tensor_parallel_size',
           'pipeline_parallel_size', 'data_parallel_size', 'devices', 'tolerance', 'lora', 'dtype', 'max_model_len',
           'max_num_seqs', 'max_num_batched_tokens', 'enforce_eager', 'enable_prefix_caching', 'enable_chunked_prefill',
           'cpu_offload_gb', 'swap_space', 'block_size', 'disable_log_stats'}
@@ -109,10 +118,10 @@ def _odd_options(options):
     try: found = json.loads(options or '{}') if isinstance(options, str) else options
     except (ValueError, RecursionError): return []                     # refused where it is read
     plain = bool, int, float, str, type(None)
-    return [str(n) for n, v in found.items() if n not in _SIZES or not isinstance(v, plain)] if isinstance(found, dict) else []
+    return [str(n) for n, v in found.items() if n not in _HARMLESS or not isinstance(v, plain)] if isinstance(found, dict) else []
 
 # %% ../nbs/api/04_trust.ipynb #e6afa9ef
-def _reaches(values):
+def _beyond(values):
     "Yield (setting, what a run would do because of it)."
     for name, code in code_in(values).items(): yield name, f'runs code of {code.split(":")[0] if name != "kinds" else code}'
     if odd := _odd_options(values.get('engine_options')): yield 'engine_options', f'hands {", ".join(odd)} to the engine'
@@ -126,7 +135,7 @@ def _reaches(values):
 
 def asks_of(values:dict)->dict[str, str]: # a run's settings as a file has them
     "Setting → what a run would do because of it that a file alone may not ask for."
-    return {name: visible(struck_text(what)) for name, what in _reaches(values)}
+    return {name: visible(struck_text(what)) for name, what in _beyond(values)}
 
 # %% ../nbs/api/04_trust.ipynb #83227e5f
 _SEEN = set()   # working folders put on the path

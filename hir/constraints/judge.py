@@ -174,7 +174,7 @@ def _http_client(judge):
     "An HTTP client that sends what is secret to the judge's endpoint alone, and what the environment adds to its own."
     origin, home = endpoint_of(judge.base_url or _home())[:3], _is_home(judge) and keeps_secrets(judge.base_url or _home())
     async def only(request):
-        there = endpoint_of(str(request.url.copy_with(userinfo=b'', query=None, fragment=None)))
+        there = endpoint_of(str(request.url))
         if there and there[:3] == origin and home: return
         fine = (*_OURS, 'authorization') if there and there[:3] == origin else _OURS
         for name in list(request.headers):

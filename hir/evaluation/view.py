@@ -119,7 +119,8 @@ def recorded_batch()->tuple:
     "The batch that comes with the package, and the toy's tokenizer."
     from transformers import AutoTokenizer
     from hir.files import shipped
-    return load_recorded(shipped('toy/batch.jsonl')), AutoTokenizer.from_pretrained(shipped('toy/start'))
+    tokenizer = AutoTokenizer.from_pretrained(shipped('toy/start'), trust_remote_code=False)
+    return load_recorded(shipped('toy/batch.jsonl')), tokenizer
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #675bc609
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..constraints.constraint import Constraint, ConstraintError
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
+from ..trust import safe_children
 from ..files import DataError, as_line, check_output, record_in, rows, typed, write_atomic
 from .instruction import as_constraint, as_instruction
 from .benchmarks import triples, wrong
@@ -162,9 +163,11 @@ def _score_chunk(items): return [_score_line(*item) for item in items]
 # %% ../../nbs/api/instructions/03_scoring.ipynb #9407189a
 def _submitted(pool, work, chunk):
     "The future result; an interrupt waits, so that a worker that starts now is not torn and never hears of it."
-    if not hasattr(signal, 'pthread_sigmask'): return pool.submit(work, chunk)         # Windows
+    if not hasattr(signal, 'pthread_sigmask'):                                         # Windows
+        with safe_children(): return pool.submit(work, chunk)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try: return pool.submit(work, chunk)
+    try:
+        with safe_children(): return pool.submit(work, chunk)
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 def _in_given_order(

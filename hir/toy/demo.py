@@ -6,12 +6,13 @@
 __all__ = ['DemoError', 'save_results', 'run_demo']
 
 # %% ../../nbs/api/toy/03_demo.ipynb #3b784cab
-import json, os, subprocess, sys, threading, time
+import json, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ..progress import bar, cores
 from ..training.folder import mark_of
+from ..trust import child_environment
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
@@ -50,7 +51,7 @@ def _one_run(
     out = Path(run['out']); history = out/'history.jsonl'; out.parent.mkdir(parents=True, exist_ok=True)
     if mark_of(out): history.unlink(missing_ok=True)      # of an earlier demo, which starts anew
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
-    one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
+    one = dict(child_environment(), OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
     with open(out.with_name(f'{out.name}.log'), 'w+') as log, bar(
             total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as shown:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..progress import bar
+from ..trust import safe_children
 from ..instructions.instruction import load_instructions, save_instructions
 from ..files import shipped, write_atomic, write_jsonl
 from .toy import TOY_DRAW, draw_instructions
@@ -198,7 +199,7 @@ def _do(job):
 def _run_all(jobs, workers:int, label:str):
     "Do the jobs in `workers` processes, showing progress; a failure or Ctrl-C ends all."
     if not jobs: return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
+    with safe_children(), ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(_do, job): job[0] for job in jobs}
         try:
             for done in bar(as_completed(waiting), label, total=len(waiting), unit='run'): done.result()

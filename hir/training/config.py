@@ -160,7 +160,7 @@ def make_config(
     except ValueError as e: raise ConfigError(struck_text(f'{where}: {e}')) from None
 
 # %% ../../nbs/api/training/07_config.ipynb #f2e3b5f4
-_BYTES, _DEEP, _DIGITS = 2**17, 20, 100    # of a file, of what is in one another, of a number
+_LONGEST, _DEEP, _DIGITS = 2**17, 20, 100    # of a file, of what is in one another, of a number
 
 class _Once(yaml.SafeLoader):
     "Reads YAML in which no key stands twice, nothing stands for something else, and nothing is deep."
@@ -185,8 +185,8 @@ class _Once(yaml.SafeLoader):
 # %% ../../nbs/api/training/07_config.ipynb #720ffefc
 def _short_text(path):
     "The text of a file of settings; a ConfigError where it is too long to be one."
-    with open(path, 'rb') as f: found = f.read(_BYTES + 1)
-    if len(found) > _BYTES: raise ConfigError(f'{path}: more than {_BYTES//1024} kB; is it a file of settings?')
+    with open(path, 'rb') as f: found = f.read(_LONGEST + 1)
+    if len(found) > _LONGEST: raise ConfigError(f'{path}: more than {_LONGEST//1024} kB; is it a file of settings?')
     return found.decode('utf-8-sig')
 
 def _read_yaml(path):

@@ -25,7 +25,7 @@ from ..markup import visible
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
-from ..policies.policy import Policy, encode_chat
+from ..policies.policy import Policy, commit_of, encode_chat
 from ..policies.rollout import Prompt, seed_for
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
@@ -287,7 +287,7 @@ def fit(
     check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
         job = _prepare_job(cfg, model, tokenizer, engine)
-        job.sums = data_sums(cfg, train)
+        job.sums = data_sums(cfg, train) | ({'model': commit} if (commit := commit_of(model)) else {})
         try:
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
             _steps(cfg, job, train, rules, evaluate, progress, on_step)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase
 
+from ...trust import child_environment
 from ..generate import Sample
 from ..rollout import EngineError, Gives
 from ..lora import is_lora
@@ -132,7 +133,7 @@ _GROUP = ('RANK', 'WORLD_SIZE', 'LOCAL_', 'GROUP_', 'ROLE_', 'MASTER_', 'TORCHEL
 
 def _environment(devices=''):
     "Of the child: this one's without its process group, and the GPUs named."
-    own = {k: v for k, v in os.environ.items() if not k.startswith(_GROUP)}
+    own = {k: v for k, v in child_environment().items() if not k.startswith(_GROUP)}
     return own | dict(VLLM_LOGGING_LEVEL='INFO') | (dict(CUDA_VISIBLE_DEVICES=devices) if devices else {})
 
 # %% ../../../nbs/api/policies/07_vllm.ipynb #d95fba59
