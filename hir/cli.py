@@ -7,6 +7,7 @@ __all__ = ['config_files', 'parser', 'main']
 
 # %% ../nbs/api/92_cli.ipynb #e035db03
 import argparse, os, re, sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
@@ -467,8 +468,8 @@ def _mendable():
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 
-def main(argv:list[str]|None=None)->int:
-    "Entry point of the command `hir`; returns the exit status."
+def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
+    "Entry point of the command `hir`; the exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
     args, rest = parser().parse_known_args(argv)
     if '' not in sys.path: sys.path.insert(0, '')          # `module:function` may lie in the working folder
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
