@@ -7,6 +7,7 @@ __all__ = ['config_files', 'parser', 'main']
 
 # %% ../nbs/api/92_cli.ipynb #e035db03
 import argparse, os, re, sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
@@ -542,8 +543,8 @@ def _names_code(args):
         w for n in ('engine', 'name') if ':' in (w := str(getattr(args, n, ''))))
     return any(words)
 
-def main(argv:list[str]|None=None)->int:
-    "Entry point of the command `hir`; returns the exit status."
+def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
+    "Entry point of the command `hir`; the exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
     args, rest = parser().parse_known_args(argv)
     if _names_code(args): see_working_folder()
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')

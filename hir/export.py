@@ -159,8 +159,10 @@ def _asked_so(cfg:HirConfig):
 
 # %% ../nbs/api/91_export.ipynb #1f7584bf
 def model_card(
-    run:str|Path, name:str, step:int, adapter:bool=False,
-    trust:bool=False)->str: # import the code that its settings name?
+    run:str|Path, name:str,     # folder of a run; what the model is called
+    step:int,                   # that it was saved after
+    adapter:bool=False,         # is it an adapter alone?
+    trust:bool=False)->str:     # import the code that its settings name?
     "The text of README.md."
     cfg = _settings_of_run(run, trust); read = trust or not unread_code(run)
     judged = f' Soft constraints were judged by {code_span(struck(cfg.judge))}.' if cfg.judge else ''
@@ -185,12 +187,12 @@ def _step_of(run, checkpoint=''):
     return max((r['step'] for r in read_log(Path(run)/'history.jsonl')), default=0)
 
 def export_run(
-    run:str|Path, out:str|Path, # folder of a run; folder to write
+    run:str|Path, out:str|Path, # folder of a run; folder to write, must not exist
     checkpoint:str|int='',      # name or step of a checkpoint; empty: the final policy
     adapter:bool=False,         # leave LoRA adapters alone instead of adding them to the weights
-    name:str='',                # of the model; default: the name of `out`
+    name:str='',                # of the model; empty: the name of `out`
     trust:bool=False)->Path:    # import the code that the run's settings name?
-    "Write a model folder with a card; returns it."
+    "Write a model folder with a card; returns it. A CheckpointError or PolicyError where it cannot be."
     out, policy, cfg = Path(out), _run_policy(run, checkpoint), _settings_of_run(run, trust)
     if adapter and cfg.lora_rank and not (checkpoint or _adapter_config(policy)) and checkpoints(run):   # it is merged
         checkpoint = checkpoints(run)[-1].name; policy = _run_policy(run, checkpoint)
@@ -207,9 +209,9 @@ def export_run(
 # %% ../nbs/api/91_export.ipynb #f13414fc
 def push_to_hub(
     folder:str|Path,    # that `export_run` wrote
-    name:str,  # e.g. 'me/my-model'
-    api:Any=None)->str: # default: the hub's
-    "Upload a model folder to a private repository of the hub; returns its address."
+    name:str,           # e.g. 'me/my-model'
+    api:Any=None)->str: # an `HfApi`; None: the hub's
+    "Upload a model folder to a private repository of the hub; returns its address. A PolicyError where it fails."
     if api is None and not get_token():
         raise PolicyError(f'{name}: not logged in to the hub; run `hf auth login`. The model is complete in {folder}')
     api = api or HfApi()

@@ -8,13 +8,12 @@ __all__ = ['recipes', 'training_data', 'left_out', 'stand_ins', 'resolve', 'dims
 # %% ../nbs/api/90_recipes.ipynb #8c8c18ba
 import importlib.util, json, os
 import torch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from typing import Any
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .files import DataError, record_in
 from .constraints.constraint import KINDS, Kind, kinds
@@ -48,10 +47,11 @@ def _format_of(path):
 
 # %% ../nbs/api/90_recipes.ipynb #479c1082
 def training_data(
-    path:str|Path,         # in any format of `_FORMAT_FIELDS`, or our own
-    judge:bool=False,  # is there one for soft constraints?
-    replay:bool=True)->tuple[list[Instruction], dict[str, int]]: # must the instructions be taken apart?
-    "Instructions, and how many were left out for which reason."
+    path:str|Path,    # as HIR-16K, MulDimIF, IFTrain, IFEval or CFBench write it, or in hir's own format
+    judge:bool=False, # is there one for soft constraints?
+    replay:bool=True  # must the instructions be taken apart?
+)->tuple[list[Instruction], dict[str, int]]:
+    "Instructions, and reason → how many were left out for it; a DataError if none is left."
     name = _format_of(path)
     if name == 'hir': return load_instructions(path), {}
     keep, out = [], {'need a judge': 0, 'cannot be taken apart': 0}
@@ -64,7 +64,9 @@ def training_data(
     if not keep: raise DataError(f'{path}: no instruction can be used; left out: {left_out(out)}')
     return keep, out
 
-def left_out(counts:dict[str, int])->str: return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
+def left_out(counts:Mapping[str, int])->str:
+    "'n reason, n reason', or 'none'."
+    return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
 # %% ../nbs/api/90_recipes.ipynb #f4a82a4a
 def _unseen(id, names):
@@ -95,8 +97,8 @@ def stand_ins(
         else: os.environ['HIR_KINDS'] = before
 
 # %% ../nbs/api/90_recipes.ipynb #ad72fc52
-def resolve(cfg:HirConfig)->tuple:
-    "The model of a config, without its weights, and its tokenizer."
+def resolve(cfg:HirConfig)->tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    "The model of a config, without its weights, and its tokenizer; a PolicyError or ConfigError where it cannot be."
     with loading(cfg.model) as place:
         own = dict(trust_remote_code=False, **pinned(cfg.model, cfg.revision))
         config, tokenizer = (auto.from_pretrained(place, **own) for auto in (AutoConfig, AutoTokenizer))
@@ -129,7 +131,7 @@ class _Dims:
 
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
-    "The `_Dims` of a model trained as `cfg` says."
+    "What decides the memory of a model trained as `cfg` says."
     c = model.config.get_text_config(); params = count_parameters(model)[1]
     d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
     kv = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
@@ -181,10 +183,10 @@ def _rests(cfg:HirConfig, gpu):
 # %% ../nbs/api/90_recipes.ipynb #81212e30
 def memory(
     cfg:HirConfig, d:_Dims,
-    prompt:int,   # tokens of the longest prompt
-    shards:int=1,     # processes that share weights, gradients and optimizer
-    chunk:int=0,      # tokens projected onto the vocabulary at a time; 0: as `Policy` does
-    gpu:int=0)->dict[str, int]:       # bytes of the GPU, of which vLLM takes a share; 0: there is none
+    prompt:int,                 # tokens of the longest prompt
+    shards:int=1,               # processes that share weights, gradients and optimizer
+    chunk:int=0,                # tokens projected onto the vocabulary at a time; 0: as `Policy` does
+    gpu:int=0)->dict[str, int]: # bytes of the GPU, of which vLLM takes a share; 0: there is none
     "Bytes per process by part; `peak` is the most that is held at once."
     row, half = prompt + cfg.max_new_tokens, cfg.mixed_precision == 'bf16'
     tokens = max(cfg.micro_tokens, row) if cfg.micro_tokens else cfg.micro*row
@@ -217,8 +219,11 @@ def _device_bytes(cpu=False):
     return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
 
 # %% ../nbs/api/90_recipes.ipynb #7aee8755
-def plan(cfg:HirConfig, tokenizer:Any, instructions:list[Instruction], most:int=1000)->dict:
-    "What a run will count to; responses at their limit."
+def plan(
+    cfg:HirConfig, tokenizer:PreTrainedTokenizerBase,
+    instructions:Sequence[Instruction],
+    most:int=1000)->dict[str, float]: # prompts measured, about; fewer than twice as many
+    "What a run will count to: tokens, responses, rows, updates, epochs; responses at their limit."
     some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
     prompts = [len(encode_chat(tokenizer, q.prompt, **chat)) for q in some]
     most, learned = (cfg.batch*n for n in method_of(cfg).counts(cfg.m))
@@ -272,10 +277,10 @@ def _in_short(cfg:HirConfig):
 # %% ../nbs/api/90_recipes.ipynb #8f65a978
 def dry_run(
     cfg:HirConfig,
-    instructions:list[Instruction],  # of training
-    lost:dict|None=None,     # reason → how many were left out
-    device:int|None=None)->str:  # bytes; default: this machine's
-    "What a run of `cfg` would read, do and need, as text."
+    instructions:Sequence[Instruction], # of training
+    lost:Mapping[str, int]|None=None,   # of `training_data`
+    device:int|None=None)->str:         # bytes; None: this machine's
+    "What a run of `cfg` would read, do and need, as text; an error where it could not begin."
     check_data(cfg, instructions); trackers_of(cfg)
     engine, (model, tokenizer) = _engine_note(cfg), resolve(cfg)
     d, p, device = dims_of(model, cfg), plan(cfg, tokenizer, instructions), device or _device_bytes(cfg.cpu)

@@ -8,12 +8,12 @@ __all__ = ['resampled', 'bootstrap', 'Answers', 'Report', 'sizes', 'evaluate', '
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #0d327df2
 import numpy as np
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..constraints.verifier import check, cla, ila, per_kind
-from ..constraints.judge import Judge
+from ..constraints.constraint import Constraint, Verdict
 from ..instructions.instruction import Instruction
 from ..policies.rollout import seed_for
 from ..replays.reward import score
@@ -21,17 +21,17 @@ from ..policies.processes import said
 from ..training.context import SharedEngine
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #db6f47d4
-def resampled(values:np.ndarray, n:int, seed:int)->np.ndarray:
-    "Means of `n` resamples of `values`."
+def resampled(values:np.ndarray, n:int, seed:int)->np.ndarray: # (N,)
+    "(n,) means of n resamples of the N values."
     rng, N = np.random.default_rng(seed), len(values)
     return np.array([values[rng.integers(N, size=N)].mean() for _ in range(n)])
 
 def bootstrap(
-    values:Sequence[float],    # one number per instruction
+    values:Sequence[float]|np.ndarray, # one finite number per instruction
     level:float=.95, # coverage wanted, in (0, 1)
-    n:int=2000,    # resamples
+    n:int=2000,      # resamples
     seed:int=0)->tuple[float, float, float]:
-    "Mean of `values` and its percentile interval: (mean, low, high)."
+    "Mean of `values` and its percentile interval: (mean, low, high). A ValueError if there are none."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values): raise ValueError('no values; give one per instruction')
     finite = np.isfinite(values)
@@ -67,10 +67,10 @@ class Answers:
         object.__setattr__(self, 'rollouts', tuple(self.rollouts))
         if not self.rollouts: raise ValueError('a report needs at least one scored rollout')
         _sound(self.rollouts)
-    def per_instruction(self, metric:Callable=ila)->list[float]:
-        "One mean per instruction; `metric` is a function of a verdict."
+    def per_instruction(self, metric:Callable[[Verdict], float]=ila)->list[float]:
+        "The mean of the metric over the responses to each instruction."
         return [sum(metric(r.verdict) for r in rs)/len(rs) for rs in _by_instruction(self.rollouts)]
-    def interval(self, metric:Callable=ila, **kw)->tuple[float, float, float]: # kw: of `bootstrap`
+    def interval(self, metric:Callable[[Verdict], float]=ila, **kw)->tuple[float, float, float]: # kw: of `bootstrap`
         return bootstrap(self.per_instruction(metric), **kw)
     @property
     def instructions(self)->list[Instruction]: return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
@@ -79,7 +79,8 @@ class Answers:
     @property
     def cla(self)->float: return sum(cla(r.verdict) for r in self.rollouts)/len(self.rollouts)
     @property
-    def kinds(self)->dict[str, tuple]: return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
+    def kinds(self)->dict[str, tuple[int, int]]: # kind → (passed, asked)
+        return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #29f4b835
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Report(Answers):
     @property
     def greedy_cla(self)->float|None: return Answers(self.greedy).cla if self.greedy else None
     @property
-    def by_size(self)->dict[int, tuple]:
+    def by_size(self)->dict[int, tuple[float, float, int]]:
         "Number of constraints → (ILA, CLA, number of instructions)."
         return {K: (r.ila, r.cla, len(r.instructions)) for K, r in sizes(self).items()}
     def summary(self)->dict[str, float]: return _summary_of(self)
@@ -138,13 +139,13 @@ def _scored_rollouts(engine, rollouts, check=check, judge=None):
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4f3e3cb1
 def evaluate(
-    engine:Any,       # see `rollout`
-    instructions:Iterable[Instruction], # held out
-    n:int=4,      # samples per instruction
+    engine:Any,        # an `Engine`, see `rollout`
+    instructions:Iterable[Instruction], # held out; a ValueError without any
+    n:int=4,           # samples per instruction, at least 1
     seed:int=0,
-    check:Callable=check,  # strict or loose
+    check:Callable[[Constraint, str], bool]=check, # strict or loose
     greedy:bool=True,  # add one greedy response each?
-    judge:Judge|None=None)->Report:  # a `Judge`, for soft constraints
+    judge:Callable|None=None)->Report: # a `Judge`, for soft constraints
     "Sample, verify, report; instructions with a response that could not be judged are left out."
     instructions = list(instructions)
     if not instructions: raise ValueError('there are no instructions to evaluate on')
@@ -159,9 +160,9 @@ def evaluate(
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4fa2218c
 def compare_reports(
-    a:Report, b:Report, # on the same instructions
-    metric:Callable=ila,         # function of a verdict
-    **kw)->tuple[float, float, float]:              # level, n, seed: see `bootstrap`
+    a:Answers, b:Answers, # on the same instructions, or a ValueError
+    metric:Callable[[Verdict], float]=ila,
+    **kw)->tuple[float, float, float]: # level, n, seed: see `bootstrap`
     "How much higher `a` is than `b`, paired by instruction: (difference, low, high)."
     ours, theirs = a.instructions, b.instructions
     if len(ours) != len(theirs):
@@ -172,7 +173,7 @@ def compare_reports(
     return bootstrap([x - y for x, y in pairs], **kw)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #0db51935
-def aligned(rows:Sequence, gap:str='   ')->str:
+def aligned(rows:Iterable[Sequence], gap:str='   ')->str: # rows: of equally many cells; gap: between columns
     "Rows of cells as text: first column to the left, the others to the right."
     rows = [[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -199,7 +200,7 @@ def evaluation_text(report:Report)->str:
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #ca59d056
 def compare_text(
-    reports:dict[str, Report])->str: # name → Report; the first is the baseline
+    reports:Mapping[str, Report])->str: # by name; the first is the baseline
     "Reports side by side, as a printable table."
     (base, first), *_ = reports.items()
     out = []
@@ -216,8 +217,8 @@ def compare_text(
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #77699f67
 _RESULT_FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
-def runs_of(rows:Sequence[dict])->dict[tuple, list[dict]]:
-    "(method, seed) → its rows by step; methods in the order in which they first appear."
+def runs_of(rows:Sequence[dict])->dict[tuple[str, int], list[dict]]: # one per evaluation
+    "(method, seed) → its rows by step, methods as they first appear; a ValueError if there are none, or a field lacks."
     if not rows: raise ValueError('no rows: nothing has been evaluated')
     out = {}
     for i, row in enumerate(rows):
@@ -227,13 +228,13 @@ def runs_of(rows:Sequence[dict])->dict[tuple, list[dict]]:
     return {(method, seed): sorted(run, key=lambda r: r['step'])
             for method, seeds in out.items() for seed, run in seeds.items()}
 
-def mean_range(values:Iterable[float])->tuple[float, float, float]:
+def mean_range(values:Iterable[float])->tuple[float, float, float]: # at least one
     "(mean, smallest, largest)."
     values = list(values)
     return sum(values)/len(values), min(values), max(values)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #47bc4779
-def summarise(rows:Sequence[dict])->list[dict]:
+def summarise(rows:Sequence[dict])->list[dict]: # of `runs_of`
     "One row per method, at the last step of its runs: (mean, min, max) over seeds."
     ends = {}
     for (method, _), run in runs_of(rows).items(): ends.setdefault(method, []).append(run[-1])
@@ -261,7 +262,7 @@ def _range_text(found, places=3): # (mean, min, max)
     mean, low, high = (f'{x:.{places}f}' for x in found)
     return mean if low == high else f'{mean} [{low}, {high}]'
 
-def markdown_table(rows:list)->str: # of cells; the first row is the head
+def markdown_table(rows:Sequence[Sequence[str]])->str: # of cells; the first is the head
     "Rows as a Markdown table that reads as text, too."
     rows = [[str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows)]
@@ -269,7 +270,7 @@ def markdown_table(rows:list)->str: # of cells; the first row is the head
     return '\n'.join(f'| {" | ".join(x.ljust(w) for x, w in zip(row, wide))} |' for row in rows)
 
 def table_text(
-    summary:Iterable[dict])->str: # of `summarise` or `_at_sampled`
+    summary:Iterable[dict])->str: # of `summarise`
     "A summary as a Markdown table."
     rows = [['method', 'seeds', 'ILA mean [min, max]', 'CLA mean [min, max]', 'sampled', 'seconds']]
     rows += [[r['method'], str(r['seeds']), _range_text(r['ila']), _range_text(r['cla']),

@@ -10,14 +10,15 @@ __all__ = ['COLOURS', 'LINES', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', 'BOX', 'SAID
 # %% ../../nbs/api/evaluation/02_plot.ipynb #89b4edeb
 import html, textwrap
 import matplotlib.pyplot as plt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from typing import Any
 
 from ..schema import near
 from ..markup import no_math
-from ..constraints.constraint import describe, get_kind
+from ..constraints.constraint import Verdict, describe, get_kind
 from ..constraints.verifier import ila
 from ..policies.rollout import Rollout
 from ..replays.reward import Row
@@ -30,12 +31,12 @@ _MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
 HATCHES = ['', '//', '..', 'xx']
 MET, UNMET, CHOSEN = '#009E73', '#D9D9D9', '#D55E00'
 
-def style(i:int)->dict: # number of the line
-    "Colour, line style and marker of the i-th line of a plot."
+def style(i:int)->dict: # from 0
+    "Colour, line style and marker of the i-th line of a plot, for `Axes.plot`."
     return dict(color=COLOURS[i % 7], linestyle=LINES[i % 4], marker=_MARKERS[i % 7],
                 markersize=5, linewidth=2)
 
-def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # ax: given axes or None
+def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # of a new figure, in inches
     "The given axes, or those of a new figure."
     if ax is None: ax = plt.subplots(figsize=(width, height), layout='constrained')[1]
     ax.spines[['top', 'right']].set_visible(False)
@@ -59,8 +60,8 @@ def label(name:str)->str:
     return _LABELS.get(name, no_math(name))
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #5ec2f967
-def curves(rows:Sequence[dict], x:str, y:str)->dict[str, tuple]:
-    "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all seeds have)."
+def curves(rows:Sequence[dict], x:str, y:str)->dict[str, tuple[int, list[tuple]]]: # x, y: fields of a row
+    "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all have); a ValueError without any."
     runs, out = runs_of(rows), {}
     for method in dict.fromkeys(m for m, _ in runs):
         seeds = [{r['step']: r for r in run} for (m, _), run in runs.items() if m == method]
@@ -72,9 +73,9 @@ def curves(rows:Sequence[dict], x:str, y:str)->dict[str, tuple]:
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #5006e831
 def plot_curves(
-    rows:Sequence[dict],         # evaluations of all runs, as in results.json
-    x:str='sampled',  # or 'seconds', 'step'
-    y:str='ila',      # or 'cla'
+    rows:Sequence[dict], # evaluations of all runs, as in results.json
+    x:str='sampled',     # or 'seconds', 'step'
+    y:str='ila',         # or 'cla'
     ax:Axes|None=None)->Axes:
     "Mean over seeds per method, with a band from the worst seed to the best."
     found, ax = curves(rows, x, y), axes(ax)
@@ -102,10 +103,10 @@ def _common(names):
     return units.pop() or 'value' if len(units) == 1 else 'value'
 
 def plot_history(
-    history:Sequence[dict], # metrics of every step
-    names:str|Iterable[str],   # of the metrics, or one name
+    history:Sequence[dict],  # metrics of every step
+    names:str|Iterable[str], # of the metrics
     ax:Axes|None=None)->Axes:
-    "Metrics of one run over its steps, in one pair of axes."
+    "Metrics of one run over its steps, in one pair of axes; a ValueError for one that no step has."
     names = [names] if isinstance(names, str) else list(names)
     found, ax = [(n, *_metric_points(history, n)) for n in names], axes(ax)
     for i, (name, steps, values) in enumerate(found):
@@ -121,7 +122,7 @@ def _as_reports(reports): # dict name → Report, or one Report
     if not reports: raise ValueError('no reports to plot')
     return reports
 
-def plot_kinds(reports:Report|dict[str, Report], ax:Axes|None=None)->Axes:
+def plot_kinds(reports:Report|Mapping[str, Report], ax:Axes|None=None)->Axes: # by name, or one
     "Share of responses that satisfy each kind; the first report's weakest kind at the top."
     reports = _as_reports(reports)
     share_of = lambda r: {k: ok/asked for k, (ok, asked) in r.kinds.items()}
@@ -140,11 +141,11 @@ def plot_kinds(reports:Report|dict[str, Report], ax:Axes|None=None)->Axes:
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #73ee3d15
 def plot_sizes(
-    reports:Report|dict[str, Report],    # name → Report, or one Report
+    reports:Report|Mapping[str, Report], # by name, or one
     ax:Axes|None=None,
-    metric:Callable=ila, # function of a verdict
-    **kw)->Axes:      # level, n, seed of the interval
-    "ILA per number of constraints, with bootstrap intervals over instructions."
+    metric:Callable[[Verdict], float]=ila,
+    **kw)->Axes: # level, n, seed of the interval
+    "A metric per number of constraints, with bootstrap intervals over instructions."
     reports = _as_reports(reports)
     ax = axes(ax)
     for i, (name, report) in enumerate(reports.items()):
@@ -178,8 +179,8 @@ def _cells(ax, i, verdict):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #416614a5
 def plot_grid(
-    rollouts:Iterable[Rollout],  # scored, all of one instruction
-    chosen:Iterable[int]=(), # positions of those that are replayed
+    rollouts:Iterable[Rollout], # scored, all of one instruction, or a ValueError
+    chosen:Iterable[int]=(),    # positions of those that are replayed
     ax:Axes|None=None)->Axes:
     "Responses × constraints of one group: what holds, what does not, and which rows are replayed."
     rollouts, chosen = list(rollouts), set(chosen)
@@ -206,8 +207,8 @@ class Markup(str):
 
 def element(
     tag:str,
-    *inside,  # Markup, or anything else, which is escaped
-    css:str='')->Markup:  # never from data
+    *inside:Any,         # Markup, or anything else, which is escaped
+    css:str='')->Markup: # never from data
     "An HTML element."
     inner = ''.join(x if isinstance(x, Markup) else html.escape(str(x)) for x in inside)
     return Markup(f'<{tag}{f" style={chr(34)}{css}{chr(34)}" if css else ""}>{inner}</{tag}>')
@@ -242,7 +243,7 @@ def _facts(r):
             f'{len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #712974b8
-def show_rollout(rollout:Rollout|Row)->Card: # scored; a Rollout, or a Row
+def show_rollout(rollout:Rollout|Row)->Card: # scored
     "A card: the instruction with each constraint met or not, the response, and its numbers."
     r = _rollout_of(rollout); _one_instruction([r])
     q = r.instruction
@@ -279,8 +280,8 @@ def _rewrite_lines(q, keep):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #c23be6df
 def show_rewrite(
-    original:Rollout|Row,  # a Rollout, or a Row: what was asked and answered
-    replayed:Rollout|Row)->Card: # the same response under its hindsight instruction
+    original:Rollout|Row,        # what was asked and answered, scored
+    replayed:Rollout|Row)->Card: # the same response under its hindsight instruction, or a ValueError
     "A card: what hindsight dropped, the response, and the instruction that it satisfies."
     a, b = _rollout_of(original), _rollout_of(replayed)
     if a.response != b.response: raise ValueError('original and replay must share one response')

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..progress import bar
 from ..constraints.constraint import get_kind
@@ -46,8 +47,8 @@ def _read_record(suite:str, record:dict, where:str):
     return q
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #376fc684
-def fitting(record:dict, where:str)->list[str]:
-    "The suites that can read a record."
+def fitting(record:dict, where:str)->list[str]: # where: 'file:line'
+    "The names of the suites that can read a record."
     out = []
     for suite in READ:
         try: _read_record(suite, record, where); out.append(suite)
@@ -55,9 +56,9 @@ def fitting(record:dict, where:str)->list[str]:
     return out
 
 def questions(
-    suite:str, # of `READ`
-    path:str|Path)->Loaded:     # its .jsonl or .json file
-    "The records of a benchmark's file as instructions."
+    suite:str,              # of `READ`
+    path:str|Path)->Loaded: # its .jsonl or .json file
+    "The records of a benchmark's file as instructions; a DataError names the first that the suite cannot read."
     if suite not in READ: raise DataError(f'no suite {suite!r}; there are {", ".join(READ)}')
     out = Loaded(suite)
     for where, row in file_rows(path):
@@ -99,8 +100,8 @@ def _answered_in_all(files, data:Loaded, order):
     return done
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #4f1b377f
-def weights_in(folder:str|Path)->dict[str, list]:
-    "Size and time of every file of weights; nothing for a model on the hub."
+def weights_in(folder:str|Path)->dict[str, list[int]]:
+    "File of weights → its size in bytes and time in ns; nothing for a model on the hub."
     return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(Path(folder).glob('*.safetensors'))}
 
 def _same_settings(path, settings:dict):
@@ -151,9 +152,11 @@ class Scores:
         for kinds, *both in self.rows.values():
             for strict, loose in zip(*both): count_line(tally, Line('', kinds, tuple(strict), tuple(loose)))
         return report(tally)
-    def ila(self)->list: return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
-    def held(self)->list: return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
-    def asked(self)->list: return [len(kinds) for kinds, *_ in self.rows.values()]
+    def ila(self)->list[float]: # strict: share of samples that satisfy all of each
+        return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
+    def held(self)->list[float]: # strict: constraints that hold of each, a mean over its samples
+        return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
+    def asked(self)->list[int]: return [len(kinds) for kinds, *_ in self.rows.values()]    # constraints
 
 def _score_responses(data:Loaded, files):
     "The verdicts on the responses in these files."
@@ -173,8 +176,10 @@ def _paired(a, b, weights, n:int=2000, seed:int=0, level:float=.95):
     low, high = np.quantile(drawn, [(1 - level)/2, (1 + level)/2])
     return float(gain.sum()/weights.sum()), float(low), float(high)
 
-def differences(a:Scores, b:Scores, **kw)->dict[str, tuple]:
-    "How much higher the strict ILA and CLA of `b` are: name → (difference, low, high)."
+def differences(
+    a:Scores, b:Scores, # of the same instructions, or a DataError
+    **kw)->dict[str, tuple[float, float, float]]: # level, n, seed of the interval
+    "How much higher the strict ILA and CLA of `b` are: 'ila' and 'cla' → (difference, low, high)."
     for name in (*a.rows, *b.rows):
         if not (name in a.rows and name in b.rows and a.rows[name][0] == b.rows[name][0]):
             raise DataError(f'cannot pair {name}: it is not asked, with the same constraints, of both')
@@ -182,7 +187,9 @@ def differences(a:Scores, b:Scores, **kw)->dict[str, tuple]:
     return {'ila': _paired(a.ila(), b.ila(), [1]*len(a.rows), **kw),
             'cla': _paired(a.held(), b.held(), a.asked(), **kw)}
 
-def differences_text(first:str, second:str, found:dict)->str:
+def differences_text(
+    first:str, second:str, # names of `a` and `b`
+    found:dict)->str:      # of `differences`
     "Differences as a table."
     rows = [['', 'difference', '95% interval']]
     rows += [[m.upper(), f'{d[0]:+.3f}', interval_text(d)] for m, d in found.items()]
@@ -197,7 +204,7 @@ def _verdict_in(record:dict, mode:str, K:int, where:str):
 
 def read_scored(
     path:str|Path)->Scores: # what `hir verify` wrote
-    "The verdicts of a file."
+    "The verdicts of a file, those of one instruction together; a DataError where a record has none."
     rows = {}
     for where, record in records(path):
         name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)
@@ -210,18 +217,19 @@ def read_scored(
     raise DataError(f'{path}: holds no records')
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #3c27ce92
-def folder_of(responses:str|Path, model:str)->Path:
+def folder_of(responses:str|Path, model:str)->Path: # responses: folder of all models
     "The folder of a model's responses."
     return Path(responses)/re.sub(r'[^\w.-]+', '-', str(model)).strip('.-')
 
 def run_suite(
-    make:Callable,           # () -> engine
-    data:Loaded,    # of `questions`
-    folder:str|Path,         # of this model's responses
-    settings:dict,  # what decides a response, e.g. the model's name
-    samples:int=1, temperature:float=0., seed:int=0,
-    **kw)->Scores:          # of `_respond`: rows, progress
-    "The scores of one model, its responses written."
+    make:Callable[[], Any],   # makes an `Engine`; not called where all is answered
+    data:Loaded,              # of `questions`
+    folder:str|Path,          # of this model's responses
+    settings:dict,            # what decides a response, e.g. the model's name
+    samples:int=1,            # per instruction
+    temperature:float=0.,     # 0: greedy, and one sample
+    seed:int=0, **kw)->Scores: # rows: responses between two writes; progress: show a bar?
+    "The scores of one model, its responses written; a DataError where earlier ones were made with other settings."
     if samples > 1 and not temperature: raise DataError('greedy responses are all alike; several need a temperature')
     files = [Path(folder)/f'{data.name}-{j}.jsonl' for j in range(1, samples + 1)]
     sampling = dict(samples=samples, temperature=temperature, seed=seed)

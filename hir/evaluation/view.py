@@ -105,7 +105,7 @@ def save_recorded(path:str|Path, batch:Recorded)->None:
     write_jsonl(path, [record_of_rollout(r) | {'hindsight': again.get(i)} for i, r in enumerate(batch.rollouts)])
 
 def load_recorded(path:str|Path)->Recorded:
-    "Read a batch that `save_recorded` wrote."
+    "Read a batch that `save_recorded` wrote; a DataError where it is none."
     rollouts, again = [], {}
     for i, (record, where) in enumerate((r, w) for w, r in records(path)):
         if 'hindsight' not in record: raise DataError(f"{where}: no field 'hindsight'; this is not a recorded batch")
@@ -115,7 +115,7 @@ def load_recorded(path:str|Path)->Recorded:
     return Recorded(rollouts, again)
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #64b0cdc4
-def recorded_batch()->tuple:
+def recorded_batch()->tuple[Recorded, Any]:
     "The batch that comes with the package, and the toy's tokenizer."
     from transformers import AutoTokenizer
     from hir.files import shipped
@@ -131,7 +131,9 @@ class Replayed:
     without:list     # of the originals, had nothing been replayed
 
     @property
-    def chosen(self)->dict[int, int]: return {row.source: i for i, row in enumerate(self.rows) if row.replay}
+    def chosen(self)->dict[int, int]:
+        "Position of a replayed original → that of its replay, in `rows`."
+        return {row.source: i for i, row in enumerate(self.rows) if row.replay}
 
 def _row_advantages(rows, pad):
     "The advantage of each row: REINFORCE++ without KL gives all tokens of a row the same."
@@ -141,9 +143,9 @@ def _row_advantages(rows, pad):
 # %% ../../nbs/api/evaluation/03_view.ipynb #ca57b0b6
 def replay_batch(
     batch:Recorded, tokenizer:Any,
-    step:int=1,  # number of the step, from 1: lambda grows with it
-    k:int=2,     # replays per instruction
-    reward:Callable=ila,  # verdict -> float
+    step:int=1,            # number of the step, from 1: lambda grows with it
+    k:int=2,               # replays per instruction
+    reward:Callable=ila,   # verdict -> float, or rollouts -> one float each
     seed:int=0,
     **settings)->Replayed: # of the method `hir`: select, lambda0, …
     "Select, rewrite and replay a recorded batch."
@@ -180,8 +182,8 @@ def response_names(done:Replayed)->dict[int, str]:
 # %% ../../nbs/api/evaluation/03_view.ipynb #e11d4ecf
 def show_batch(
     done:Replayed,
-    focus:int|None=None,    # position of the response shown in detail
-    groups:Iterable[int]|None=None)->Card:  # instructions to show, from 0; all without it
+    focus:int|None=None, # position of the response shown in detail
+    groups:Iterable[int]|None=None)->Card: # instructions to show, from 0; all without it
     "A card: responses × constraints, replayed rows outlined, with their advantages."
     named = {i: n for i, n in response_names(done).items() if groups is None or done.rows[i].rollout.group in groups}
     width = max(len(done.rows[i].rollout.instruction) for i in named)
@@ -219,9 +221,9 @@ def _clipped(rho, adv, clip=.2, dual_clip=3.):
     return adv < 0 and (rho < 1 - clip or rho > dual_clip)
 
 def show_tokens(
-    tokens:Sequence[str],          # T texts
-    ratios:Sequence[float],          # T values
-    adv:float=1., clip:float=.2, dual_clip:float=3.)->Card:
+    tokens:Sequence[str],    # T texts
+    ratios:Sequence[float],  # T values of π(y_t)/π_old(y_t), at least one
+    adv:float=1., clip:float=.2, dual_clip:float=3.)->Card: # of the response; of the method `hir`
     "A card: tokens coloured by their ratio; those that the clip silences are boxed."
     off, out = [_clipped(r, adv, clip, dual_clip) for r in ratios], []
     for t, r, o in zip(tokens, ratios, off, strict=True):
@@ -248,7 +250,7 @@ def _cards_beside(*cards):
     box = [element('div', c.markup, css='flex:1 1 20em; min-width:20em') for c in cards]
     return Card(element('div', *box, css='display:flex; flex-wrap:wrap; gap:1em'), '\n\n'.join(c.text for c in cards))
 
-def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card:
+def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i: from 0
     "A card: response i, its instruction before and after, and the tokens of its replay."
     r, j = batch.rollouts[i], done.chosen.get(i)
     says = f'Response {response_names(done)[i]}, {"replayed" if j else "not replayed"}'
@@ -261,9 +263,9 @@ def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card:
 
 def show_explorer(
     batch:Recorded, tokenizer:Any, step:int=1, k:int=2,
-    select:Callable|str|None=None,      # None: as the paper does
-    response:int=0,                     # position of the one in detail
-    groups:Iterable[int]|None=None)->Card: # instructions to show; all without it
+    select:Callable|str|None=None, # None: as the paper does
+    response:int=0,                # position of the one in detail
+    groups:Iterable[int]|None=None)->Card: # instructions to show, from 0; all without it
     "A card: the batch as a grid, and one response in detail."
     done = replay_batch(batch, tokenizer, step, k, **({'select': select} if select else {}))
     return _cards_beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
@@ -276,8 +278,8 @@ def _picture(fig, alt:str):
     return Markup(f'<img alt="{Markup(element("i", alt))[3:-4]}" src="data:image/png;base64,{data}">')
 
 def show_run(
-    history:Sequence[dict], evals:Sequence[dict],     # records of history.jsonl and eval.jsonl
-    metric:str='entropy')->Card:  # of the history, in the right-hand picture
+    history:Sequence[dict], evals:Sequence[dict], # records of history.jsonl and eval.jsonl
+    metric:str='entropy')->Card: # of the history, in the right-hand picture
     "A card: training and held-out ILA on the left, one metric of the steps on the right."
     from matplotlib.figure import Figure
     if not history and not evals: return Card(element('div', 'no step yet'), 'no step yet')

@@ -7,7 +7,7 @@ __all__ = ['constraint_lab', 'replay_explorer', 'run_monitor']
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #7c8b71c1
 import json, re, threading, time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox, Widget
 from typing import Any
@@ -79,7 +79,7 @@ def _add_constraint(lab):
     picked.value, focus.value = was, len(lab.pool) - 1
 
 def constraint_lab(
-    constraints:Sequence[Constraint]|None=None,  # to begin with; a few of IFEval's without them
+    constraints:Iterable[Constraint]|None=None, # to begin with; None: a few of IFEval's
     response:str='<<Salt>> The sea, it is wide and never still.')->Widget:
     "A widget: verdicts that change as you type."
     return _Lab([Constraint(k, args) for k, args in _LAB.items()] if constraints is None else constraints, response)
@@ -89,8 +89,8 @@ _EXPLORED = {'both (the paper)': both, 'integrity': integrity, 'diversity': dive
          'rarity': rarity}
 
 def replay_explorer(
-    batch:Recorded|None=None, tokenizer:Any=None, # without them the batch that comes with the package
-    response:int=0)->Widget:             # position of the response to begin with
+    batch:Recorded|None=None, tokenizer:Any=None, # None: those that come with the package
+    response:int=0)->Widget:                      # position of the response to begin with
     "A widget: select and rewrite a recorded batch by hand."
     if batch is None: batch, tokenizer = recorded_batch()
     names = [(name, i) for i, name in response_names(replay_batch(batch, tokenizer, k=0)).items()]
@@ -168,7 +168,7 @@ def _look(monitor, metric, card):
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #220e7ff6
 def run_monitor(
-    folder:str|Path,       # of a run, finished or not
-    train:Callable|None=None)->Widget:  # (on_step) -> None, e.g. lambda on_step: fit(cfg, …, on_step=on_step)
+    folder:str|Path, # of a run, finished or not
+    train:Callable|None=None)->Widget: # (on_step) -> None, e.g. lambda on_step: fit(cfg, …, on_step=on_step)
     "A widget: the curves and sample cards of a run, with start and stop where it is trained in this kernel."
     return _Monitor(folder, train)

@@ -34,7 +34,10 @@ def _dpo_prepare(rows, batch, ctx):
     sign = torch.tensor([1. if row.part == 'won' else -1. for row in rows])
     return dict(ref=PerToken(ctx.logps(rows, 'reference')), sign=sign)
 
-def margins(logp:Tensor, batch:Batch, x:dict)->Tensor:
+def margins(
+    logp:Tensor,      # (B,T) of the policy
+    batch:Batch,      # whole units
+    x:dict)->Tensor:  # 'ref' (B,T), 'sign' (B,)
     "(U,) h of each unit: how much further the better response rose above the reference than the worse one."
     rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']                     # (B,)
     _, place = batch.unit.unique(return_inverse=True)

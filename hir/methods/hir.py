@@ -9,7 +9,7 @@ __all__ = ['Select', 'Quota', 'Relabel', 'Denominator', 'Advantage', 'Aggregate'
 # %% ../../nbs/methods/hir.ipynb #64c552d7
 import random
 import torch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from torch import Tensor
 from types import SimpleNamespace
@@ -34,12 +34,15 @@ def _replayable(rows, h):
     return [i for i in h.pool([row.rollout for row in rows]) if rows[i].use.replay]
 
 def replays_of(
-    rows:list[Row],      # originals
-    n:int, tokenizer:Any,
-    h:Any,               # of `switches`
-    weight:float,        # lambda of the step, in [0, 1]
-    rng:random.Random, check:Callable, chat:dict)->list[Row]:
-    "Hindsight rows of the n best candidates; one that cannot be rewritten gives its slot to the next."
+    rows:Sequence[Row],  # originals
+    n:int,               # wanted
+    tokenizer:Any,       # of `transformers`
+    h:SimpleNamespace,   # of `switches`
+    weight:float,        # λ_s = λ0·(1 + η)^s of the step, at least 0
+    rng:random.Random,
+    check:Callable,      # (constraint, response) -> bool, by which they were verified
+    chat:dict)->list[Row]: # passed to the chat template
+    "At most n hindsight rows, of the best candidates; one that cannot be rewritten gives its slot to the next."
     pool = _replayable(rows, h)
     scores, made = list(h.select([rows[i].rollout for i in pool], weight, rng)), []
     if len(scores) != len(pool):
@@ -80,15 +83,15 @@ def _about_replays(again):
 
 # %% ../../nbs/methods/hir.ipynb #51d88534
 def inherit(
-    score:Callable, # rows -> (n,T) log-probabilities under the rows' own prompts
-    rows:list[Row])->Tensor: # originals, then replays
-    "Log-probabilities under the prompt that was *answered*: a replay has those of its original."
+    score:Callable[[Sequence[Row]], Tensor], # n rows -> (n,T) log-probabilities under the rows' own prompts
+    rows:Sequence[Row])->Tensor:             # B originals, then replays
+    "(B,T) log-probabilities under the prompt that was *answered*: a replay has those of its original."
     own = [row for row in rows if not row.replay]
     place = {row.source: i for i, row in enumerate(own)}
     return score(own)[[place[row.source] for row in rows]]
 
-def rescore(score:Callable, rows:list[Row])->Tensor:
-    "Log-probabilities under the prompt that is *trained on*: a replay is scored again."
+def rescore(score:Callable[[Sequence[Row]], Tensor], rows:Sequence[Row])->Tensor: # as in `inherit`
+    "(B,T) log-probabilities under the prompt that is *trained on*: a replay is scored again."
     return score(rows)
 
 # %% ../../nbs/methods/hir.ipynb #e099a884
@@ -102,16 +105,20 @@ def _known_or_scored(rows, ctx):
     return old
 
 # %% ../../nbs/methods/hir.ipynb #1718f707
-def push(adv:Tensor, rows:list[Row])->Tensor: return adv
+def push(adv:Tensor, rows:Sequence[Row])->Tensor: return adv    # (B,T), of B rows
 
-def spare(adv:Tensor, rows:list[Row])->Tensor:
-    "No negative advantage for originals that are replayed."
+def spare(adv:Tensor, rows:Sequence[Row])->Tensor:
+    "(B,T) with no negative advantage for originals that are replayed."
     again = {row.source for row in rows if row.replay}
     spared = torch.tensor([not row.replay and row.source in again for row in rows])
     return torch.where(spared[:, None], adv.clamp(min=0), adv)
 
-def explore(adv:Tensor, rows:list[Row], alpha:float=.4, kappa:float=2.)->Tensor:
-    "Advantages with min(α·H, |A|/κ) added, H the entropy (nats) of the token's distribution."
+def explore(
+    adv:Tensor,               # (B,T)
+    rows:Sequence[Row],       # with entropies
+    alpha:float=.4,           # of the entropy that is added
+    kappa:float=2.)->Tensor:  # what is added is at most |A|/kappa
+    "(B,T) advantages with min(α·H, |A|/κ) added, H the entropy (nats) of the token's distribution."
     entropy = ragged([row.rollout.entropies for row in rows], adv.shape[1])
     return adv + torch.minimum(alpha*entropy, adv.abs()/kappa)
 
@@ -197,6 +204,6 @@ def hir(
                   fits=partial(_fits, h), counts=lambda m: (m + h.k, m + h.k))
 
 # %% ../../nbs/methods/hir.ipynb #588353ed
-def switches(**settings)->SimpleNamespace:
-    "The rules of `hir` with these settings."
+def switches(**settings)->SimpleNamespace: # of `hir`; the others have their defaults
+    "The settings of `hir`, names of functions replaced by the functions."
     return resolved(hir, defaults_of(hir) | settings)

@@ -6,7 +6,7 @@
 __all__ = ['Chosen', 'best', 'successes', 'hindsight_rows', 'sft']
 
 # %% ../../nbs/methods/sft.ipynb #0932dbee
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -19,12 +19,15 @@ from ..training.loss import token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/sft.ipynb #78708cea
-def best(rows:list[Row], ctx:Context)->list[Row]: return [max(group, key=standing) for group in by_group(rows)]
+def best(rows:Iterable[Row], ctx:Context)->list[Row]:
+    "The first of the best rows of each instruction."
+    return [max(group, key=standing) for group in by_group(rows)]
 
-def successes(rows:list[Row], ctx:Context)->list[Row]:
+def successes(rows:Iterable[Row], ctx:Context)->list[Row]:
+    "The rows that satisfy every constraint and may earn a reward."
     return [row for row in rows if all(row.rollout.verdict) and row.use.reward]
 
-def hindsight_rows(rows:list[Row], ctx:Context)->list[Row]:
+def hindsight_rows(rows:Iterable[Row], ctx:Context)->list[Row]:
     "The successes, and every partial failure under the instruction that it does satisfy."
     rows = with_sources(rows)
     failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]

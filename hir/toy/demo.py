@@ -80,7 +80,7 @@ def _result_rows(runs):
     return [dict(method=r['method'], seed=r['seed']) | {n: e[n] for n in names}
             for r in runs for e in read_log(Path(r['out'])/'eval.jsonl')]
 
-def save_results(rows:list[dict], out:str|Path)->str:
+def save_results(rows:list[dict], out:str|Path)->str: # of `run_demo`; folder
     "Write results.json and curves.png; returns the table as text."
     from matplotlib.figure import Figure
     write_atomic(Path(out)/'results.json', lambda f: json.dump(rows, f, indent=1))
@@ -91,11 +91,13 @@ def save_results(rows:list[dict], out:str|Path)->str:
 
 # %% ../../nbs/api/toy/03_demo.ipynb #d928e0ae
 def run_demo(
-    out:str|Path,            # folder for the runs and the results
-    config:str|Path,         # YAML of the toy
-    methods:dict=_COMPARED, seeds:int=3, budget:int=15360,
-    jobs:int|None=None)->list[dict]:     # runs side by side; default: the cores
-    "Train every method with every seed; returns the rows of results.json."
+    out:str|Path,           # folder for the runs and the results
+    config:str|Path,        # YAML of the toy
+    methods:dict=_COMPARED, # name -> settings on top of the toy's
+    seeds:int=3,            # runs per method
+    budget:int=15360,       # responses sampled per run
+    jobs:int|None=None)->list[dict]: # runs side by side; None: the cores
+    "Train every method with every seed; returns the rows of results.json. A DemoError if a run fails."
     runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or cores()
     stop = threading.Event()                               # one failure or Ctrl-C ends all
     with ThreadPoolExecutor(jobs) as pool:

@@ -9,7 +9,7 @@ __all__ = ['REGIMES', 'TUNING', 'METHODS', 'ABLATIONS', 'FASTER', 'VARIANTS', 'C
 
 # %% ../../nbs/api/toy/04_study.ipynb #98019e39
 import json, math, multiprocessing, os, shutil, time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ def _regime_files(out, regime:str):
 # %% ../../nbs/api/toy/04_study.ipynb #5d863344
 _START_SEEDS, TUNING = (0, 1, 2), 3   # seeds of the warm start
 
-def _size_of(regime:str): return regime.split('-')[-1]   # of the wide world, in `SIZES`
+def _size_of(regime:str): return regime.split('-')[-1]   # of the model, in the wide world
 
 def _start_folder(out, regime:str, seed:int):
     "Where the start policy of that seed lies; that of the toy with seed 0 is shipped."
@@ -113,10 +113,12 @@ class Trial:
 
     @property
     def name(self)->str:
+        "What its record is called, without .json."
         words = f'{self.regime} {self.method} start{self.start} seed{self.seed} lr{self.lr:g} n{self.budget}'
         return words.replace(' ', '-').replace('=', '')
     @property
     def settings(self)->dict:
+        "Those of the run, on top of the toy's; the method's are written with a dot."
         s = _trial_settings(self.method); per_step = _BATCH*s['m']
         return s | dict(seed=self.seed, lr=self.lr, batch=_BATCH, steps=max(1, round(self.budget/per_step)),
                         eval_every=max(1, round(_LESSON/per_step)), cards_every=0, save_every=0,
@@ -210,8 +212,13 @@ def _run_all(jobs, workers:int, label:str):
             raise StudyError(f'{getattr(waiting[done], "name", "a start policy")}: {e!r}') from e
 
 # %% ../../nbs/api/toy/04_study.ipynb #1079d6ee
-def run_trials(trials:Iterable[Trial], out:str|Path, config:str|Path, workers:int, label:str='trials')->list[dict]:
-    "The records of the trials, those that are missing run first."
+def run_trials(
+    trials:Iterable[Trial],
+    out:str|Path,      # folder of the study
+    config:str|Path,   # YAML of the toy
+    workers:int,       # processes
+    label:str='trials')->list[dict]: # of the progress bar
+    "The records of the trials, those that are missing run first; a StudyError if one fails."
     trials = list(dict.fromkeys(trials))
     for regime in sorted({r for t in trials for r in (t.regime, _SECOND[t.regime])}): _regime_files(out, regime)
     starts = {str(f): (t.regime, t.start) for t in trials if not (f := _start_folder(out, t.regime, t.start)).exists()}
@@ -221,7 +228,7 @@ def run_trials(trials:Iterable[Trial], out:str|Path, config:str|Path, workers:in
     return [json.loads(_record_file(out, t).read_text()) for t in trials]
 
 # %% ../../nbs/api/toy/04_study.ipynb #123b9a05
-def end(record:dict)->float: return record['evals'][-1]['ila']
+def end(record:dict)->float: return record['evals'][-1]['ila']     # of `run_trials`
 
 def area(record:dict)->float:
     "Mean ILA over the sampled responses: the normalised area under the curve."
@@ -243,13 +250,15 @@ def by_method(records:Iterable[dict])->dict[str, list[dict]]:
     for r in records: out.setdefault(r['method'], []).append(r)
     return out
 
-def against(ours:list[dict], theirs:list[dict], metric:Callable=end)->tuple[float, float, float]:
+def against(
+    ours:Iterable[dict], theirs:Iterable[dict], # records
+    metric:Callable[[dict], float]=end)->tuple[float, float, float]:
     "Mean paired difference and its 95% interval over the runs both have: (difference, low, high)."
     key = lambda r: (r['regime'], r['start'], r['seed'])
     other = {key(r): metric(r) for r in theirs}
     return bootstrap([metric(r) - other[key(r)] for r in ours if key(r) in other])
 
-def tuned(records:Iterable[dict], metric:Callable=area)->dict[str, float]:
+def tuned(records:Iterable[dict], metric:Callable[[dict], float]=area)->dict[str, float]:
     "Method → the learning rate with the highest mean area."
     out = {}
     for method, rs in by_method(records).items():
@@ -258,7 +267,10 @@ def tuned(records:Iterable[dict], metric:Callable=area)->dict[str, float]:
     return out
 
 # %% ../../nbs/api/toy/04_study.ipynb #404438ed
-def study_table(records:Iterable[dict], level:float=.2, base:str='HiR')->list[dict]:
+def study_table(
+    records:Iterable[dict],
+    level:float=.2,                 # of ILA
+    base:str='HiR')->list[dict]:    # method that the others are compared with
     "One row per method: end, area, difference from `base`, second set; responses and seconds to `level`."
     groups, rows = by_method(records), []
     for method, rs in groups.items():
@@ -274,13 +286,13 @@ def study_table(records:Iterable[dict], level:float=.2, base:str='HiR')->list[di
     return rows
 
 # %% ../../nbs/api/toy/04_study.ipynb #4bd92870
-def span(found:tuple|None, places:int=3, sign:str='')->str:
-    "'mean [low, high]', or a dash."
+def span(found:tuple|None, places:int=3, sign:str='')->str: # (mean, low, high); sign: '+' to show it
+    "'mean [low, high]', or a dash for None."
     if found is None: return '–'
     mean, low, high = (f'{x:{sign},.{places}f}' for x in found)
     return f'{mean} [{low}, {high}]'
 
-def study_text(rows:list[dict], level:float=.2, base:str='HiR')->str:
+def study_text(rows:Sequence[dict], level:float=.2, base:str='HiR')->str: # as in `study_table`
     "Two tables from the rows of `study_table`: how good, and how fast."
     good = [['method', 'runs', 'lr', 'ILA at the end', 'mean ILA', f'end minus {base}', 'second set']]
     fast = [['method', f'reached {level:g}', 'after responses', 'after CPU s', 'CPU s in all']]
@@ -304,7 +316,7 @@ def _crossed(regimes, methods, rates, starts=_START_SEEDS, seeds=_SEEDS, **kw):
     return [Trial(g, m, p, s, rates.get(m, rates['HiR']), **kw)
             for g in regimes for p in starts for s in seeds for m in methods]
 
-def promising(records:Iterable[dict], n:int=3)->list[str]:
+def promising(records:Sequence[dict], n:int=3)->list[str]: # of the tuning
     "The n variants whose tuned area is highest."
     rates = tuned(records)
     mean = {m: sum(xs := [area(r) for r in rs if r['lr'] == rates[m]])/len(xs) for m, rs in by_method(records).items()}
@@ -333,7 +345,10 @@ def _larger(rates):
             for g, (methods, share, starts, seeds) in _LARGER.items()}
 
 # %% ../../nbs/api/toy/04_study.ipynb #2047bdbe
-def run_study(out:str|Path, config:str|Path, workers:int, quick:bool=False, say:Callable=print)->list[dict]:
+def run_study(
+    out:str|Path, config:str|Path, workers:int, # of `run_trials`
+    quick:bool=False,          # two steps of everything, without tuning
+    say:Callable=print)->list[dict]: # takes each table
     "Run what is missing of the study, print a table per stage, collect all records in trials.jsonl."
     run = lambda trials, label: run_trials(trials, out, config, workers, label)
     if quick: records, plan = [], _stages({'HiR': 5e-4}, [*VARIANTS], starts=(0,), seeds=(0,), budget=192)

@@ -11,7 +11,7 @@ __all__ = ['ToyWord', 'TOY_NOUNS', 'TOY_VERBS', 'TOY_ADJECTIVES', 'TOY_ADVERBS',
 # %% ../../nbs/api/toy/00_toy.ipynb #fce2bd9e
 import random, re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal
 
 from ..constraints.constraint import Constraint, kind
@@ -98,7 +98,8 @@ TOY_PHRASES = ['good night', 'that is all', 'so it goes', 'come back soon']
 DETERMINERS = 'the some many'.split()
 
 # %% ../../nbs/api/toy/00_toy.ipynb #d812d1c3
-def noun_phrase(rng:random.Random, length:int)->list[str]: # length 1, 2 or 3
+def noun_phrase(rng:random.Random, length:int)->list[str]: # 1, 2 or 3
+    "`length` words that end on a noun."
     det, adj, noun = rng.choice(DETERMINERS), rng.choice(TOY_ADJECTIVES), rng.choice(TOY_NOUNS)
     return [[noun], rng.choice([[det, noun], [adj, noun]]), [det, adj, noun]][length - 1]
 
@@ -116,7 +117,7 @@ def _clause(
             + ([rng.choice(TOY_ADVERBS)] if a else []))
 
 # %% ../../nbs/api/toy/00_toy.ipynb #45a6590a
-def spread(rng:random.Random, words:int, n:int)->list[int]:
+def spread(rng:random.Random, words:int, n:int)->list[int]: # words: at least 2n
     "`words` split at random into n sentence lengths of at least 2."
     cuts = sorted(rng.sample(range(1, words - n), n - 1)) if n > 1 else []
     return [b - a + 1 for a, b in zip([0, *cuts], [*cuts, words - n])]
@@ -130,8 +131,8 @@ def _plan_lengths(rng, want, n_title):
     return spread(rng, rng.randint(low, high), n) if low <= high else None
 
 # %% ../../nbs/api/toy/00_toy.ipynb #b059ac77
-def frame_words(rng:random.Random, lengths:list[int], want:dict)->list[list[str]]:
-    "The body as a list of sentences (lists of words), with its start word and end phrase."
+def frame_words(rng:random.Random, lengths:Sequence[int], want:dict)->list[list[str]]|None: # want: name → args
+    "The body as sentences (lists of words) of these lengths, with start word and end phrase; None without room."
     first = [want['start']['word']] if 'start' in want else rng.sample(TOY_STARTS, rng.random() < .3)
     last = want['end']['phrase'].split() if 'end' in want else (
         rng.choice(TOY_PHRASES).split() if rng.random() < .2 else [])
@@ -144,7 +145,7 @@ def frame_words(rng:random.Random, lengths:list[int], want:dict)->list[list[str]
     return out
 
 # %% ../../nbs/api/toy/00_toy.ipynb #fdddda19
-def place_words(rng:random.Random, sentences:list, want:dict)->list|None:
+def place_words(rng:random.Random, sentences:list[list[str]], want:dict)->list[list[str]]|None: # changed in place
     "Put the wanted words into the sentences, each over a word of its class; None if there is no room."
     wanted = [want[k]['word'] for k, n in (('include', 1), ('twice', 2)) if k in want for _ in range(n)]
     more = [want[k]['word'] for k in ('include', 'twice') if k in want for _ in range(rng.randint(0, 3))]
@@ -161,7 +162,7 @@ def place_words(rng:random.Random, sentences:list, want:dict)->list|None:
     return sentences
 
 # %% ../../nbs/api/toy/00_toy.ipynb #6973551f
-def finish(rng:random.Random, sentences:list, title:list, want:dict)->str:
+def finish(rng:random.Random, sentences:list[list[str]], title:list[str], want:dict)->str: # title: [] for none
     "One string: marks, commas, title, case and quotation marks."
     marks = rng.choices('.!?', (.7, .15, .15), k=len(sentences))
     if 'mark' in want: marks[rng.randrange(len(marks))] = want['mark']['mark']
@@ -184,10 +185,10 @@ def _toy_attempt(rng, want):
     return sentences and finish(rng, sentences, title, want)
 
 def toy_witness(
-    rng:random.Random,            # random.Random
-    constraints:Iterable[Constraint],    # those to honour, all of the toy's kinds
-    tries:int=200,  # plans drawn before giving up
-    longest:int=31)->str|None:# tokens; a response and its end mark fit into 32
+    rng:random.Random,
+    constraints:Sequence[Constraint], # those to honour, all of the toy's kinds
+    tries:int=200,                    # plans drawn before giving up
+    longest:int=31)->str|None:        # tokens; a response and its end mark fit into 32
     "A response that satisfies `constraints`, or None if none was found."
     want = {c.kind.removeprefix('toy:'): c.args for c in constraints}
     for _ in range(tries):
@@ -226,11 +227,11 @@ def _draw_instruction(
         if toy_witness(rng, cs): return Instruction(task, cs)
 
 def draw_instructions(
-    n:int,          # how many, all different
-    seed:int,       # same seed, same instructions
-    exclude:Iterable[Instruction]=(),     # instructions that must not appear, e.g. the training set
-    draw:Callable=_draw_instruction, # (rng, **kw) -> an instruction
-    **kw)->list[Instruction]:          # `low`, `high`, `names` of `_draw_instruction`
+    n:int,                            # how many, all different
+    seed:int,                         # same seed, same instructions
+    exclude:Iterable[Instruction]=(), # instructions that must not appear, e.g. the training set
+    draw:Callable=_draw_instruction,  # (rng, **kw) -> an instruction
+    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds to draw from
     "n different instructions, none of them in `exclude`."
     rng, seen, out = random.Random(seed), set(exclude), []
     while len(out) < n:

@@ -39,8 +39,8 @@ def toy_vocabulary()->list[str]:
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #c39e1fbb
 def toy_tokenizer(
-    vocabulary:list[str]|None=None, # every token, special ones first; None: the toy's
-    split:str=SPLIT)->PreTrainedTokenizerFast:    # what becomes one token
+    vocabulary:Sequence[str]|None=None, # every token, special ones first; None: the toy's
+    split:str=SPLIT)->PreTrainedTokenizerFast: # pattern of what becomes one token
     "A word-level tokenizer with padding, an end token and a chat template."
     vocab = {w: i for i, w in enumerate(vocabulary or toy_vocabulary())}
     core = Tokenizer(models.WordLevel(vocab, unk_token='<unk>'))
@@ -51,9 +51,9 @@ def toy_tokenizer(
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #be915ebf
 def toy_model(
-    tokenizer:PreTrainedTokenizerFast,        # decides vocabulary and special ids
-    seed:int=0,       # of the initial weights
-    hidden:int=64,    # width
+    tokenizer:PreTrainedTokenizerFast, # decides vocabulary and special ids
+    seed:int=0,                        # of the initial weights
+    hidden:int=64,                     # width
     layers:int=2, heads:int=4)->LlamaForCausalLM:
     "A Llama small enough to train on one CPU core."
     torch.manual_seed(seed)
@@ -64,12 +64,12 @@ def toy_model(
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #83af8e42
 def draw_lesson(
-    rng:random.Random,             # random.Random
-    high:int=6,      # most constraints
-    honoured:float=.5,     # chance that a constraint is kept
-    names:Sequence[str]=tuple(TOY_DRAW),  # kinds to draw from
+    rng:random.Random,
+    high:int=6,                          # most constraints
+    honoured:float=.5,                   # chance that a constraint is kept
+    names:Sequence[str]=tuple(TOY_DRAW), # kinds to draw from
     draw:Callable=lambda name, rng: Constraint(f'toy:{name}', TOY_DRAW[name](rng)),
-    write:Callable=toy_witness)->tuple[Instruction, str]:     # (rng, constraints, tries) -> an answer that honours them
+    write:Callable=toy_witness)->tuple[Instruction, str]: # (rng, constraints, tries) -> an answer that honours them
     "An instruction and an answer that honours some of its constraints."
     while True:
         cs = [draw(name, rng) for name in rng.sample(names, rng.randint(1, min(high, len(names))))]
@@ -80,11 +80,11 @@ def draw_lesson(
 _COPYING = ('include', 'twice')  # kinds of the first phase
 
 def lesson_plan(
-    done:float,     # share of the training done, in [0, 1)
-    copying:float=.15,    # end of the first phase
-    obedient:float=.45,   # end of the second
-    honoured:float=.4)->dict:   # chance that a constraint is kept in the third
-    "What to draw lessons from at this point of the training."
+    done:float,               # share of the training done, in [0, 1)
+    copying:float=.15,        # end of the first phase
+    obedient:float=.45,       # end of the second
+    honoured:float=.4)->dict: # chance that a constraint is kept in the third
+    "What to draw lessons from at this point of the training: arguments of `draw_lesson`."
     if done < copying: return dict(names=_COPYING, honoured=1.)
     return dict(honoured=1. if done < obedient else honoured)
 
@@ -102,12 +102,12 @@ def _cosine(step, steps, warmup=100):
 # %% ../../nbs/api/toy/01_warmstart.ipynb #35198e8e
 def warm_start(
     tokenizer:PreTrainedTokenizerFast, model:LlamaForCausalLM,
-    steps:int=4000,  # minibatches
-    rows:int=32,     # lessons in each
+    steps:int=4000,                    # minibatches
+    rows:int=32,                       # lessons in each
     lr:float=3e-3, seed:int=0,
-    plan:Callable=lesson_plan,# share of the training done -> arguments of `lesson`
-    lesson:Callable=draw_lesson, # (rng, **arguments) -> instruction and answer
-    progress:bool=True)->list[float]:  # show a progress bar
+    plan:Callable[[float], dict]=lesson_plan, # share of the training done -> arguments of `lesson`
+    lesson:Callable=draw_lesson,       # (rng, **arguments) -> instruction and answer
+    progress:bool=True)->list[float]:  # show a progress bar?
     "Train `model` in place on the lessons of `plan`; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
     opt = torch.optim.AdamW(model.parameters(), lr, (.9, .95), weight_decay=.01)

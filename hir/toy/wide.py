@@ -8,6 +8,7 @@ __all__ = ['wide_instructions', 'wide_start']
 # %% ../../nbs/api/toy/02_wide.ipynb #eb0a1fd7
 import random, re
 from collections.abc import Iterable
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.constraint import Constraint
 from ..constraints.verifier import verify
@@ -87,7 +88,7 @@ def _wide_lengths(rng, want, extra):
     n = want['sentences']['n'] if 'sentences' in want else rng.choice((1, 2, 2, 3, 3, 4, 5))
     low = max(low, 2*n)
     lengths = spread(rng, rng.randint(low, high), n) if low <= high else [99]
-    return lengths if max(lengths) <= 17 else None   # what `clause` can write
+    return lengths if max(lengths) <= 17 else None   # the longest sentence of the grammar
 
 # %% ../../nbs/api/toy/02_wide.ipynb #303cca06
 _CLASSES = [set(c) for c in (TOY_VERBS, TOY_ADVERBS, TOY_STARTS, DETERMINERS)]
@@ -176,10 +177,10 @@ def _wide_instruction(rng, low=7, high=8, names=tuple(_WIDE_KINDS)):
 
 # %% ../../nbs/api/toy/02_wide.ipynb #09e5117a
 def wide_instructions(
-    n:int,          # how many, all different
-    seed:int,       # same seed, same instructions
-    exclude:Iterable[Instruction]=(),     # instructions that must not appear, e.g. the training set
-    **kw)->list[Instruction]:          # `low`, `high`, `names` of `_wide_instruction`
+    n:int,                            # how many, all different
+    seed:int,                         # same seed, same instructions
+    exclude:Iterable[Instruction]=(), # instructions that must not appear, e.g. the training set
+    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds to draw from
     "n different instructions, none of them in `exclude`."
     return draw_instructions(n, seed, exclude, _wide_instruction, **kw)
 
@@ -212,9 +213,9 @@ _COPY_STEPS = 500   # minibatches of the first phase
 _RECIPES = {'0.5M': dict(steps=2400, lr=2e-3), '2M': dict(steps=1300, lr=1e-3)}
 
 def wide_start(
-    size:str,   # in `_SIZES`
+    size:str,   # '0.5M' or '2M', parameters
     seed:int=0, # of weights and lessons
-    **changes)->tuple: # to the recipe: arguments of `warm_start`
+    **changes)->tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]: # to the recipe: of `warm_start`
     "A warm-started model, its tokenizer, and the loss of every step."
     recipe = _RECIPES[size] | changes
     tokenizer = _wide_tokenizer(); model = toy_model(tokenizer, seed, **_SIZES[size])
