@@ -7,7 +7,7 @@ __all__ = ['PROMPT_VERSION', 'PROMPT', 'JudgeError', 'criterion', 'is_soft', 'qu
            'ask_one', 'ask_all', 'Judged', 'ask', 'within', 'verify_with', 'Agreement', 'agreement', 'agreement_text']
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #bd4f2d21
-import asyncio, hashlib, json, math, os, random, re
+import asyncio, hashlib, json, math, os, random, re, uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -85,10 +85,37 @@ def _reply_text(completion):
     return text if isinstance(text, str) and end != 'length' else ''
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #420ff2c2
+_HEAD = {'file': 'answers of a judge, for hir', 'version': 2}     # the first line of a cache
+
+def _check_cache(path):
+    "Raise a JudgeError if there is a file that we have not begun."
+    if not Path(path).exists(): return
+    if not Path(path).is_file(): raise JudgeError(f'{path}: is not a file; name another for the answers of the judge')
+    with open(path, 'rb') as f: first = f.readline(200).strip()
+    if first == json.dumps(_HEAD).encode() or not Path(path).stat().st_size: return
+    old = '; an earlier version kept no endpoints, and its answers cannot be used' if first.startswith(b'{"key": ') else ''
+    raise JudgeError(f'{path}:1: is not how a file of judged answers begins{old}; name another file, or a new one')
+
+# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0303
+def _begin_cache(path):
+    "Make the file with its first line at once, unless another process has: a link is all or nothing."
+    there = Path(path).exists()
+    if there and Path(path).stat().st_size: return _check_cache(path)
+    new = Path(f'{path}.{uuid.uuid4().hex}.new')
+    try:
+        new.write_text(json.dumps(_HEAD), encoding='utf-8')
+        if there: append_text(path, json.dumps(_HEAD))                      # but empty
+        else: os.link(new, path)
+    except FileExistsError: pass
+    except OSError: append_text(path, json.dumps(_HEAD))                    # no links on this disk
+    finally: new.unlink(missing_ok=True)
+
+# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0304
 def _read_cache(path):
     "Key → answer, from every whole line; torn lines are passed over."
-    known = {}
+    _check_cache(path); known = {}
     for where, _, entry in log_lines(path, torn='skip'):
+        if entry == _HEAD: continue
         types = {k: type(v) for k, v in entry.items()} if isinstance(entry, dict) else None
         if types != {'key': str, 'ok': bool}:
             raise JudgeError(f'{where}: not an answer of a judge; is the file something else?')
@@ -101,11 +128,11 @@ class Cache:
         self.path, self.known = path, {}
         if path is None: return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if Path(path).exists(): self.known = _read_cache(path)
+        self.known = _read_cache(path)
     def add(self, key:str, ok:bool):
         self.known[key] = ok
         if self.path is None: return
-        append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
+        _begin_cache(self.path); append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #ce2be0d5
 @dataclass(frozen=True)
@@ -175,6 +202,11 @@ class Judge:
         self.options = {k: v for k, v in asked.items() if v is not None}
     def __call__(self, items): return _run_now(ask(self, items))
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0302
+def _endpoint(judge:Judge):
+    "The address whose answers these are; what the client takes where the judge names none."
+    return (judge.base_url or os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1').rstrip('/')
+
 # %% ../../nbs/api/constraints/07_judge.ipynb #5ed1403d
 _UNCLEAR = 'neither Yes nor No'
 
@@ -237,7 +269,7 @@ async def ask(
     "What the judge says to each, as `Judged`; `judge(items)` is the same for code that does not await."
     items = list(items)
     prompts = [question(*item) for item in items]
-    keys = [_question_key(judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
+    keys = [_question_key(_endpoint(judge), judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
     blank = [not response.strip() for _, response, _ in items]
     known = judge.answers.known
     cached = sum(k in known for k, b in zip(keys, blank) if not b)
