@@ -91,9 +91,9 @@ def _check_cache(path):
     "Raise a JudgeError if there is a file that we have not begun."
     if not Path(path).exists(): return
     if not Path(path).is_file(): raise JudgeError(f'{path}: is not a file; name another for the answers of the judge')
-    with open(path, 'rb') as f: first = f.readline(200).strip()
-    if first == json.dumps(_HEAD).encode() or not Path(path).stat().st_size: return
-    old = '; an earlier version kept no endpoints, and its answers cannot be used' if first.startswith(b'{"key": ') else ''
+    with open(path, 'rb') as f: begin = f.read(200)
+    if begin.split(b'\n')[0].strip() == json.dumps(_HEAD).encode() or not begin: return
+    old = '; an earlier version kept no endpoints, and its answers cannot be used' if b'{"key": ' in begin[:9] else ''
     raise JudgeError(f'{path}:1: is not how a file of judged answers begins{old}; name another file, or a new one')
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #5afe0303

@@ -8,6 +8,7 @@ __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'Clock', 'encode_chat', '
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
 import signal, threading, torch, warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import SafetensorError
@@ -36,7 +37,7 @@ def check_tokenizer(tokenizer):
 # %% ../../nbs/api/policies/00_policy.ipynb #5afe0202
 class Clock:
     "Calls `strike` every so many seconds, in the main thread and where there are alarms; elsewhere it stands still."
-    def __init__(self, seconds:float, strike): self.seconds, self.strike = seconds, strike
+    def __init__(self, seconds:float, strike:Callable): self.seconds, self.strike = seconds, strike
 
     def __enter__(self):
         self.goes = threading.current_thread() is threading.main_thread() and hasattr(signal, 'setitimer')

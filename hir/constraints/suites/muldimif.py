@@ -62,7 +62,7 @@ def _limit(
     low, high = find(_LEAST), find(_MOST)
     if low or high: return _Limit(_number_in(low[2]) if low else 0, _number_in(high[2]) if high else inf)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8910f11b
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5afe0401
 _BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),   # the benchmark: 321, and 8 quotations
            Where(lambda s: sum(map(s.count, '"\'“”「」')) <= 60, 'a sentence of at most 60 quotation marks'))
 
@@ -71,6 +71,7 @@ def _Readable(
     "The type of a sentence that `read` understands."
     return Annotated[(Text, *_BOUNDS, Where(lambda s: read(s) is not None, 'a sentence that this kind can read'))]
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8910f11b
 def _unquoted(sentence):
     "The sentence without the quotation marks that some data put around it."
     s = sentence.strip()
