@@ -2,13 +2,16 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-vllm docs test-browser export house readme notebooks clean
+.PHONY: help venv demo lock test test-vllm docs test-browser export house readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 venv:        ## make .venv and install hir with everything for development
 	@.ci/venv dev
+
+lock:        ## write hashes.txt: what make venv installs, with sums; from then on it installs nothing else
+	@.ci/lock
 
 demo:        ## train the toy with and without replay and show what changed
 	@.ci/venv

@@ -12,7 +12,9 @@ from pathlib import Path
 from . import __version__
 from .constraints.constraint import ConstraintError, use_kinds
 from .files import DataError, check_output, shipped, write_json
+from .trust import asks_of, code_in, see_working_folder, struck, struck_text
 from .instructions.instruction import load_instructions
+from .markup import shown, visible
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
 def _setting_help():
@@ -24,7 +26,7 @@ def _setting_help():
                      for n, s in FIELDS.items())
 
 # %% ../nbs/api/92_cli.ipynb #54bf12b4
-_FLAGS = 'config', 'dry-run', 'debug', 'help'
+_FLAGS = 'config', 'dry-run', 'debug', 'help', 'trust'
 
 def _near_flag(key:str):
     "The flag of `hir train` that a word is nearly, or ''."
@@ -58,11 +60,21 @@ def _asked_for(path, what:str, hint=''):
     if not Path(_located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file{hint}')
     return _located(path)
 
+def _model_asked(path:str, what:str):
+    "The place of the model that a setting or an option names, or a clear error."
+    from hir.policies.policy import _check_place
+    _check_place(_located(path), what)
+    return _located(path)
+
 # %% ../nbs/api/92_cli.ipynb #966f1bfe
-def config_files():
+def config_files()->dict[str, Path]:
     "Name → path of each YAML file that came with the package."
     import hir
     return {p.stem: p for p in sorted((Path(hir.__file__).parent/'configs').rglob('*.yaml'))}
+
+def _came_with_hir(path):
+    "Is a file of settings one of the package's own?"
+    return Path(path).resolve() in [p.resolve() for p in config_files().values()]
 
 def _config_at(word:str):
     "The file that `--config` names: a path, or a config that came with the package."
@@ -92,34 +104,87 @@ def _heldout_of(cfg):
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
 # %% ../nbs/api/92_cli.ipynb #420c7016
+def _settings_of(args, rest):
+    "What a file says that is left to it, as far as it may, and what the command line says."
+    from hir.training.config import read_settings, worded
+    said, path = _overrides(rest), _config_at(args.config) if args.config else None
+    values = read_settings(path) if path else {}
+    if args.dry_run or args.trust or not path or _came_with_hir(path): return values, said
+    return worded(values, said, path), said
+
 def _given_settings(args, rest):
-    "The config of `hir train`: what the file says, then what the command line says."
-    from hir.training.config import HirConfig, make_config, read_config
-    base = read_config(_config_at(args.config)) if args.config else HirConfig()
-    cfg = make_config(_overrides(rest), 'command line', base)
+    "The config of `hir train`; modules of one's own are found in the working folder, and none is imported by a dry run."
+    from hir.training.config import make_config
+    values, said = _settings_of(args, rest)
+    if args.dry_run: values, said = _without_code(values, said)
+    elif code_in(values) or code_in(said): see_working_folder()
+    cfg = make_config(said, 'command line', make_config(values, str(args.config)))
     if cfg.kinds: use_kinds(cfg.kinds)
     return cfg
+
+# %% ../nbs/api/92_cli.ipynb #70b0b833
+def _without_code(values, said):
+    "Both, without what names code of one's own."
+    method = said.get('method', values.get('method'))
+    own = ':' in str(method.get('name') if isinstance(method, dict) else method)
+    def plain(given):
+        odd = {'method'} if own else {*code_in(given)} - {'method'}
+        kept = {n: v for n, v in given.items() if n not in {*odd, 'judge_cache'} and not (own and n.startswith('method.'))}
+        if isinstance(named := kept.get('method'), dict):
+            kept['method'] = {n: v for n, v in named.items() if f'method.{n}' not in odd}
+        return {n: v for n, v in kept.items() if n == 'method' or n not in code_in(given)}
+    return plain(values), plain(said)
+
+def _dry_notes(args, rest, cfg):
+    "What a run would import, and what of its file it would want a word for, a line each."
+    values, said = _settings_of(args, rest)
+    own = code_in({n: v for n, v in values.items() if n not in said} | said)
+    if os.environ.get('HIR_KINDS'): own['HIR_KINDS'] = os.environ['HIR_KINDS']
+    if own:
+        instead = ', '.join(f'{n} {cfg.method["name"] if n == "method" else getattr(cfg, n)}' for n in own if hasattr(cfg, n) and n != 'kinds')
+        yield ('code      imported by a run, not by a dry run: ' + ', '.join(f'{v} ({n})' for n, v in own.items())
+               + (f'; counted in its place: {instead}' if instead else ''))
+    if args.trust or not args.config or _came_with_hir(_config_at(args.config)): return
+    for name, what in asks_of({n: v for n, v in values.items() if n not in said}).items():
+        yield f'WARNING: {args.config}: setting {name!r} {what}; a run wants --{name} on the command line, or --trust'
+
+# %% ../nbs/api/92_cli.ipynb #cc59dc89
+def _data_of(args, cfg):
+    "The instructions of training, the function that evaluates, and the config with its model's place."
+    from dataclasses import replace
+    from hir.recipes import training_data
+    from hir.training.config import ConfigError, method_of
+    path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
+    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
+    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
+    return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
+
+def _dry(args, rest):
+    "Say what a run would read, do and need."
+    from hir.recipes import dry_run, stand_ins
+    from hir.training.config import chat_of, rules_of
+    cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat)
+    notes = list(_dry_notes(args, rest, cfg))
+    files = [_located(p) for p in (cfg.train, cfg.heldout) if p and Path(_located(p)).is_file()]
+    with stand_ins(files if any(n.startswith('code ') for n in notes) else []):
+        (data, lost), _, here = _data_of(args, cfg)
+        print(dry_run(here, data, lost), *notes, sep='\n')
 
 # %% ../nbs/api/92_cli.ipynb #96856904
 def _train(args, rest):
     "Train a policy; its run folder is `out`."
-    from dataclasses import replace
-    from hir.training.config import ConfigError, attention_of, chat_of, method_of, rules_of
+    from hir.training.config import attention_of, chat_of, rules_of
     from hir.policies.policy import load_policy
-    from hir.recipes import dry_run, left_out, resolve, training_data
+    from hir.recipes import left_out, resolve
     from accelerate import PartialState
     from hir.training.folder import check_folder
     from hir.training.trainer import fit
-    cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat)
-    if not args.dry_run: check_folder(cfg)
-    path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
-    (data, lost), heldout = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
-    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
-    here = replace(cfg, model=_located(cfg.model))
-    if args.dry_run: return print(dry_run(here, data, lost))
+    if args.dry_run: return _dry(args, rest)
+    cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat); check_folder(cfg)
+    (data, lost), heldout, here = _data_of(args, cfg)
     if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
     if cfg.attention: resolve(here)                        # says so where it cannot be had
-    model, tokenizer = load_policy(here.model, cfg.pad_token, dtype=cfg.dtype, **attention_of(cfg))
+    model, tokenizer = load_policy(here.model, cfg.pad_token, cfg.revision, dtype=cfg.dtype, **attention_of(cfg))
     done = fit(cfg, model, tokenizer, data, heldout)
     PartialState().destroy_process_group()                 # processes that leave together end without complaint
     if os.environ.get('RANK', '0') == '0':                 # one of several processes says it for all
@@ -135,7 +200,7 @@ def _engine_asked(args, path:str):
     options = json.dumps(bar | object_of('engine_options', args.engine_options))
     cfg = make_config(dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
                            chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.), 'command line')
-    model, tokenizer = load_policy(_located(path), args.pad_token)
+    model, tokenizer = load_policy(_model_asked(path, '--model'), args.pad_token, args.revision)
     device = 'cuda' if torch.cuda.is_available() and not args.cpu else 'cpu'
     engine = engine_of(cfg, model.to(device).eval(), tokenizer)
     engine.sync(model)
@@ -175,6 +240,7 @@ def _evaluate_command(args, rest):
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
     instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
     sampling = args.samples or 4, args.seed, function_in(Check, args.check)
+    for path in args.model: _model_asked(path, '--model')
     for path in args.model:
         engine = _engine_asked(args, path)
         try: reports[path] = evaluate(engine, instructions, *sampling)
@@ -190,7 +256,8 @@ def _evaluate_suite(args):
     data, scores = questions(args.suite, _asked_for(args.data, 'data')), {}
     for path in args.model:
         decides = dict(model=path, weights=weights_in(_located(path)), max_new_tokens=args.max_new_tokens,
-                       chat=args.chat, engine=args.engine, engine_options=args.engine_options)
+                       chat=args.chat, engine=args.engine, engine_options=struck(args.engine_options),
+                       **({'revision': args.revision} if args.revision else {}))
         folder = folder_of(args.responses or 'runs/eval', path)
         scores[path] = run_suite(lambda: _engine_asked(args, path), data, folder, decides, args.samples or 1,
                                  args.temperature or 0., args.seed, rows=args.rows, progress=True)
@@ -322,9 +389,12 @@ def _own_kinds(p):
 # %% ../nbs/api/92_cli.ipynb #4b0d337d
 def _export_command(args, rest):
     "Write a model folder of a run, and upload it if asked to."
-    from hir.export import export_run, push_to_hub
-    folder = export_run(args.run, args.out, args.checkpoint, args.adapter, args.push.rpartition('/')[2])
+    from hir.export import export_run, push_to_hub, unread_code
+    if args.trust: see_working_folder()
+    folder = export_run(args.run, args.out, args.checkpoint, args.adapter, args.push.rpartition('/')[2], args.trust)
     print(f'{folder}: a model with its card')
+    if not args.trust and (own := unread_code(args.run)):
+        print(f'{own} was not imported, so the card does not say how it asks; with --trust it does')
     if args.push: print(push_to_hub(folder, args.push))
 
 def _add_export(sub):
@@ -335,18 +405,19 @@ def _add_export(sub):
     p.add_argument('-o', '--out', required=True, help='folder to write; must not exist')
     p.add_argument('--checkpoint', default='', help='name or step of a checkpoint (default: the final policy)')
     p.add_argument('--adapter', action='store_true', help='leave LoRA adapters alone instead of adding them')
+    p.add_argument('--trust', action='store_true', help="import the run's own method, to say in the card how it asks")
     p.add_argument('--push', default='', metavar='NAME', help='upload to this private repository of the hub')
     p.set_defaults(call=_export_command)
 
 # %% ../nbs/api/92_cli.ipynb #afdb2063
-def parser():
+def parser()->argparse.ArgumentParser:
     "The command line of `hir`."
     p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: understand it, run it, extend it.')
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
                            metavar='demo | train | eval | verify | study | kinds | methods | config | export')
-    _add_demo(sub); _add_train(sub); _add_eval(sub); _add_verify(sub); _add_study(sub); _add_config(sub); _add_export(sub)
+    for add in (_add_demo, _add_train, _add_eval, _add_verify, _add_study, _add_config, _add_export): add(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
@@ -383,19 +454,22 @@ def _add_demo(sub):
 # %% ../nbs/api/92_cli.ipynb #7486bb18
 def _add_train(sub):
     p = sub.add_parser('train', help='train a policy', add_help=False, allow_abbrev=False,
-                       usage='hir train [--config FILE] [--dry-run] [--debug] [--key value …]')
+                       usage='hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]')
     p.add_argument('--config', help='YAML file of settings')
     p.add_argument('--dry-run', '--dry_run', action='store_true')
+    p.add_argument('--trust', action='store_true')
     p.add_argument('-h', '--help', action='store_true')
     p.set_defaults(call=lambda args, rest: print(_TRAIN_HELP + _setting_help()) if args.help else _train(args, rest))
 
-_TRAIN_HELP = '''usage: hir train [--config FILE] [--dry-run] [--debug] [--key value …]
+_TRAIN_HELP = '''usage: hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]
 
 Train a policy with HiR or another method. Settings come from the file, then from the command line.
 Those of the method are written with a dot: --method dpo --method.beta .1; plain RL is --method.k 0.
 `hir methods` lists the methods, `hir methods NAME` shows the settings of one.
 The file is YAML; those that came with hir are named without a path (`hir config` lists them).
---dry-run only says what the run would read, do and need. --debug shows the whole traceback of an error.
+A file may set sizes and rates. For what reaches further (module:function, kinds, judge_url, resume, a folder elsewhere)
+name the setting on the command line, or say --trust, which takes the file at its word.
+--dry-run imports nothing of your own and only says what the run would read, do and need. --debug shows the whole traceback of an error.
 A line of instructions: {"task": "Write about the sea.", "constraints": [{"kind": "punctuation:no_comma", "args": {}}]}
 `hir kinds` lists the kinds; benchmarks' files are read as well. More in the guide nbs/howto/own_data.ipynb.
 
@@ -423,6 +497,7 @@ def _add_eval(sub):
     p.add_argument('--max-new-tokens', type=_at_least_1, default=2048, help='length limit (default: %(default)s)')
     p.add_argument('--rows', type=_at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
     p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
+    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
     p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
     p.add_argument('--check', default='strict', choices=['strict', 'loose'])
     p.add_argument('--seed', type=int, default=0)
@@ -460,17 +535,24 @@ def _mendable():
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 
-def main(argv=None):
+def _names_code(args):
+    "Does the command line, or HIR_KINDS, name modules of one's own? Those of a run are seen to in `_given_settings`."
+    if args.command == 'train': return bool(os.environ.get('HIR_KINDS')) and not args.dry_run
+    words = getattr(args, 'kinds', ''), os.environ.get('HIR_KINDS', ''), *(
+        w for n in ('engine', 'name') if ':' in (w := str(getattr(args, n, ''))))
+    return any(words)
+
+def main(argv:list[str]|None=None)->int:
     "Entry point of the command `hir`; returns the exit status."
     args, rest = parser().parse_known_args(argv)
-    if '' not in sys.path: sys.path.insert(0, '')          # `module:function` may lie in the working folder
+    if _names_code(args): see_working_folder()
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try:
         if getattr(args, 'kinds', ''): use_kinds(args.kinds)
-        args.call(args, rest); sys.stdout.flush()
+        with shown(): args.call(args, rest); sys.stdout.flush()
     except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 141   # | head
     except Exception as e:
         if args.debug or not isinstance(e, _mendable()): raise
-        print(f'hir: error: {e}', file=sys.stderr); return 2
+        print(f'hir: error: {visible(struck_text(e))}', file=sys.stderr); return 2
     return 0

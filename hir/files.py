@@ -10,9 +10,10 @@ __all__ = ['LONGEST', 'LARGEST', 'DataError', 'lines', 'parsed_json', 'record_in
 # %% ../nbs/api/01_files.ipynb #e47c4333
 import gzip, io, json, os, shutil, socket, tempfile, uuid, zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 from .schema import near
 
@@ -52,9 +53,9 @@ def _endless(path, n):
 
 # %% ../nbs/api/01_files.ipynb #891929e8
 def lines(
-    path,        # packed if it ends in .gz
-    shown=None): # a progress bar, told of the bytes read
-    "Yield ('file:line', bytes) for every line that is not blank."
+    path:str|Path, # packed if it ends in .gz
+    shown:Any=None)->Iterator[tuple[str, bytes]]: # a progress bar of `tqdm`, told of the bytes read
+    "Yield ('file:line', bytes) for every line that is not blank; a DataError for a file that is damaged or no text."
     n = 0
     try:
         with open(path, 'rb') as raw, _unpacked(raw, path) as f:
@@ -80,8 +81,8 @@ def _no_number(name): raise ValueError(f'{name} is no JSON; write null, or leave
 def parsed_json(
     text:str,
     where:str,    # for the error
-    hint='',      # the remedy
-    whole=False): # is it a file of many lines? then the error says which
+    hint:str='',  # the remedy
+    whole:bool=False)->Any: # is it a file of many lines? then the error says which
     "What a text of JSON holds, or a DataError."
     try: return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
     except json.JSONDecodeError as e:
@@ -97,8 +98,10 @@ def _no_nan(record, where):
         raise DataError(f'{where}: holds NaN or Infinity; write null, or leave the field out') from None
     return record
 
-def record_in(line, where:str): # bytes of a line, a text, or what was parsed already
-    "The JSON object that a line holds."
+def record_in(
+    line:Any,  # bytes of a line, a text, or what was parsed already
+    where:str)->dict: # 'file:line', for the error
+    "The JSON object that a line holds; a DataError where it holds anything else, NaN or a field twice."
     if isinstance(line, bytes): line = _decoded(line.removeprefix(b'\xef\xbb\xbf'), where)
     found = parsed_json(line, where) if isinstance(line, str) else line
     if not isinstance(found, dict): raise DataError(f'{where}: a line must hold a JSON object, not {found!r:.40}')
@@ -108,9 +111,9 @@ def record_in(line, where:str): # bytes of a line, a text, or what was parsed al
 def typed(
     record:dict,  # one line of a file
     name:str,     # field
-    kind,         # wanted type
+    kind:type,    # wanted
     where:str,    # 'file:line', for the error
-    default=None):# value of an absent field; None: the field is required
+    default:Any=None)->Any: # value of an absent field; None: the field is required
     "The field `name` of a record, checked, or a DataError."
     if name not in record:
         if default is not None: return default
@@ -122,8 +125,8 @@ def typed(
     raise DataError(f'{where}: field {name!r} must be {kind.__name__}, not {type(value).__name__}')
 
 # %% ../nbs/api/01_files.ipynb #024d1156
-def whole_text(path):
-    "The text of a file that is read at once, packed or not."
+def whole_text(path:str|Path)->str: # packed if it ends in .gz
+    "The text of a file that is read at once; a DataError for more than `LARGEST` bytes, or what is not UTF-8."
     texts, left = [], LARGEST
     with open(path, 'rb') as raw, _unpacked(raw, path) as f:
         while line := f.readline(left + 1):
@@ -139,8 +142,12 @@ def _listed(path):
     yield from ((f'{path}: record {n}', row) for n, row in enumerate(rows))
 
 # %% ../nbs/api/01_files.ipynb #d2b1edb3
-def table_rows(label, repo, split='train', **options):
-    "Yield (where, row) of a table that the package `datasets` reads, from a file or from the hub."
+def table_rows(
+    label:str|Path, # what `where` and errors call the table
+    repo:str,       # a name on the hub, or a form: 'parquet', 'text'
+    split:str='train',
+    **options)->Iterator[tuple[str, Any]]: # of `load_dataset`
+    "Yield (where, row) of a table that the package `datasets` reads; a DataError if it cannot."
     try: from datasets import load_dataset
     except ImportError:
         raise DataError(f"{label}: needs the package `datasets`: pip install 'hir[data]', "
@@ -153,14 +160,16 @@ def table_rows(label, repo, split='train', **options):
     yield from ((f'{label}: row {n}', row['text'] if repo == 'text' else row) for n, row in enumerate(rows))
 
 # %% ../nbs/api/01_files.ipynb #b9ba5ada
-def rows(path, shown=None):
-    "Yield (where, row) of a file: a .parquet table, a .json list, else JSON Lines; the last two may be packed as .gz."
+def rows(
+    path:str|Path,  # a .parquet table, a .json list, else JSON Lines; the last two may be packed as .gz
+    shown:Any=None)->Iterator[tuple[str, Any]]: # a progress bar, see `lines`
+    "Yield (where, row) of a file; a row is a dict, or a line of JSON in bytes. No file: a DataError."
     name = str(path).removesuffix('.gz')
     if not Path(path).exists(): raise DataError(f'{path}: no such file')
     if name.endswith('.parquet'): return table_rows(path, 'parquet', data_files=str(path))
     return _listed(path) if name.endswith('.json') else lines(path, shown)
 
-def records(path):
+def records(path:str|Path)->Iterator[tuple[str, dict]]: # see `rows`
     "Yield (where, record) of a file, whatever its form."
     return ((where, record_in(row, where)) for where, row in rows(path))
 
@@ -183,7 +192,7 @@ def _swept(path):
         if not (left.name.startswith(start) and pid.isdecimal()) or _lives(int(pid)): continue
         with suppress(OSError): left.unlink()                     # gone already, or not ours to delete
 
-# %% ../nbs/api/01_files.ipynb #a4f7d025
+# %% ../nbs/api/01_files.ipynb #737404c2
 def _packing(f, path):
     "The text file to write to, packed if the path ends in .gz."
     if not str(path).endswith('.gz'): return nullcontext(f)
@@ -194,13 +203,15 @@ def _real(path):
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() and path.parts[:2] != ('/', 'dev') else path
 
+# %% ../nbs/api/01_files.ipynb #a4f7d025
 def write_atomic(
-    path,            # target; packed if it ends in .gz
-    write:Callable): # called with an open text file
-    "Write a text file completely or leave the old one untouched."
+    path:str|Path, # target; packed if it ends in .gz
+    write:Callable[[TextIO], object])->None: # called with an open text file
+    "Write a text file completely, or leave the old one untouched and raise the OSError."
     path = _real(path)
     if path.exists() and not path.is_file() or path.parts[:2] in (('/', 'dev'), ('/', 'proc')):
-        with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: return write(packed)
+        with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: write(packed)
+        return
     tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'  # named before it is there: none is lost
     try:
         path.parent.mkdir(parents=True, exist_ok=True); _swept(path)
@@ -216,23 +227,23 @@ def write_atomic(
         with suppress(OSError): tmp.unlink()
 
 # %% ../nbs/api/01_files.ipynb #36b46b50
-def as_line(record):
+def as_line(record:Any)->str: # what JSON can hold
     "A record as a line of JSON that can be written as UTF-8."
     line = json.dumps(record, ensure_ascii=False)
     try: line.encode()
     except UnicodeEncodeError: line = json.dumps(record)          # half a surrogate pair
     return line + '\n'
 
-def write_jsonl(path, records):
+def write_jsonl(path:str|Path, records:Iterable)->None:
     "One JSON object per line, all or nothing."
     write_atomic(path, lambda f: f.writelines(map(as_line, records)))
 
-def write_json(path, value, indent=1, **kw):
+def write_json(path:str|Path, value:Any, indent:int|None=1, **kw)->None: # kw: of `json.dump`
     "A value as JSON, all or nothing."
     write_atomic(path, lambda f: json.dump(value, f, indent=indent, **kw))
 
 # %% ../nbs/api/01_files.ipynb #c84ef12c
-def check_output(path, what:str='output'):
+def check_output(path:str|Path, what:str='output')->None: # what: the name that the error gives it
     "A DataError unless a file can be written there."
     path = _real(path)
     if path.is_dir(): raise DataError(f'{what} {path}: is a folder; name a file')
@@ -245,17 +256,19 @@ def check_output(path, what:str='output'):
         raise DataError(f'{what} {path}: cannot be written there ({e.strerror}); name another') from None
 
 # %% ../nbs/api/01_files.ipynb #5fb09dc4
-def append_text(path, text:str):
-    "Add a text to a log; an error names it."
+def append_text(path:str|Path, text:str)->None:
+    "Add a text to a log; an OSError names the log."
     try:
         with open(path, 'a', encoding='utf-8') as f: f.write(text)
     except OSError as e: raise OSError(e.errno, f'could not write to it: {e.strerror}', str(path)) from e
 
-def append(path, *records): append_text(path, ''.join(json.dumps(r) + '\n' for r in records))   # one line each
+def append(path:str|Path, *records:Any)->None:
+    "Add records to a log, one line each."
+    append_text(path, ''.join(json.dumps(r) + '\n' for r in records))
 
 def log_lines(
-    path,
-    torn='end'): # what a torn line means: 'end' of the log, or 'skip' it
+    path:str|Path,
+    torn:str='end')->Iterator[tuple[str, str, Any]]: # what a torn line means: 'end' of the log, or 'skip' it
     "Yield ('file:line', line, record) of a JSONL log; nothing if there is no file."
     if not Path(path).exists(): return
     with open(path, encoding='utf-8', errors='replace') as f:
@@ -265,8 +278,8 @@ def log_lines(
             except (ValueError, RecursionError):
                 if torn == 'end': return
 
-def repaired(path):
-    "The records of a log whose torn last line is cut off; a DataError where another line is bad."
+def repaired(path:str|Path)->list[dict]:
+    "The records of a log whose torn last line is cut off in the file; a DataError where another line is bad."
     raw = Path(path).read_bytes() if Path(path).exists() else b''
     size = raw.rfind(b'\n') + 1
     if size < len(raw): os.truncate(path, size)
@@ -274,8 +287,8 @@ def repaired(path):
 
 # %% ../nbs/api/01_files.ipynb #5cdf0d31
 def shipped(
-    name:str): # e.g. 'toy/heldout.jsonl', 'toy/start'
-    "Path of a file or folder of `data/` that travels with the package."
+    name:str)->Path: # e.g. 'toy/heldout.jsonl', 'toy/start'
+    "Path of a file or folder of `data/` that travels with the package, or a FileNotFoundError."
     here = Path(__file__).parent if '__file__' in globals() else Path('../../hir').resolve()
     for home in (here/'data', here.parent/'data'):
         if (home/name).exists(): return home/name

@@ -10,11 +10,11 @@ import os, sys
 from tqdm.auto import tqdm
 
 # %% ../nbs/api/02_progress.ipynb #3385a938
-def watched():
+def watched()->bool:
     "Is there a terminal or a notebook to draw on?"
     return 'ipykernel' in sys.modules or bool(getattr(sys.stderr, 'isatty', bool)())
 
-def bar(*items, progress:bool=True, **kw): # progress: is one wanted?
+def bar(*items, progress:bool=True, **kw)->tqdm: # progress: is one wanted?
     "A progress bar of `tqdm`, silent where nobody watches."
     return tqdm(*items, disable=not (progress and watched()), **kw)
 

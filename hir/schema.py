@@ -9,18 +9,18 @@ __all__ = ['Count', 'Positive', 'Text', 'Names', 'Options', 'NO_DEFAULT', 'near'
 
 # %% ../nbs/api/00_schema.ipynb #21595905
 import difflib, importlib, inspect, json, math, re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 # %% ../nbs/api/00_schema.ipynb #2dd0271e
-def near(name:str, known, n:int=1, cutoff:float=.6)->list:
+def near(name:str, known:Iterable[str], n:int=1, cutoff:float=.6)->list[str]: # cutoff: likeness, in [0, 1]
     "The names in `known` that come nearest to a mistyped one, at most n, best first."
     return difflib.get_close_matches(name, list(known), n, cutoff)
 
-def nearest(name:str, known, otherwise=''):
+def nearest(name:str, known:Collection[str], otherwise:str='')->str:
     "'; did you mean …?', or what to say where nothing is near: all there are."
     found = near(name, known)
     return f'; did you mean {found[0]!r}?' if found else f'; {otherwise or "there are " + ", ".join(known)}'
@@ -32,8 +32,8 @@ class Where:
     test:Callable # value -> bool
     says:str      # the range in words, for the error
 
-def at_least(low): return Where(lambda x: x >= low, f'at least {low:g}')
-def at_most(high): return Where(lambda x: x <= high, f'at most {high:g}')
+def at_least(low:float)->Where: return Where(lambda x: x >= low, f'at least {low:g}')
+def at_most(high:float)->Where: return Where(lambda x: x <= high, f'at most {high:g}')
 
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
@@ -57,8 +57,8 @@ def _as_plain(value, kind):
 
 # %% ../nbs/api/00_schema.ipynb #a5f7a1b4
 def as_type(
-    value, # what the data hold
-    hint): # annotation of the checker's parameter
+    value:Any, # what the data hold
+    hint:Any)->Any: # annotation of the checker's parameter
     "`value` as `hint` wants it, or a ValueError that says what was wanted."
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -77,7 +77,7 @@ def as_type(
     return _as_plain(value, hint)
 
 # %% ../nbs/api/00_schema.ipynb #81b641eb
-def suggest(hint): # annotation of a checker's parameter
+def suggest(hint:Any)->Any: # annotation of a checker's parameter
     "A value that `hint` accepts; None where none of ours fits."
     plain = 2, 'sea', 's', [2], ['sea']
     for value in get_args(hint) if get_origin(hint) is Literal else plain:
@@ -121,7 +121,7 @@ def _as_text(value, forms=()): # forms: the `Also`s of its hint
     raise ValueError(f'must be text{also}, not {getattr(value, "__name__", value)!r}')
 
 # %% ../nbs/api/00_schema.ipynb #e6d2ee1a
-def imported(path:str): # 'module:function'
+def imported(path:str)->Callable: # 'module:function'
     "What a path names in a module that Python can import; a ValueError if there is no such function."
     module, _, name = path.partition(':')
     try: found = getattr(importlib.import_module(module), name)
@@ -134,23 +134,23 @@ class Choice:
     "Functions by name, for use as `Annotated[Callable, Choice(…)]`."
     def __init__(self, known:dict, own:bool=True): # own: is 'module:function' taken too?
         self.known, self.own = known, own
-    def name(self, value):
+    def name(self, value:Any)->str:
         "`value` if it names a function, or a ValueError with the nearest."
         if callable(value):
             raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
         if value in self.known or self.own and ':' in str(value): return value
         raise ValueError(f'cannot be {value!r}{nearest(str(value), self.known)}')
-    def __call__(self, value):
+    def __call__(self, value:str|Callable)->Callable:
         "The function that `value` is or names."
         if callable(value): return value
         return self.known[value] if self.name(value) in self.known else imported(value)
     @property
-    def says(self): return ' | '.join([*self.known, *['module:function']*self.own])
+    def says(self)->str: return ' | '.join([*self.known, *['module:function']*self.own]) # for help and errors
 
 # %% ../nbs/api/00_schema.ipynb #c03160ef
 def function_in(
-    hint,  # annotation with a `Choice`
-    value):# a name in it, 'module:function', or a function
+    hint:Any, # annotation with a `Choice`
+    value:str|Callable)->Callable: # a name in it, 'module:function', or a function
     "The function that a setting means."
     return next(e for e in get_args(hint) if isinstance(e, Choice))(value)
 
@@ -183,18 +183,18 @@ def _comments(thing):
     except (OSError, TypeError): return {}                        # typed in, or built in
     return dict(re.findall(r'^\s+(\w+)\s*:[^#\n]*?#\s*(.*?)\s*$', source, re.M))
 
-def settings_of(thing): # a function, or a dataclass
-    "Name → `Setting`."
+def settings_of(thing:Callable)->dict[str, Setting]: # a function, or a dataclass
+    "Name → `Setting`, in the order of the signature."
     hints, notes = get_type_hints(thing, include_extras=True), _comments(thing)
     given = inspect.signature(thing).parameters
     return {n: Setting(n, hints.get(n, Any), p.default, notes.get(n, '')) for n, p in given.items()}
 
 # %% ../nbs/api/00_schema.ipynb #fd361cba
 def accepted(
-    values:dict,   # name → value, from a file or a command line
-    settings:dict, # of `settings_of`
-    what:str,      # 'setting', 'setting of method dpo'
-    otherwise=''): # what to say of a name that is near to none
+    values:Mapping,              # name → value, from a file or a command line
+    settings:dict[str, Setting], # of `settings_of`
+    what:str,                    # 'setting', 'setting of method dpo'
+    otherwise:str='')->dict[str, Any]: # what to say of a name that is near to none
     "The values as their settings want them, or a ValueError that names the setting and the remedy."
     out = {}
     for name, value in values.items():
@@ -205,9 +205,9 @@ def accepted(
 
 # %% ../nbs/api/00_schema.ipynb #512b746a
 def resolved(
-    f,           # a function of settings
-    values:dict):# name → value, for each of its parameters
-    "The values, checked, with functions in the place of their names, as a namespace."
+    f:Callable, # a function of settings
+    values:Mapping[str, Any])->SimpleNamespace: # name → value, for each of its parameters
+    "The values, checked, with functions in the place of their names, as a namespace; or a ValueError."
     out = {}
     for s in settings_of(f).values():
         choice = next((e for e in get_args(s.hint) if isinstance(e, Choice)), None)
@@ -215,12 +215,13 @@ def resolved(
         except ValueError as e: raise ValueError(f'{f.__name__}: setting {s.name!r} {e}') from None
     return SimpleNamespace(**out)
 
-def defaults_of(f): return {s.name: s.default for s in settings_of(f).values()}
+def defaults_of(f:Callable)->dict[str, Any]: return {s.name: s.default for s in settings_of(f).values()}
 
 # %% ../nbs/api/00_schema.ipynb #2e7abbc0
-_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false', dict: 'an object', Any: 'anything'}
+_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false', dict: 'an object',
+                Any: 'anything'}
 
-def in_words(hint): # annotation of a checker's parameter
+def in_words(hint:Any)->str: # annotation of a checker's parameter
     "What an argument may be."
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal: return 'one of ' + ', '.join(map(repr, inner))
@@ -231,7 +232,7 @@ def in_words(hint): # annotation of a checker's parameter
     return ', '.join(says if inner[0] in (str, Any) else [in_words(inner[0]), *says])
 
 # %% ../nbs/api/00_schema.ipynb #1a50732f
-def type_word(hint):
+def type_word(hint:Any)->str:
     "The type of a setting in one word, as `--help` prints it."
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if get_origin(kind) is Literal: return 'word'

@@ -123,6 +123,19 @@ def test_responses_are_kept_only_of_a_suite(capsys, tmp_path):
     assert '--responses' in told(capsys, 'eval', '--scored', tmp_path/'a.jsonl', '--responses', tmp_path/'said')
 
 
+def test_a_mistyped_model_is_named_with_its_setting(capsys, tmp_path, monkeypatch):
+    "Also the second of two, before the first is evaluated; and one that looks like a name on the hub."
+    (tmp_path/'data'/'toy').mkdir(parents=True); monkeypatch.chdir(tmp_path)
+    data = '--data', 'shipped:toy/heldout.jsonl'
+    monkeypatch.setattr('hir.evaluation.evaluate.evaluate', lambda *a, **k: pytest.fail('evaluated the first'))
+    for words, named in (((*data, '--model', 'shipped:toy/start', 'data/toyy'), '--model'), ((*data, '--suite', 'own', '--model', 'data/toyy'), '--model')):
+        assert f"hir: error: {named}: data/toyy: no such folder: data has no 'toyy'; did you mean 'toy'?" in told(capsys, 'eval', *words)
+    for flags in ((), ('--dry-run',)):
+        assert hir_train(*flags, model='data/toyy', out=tmp_path/'run') == 2
+        assert capsys.readouterr().err.startswith("hir: error: setting 'model': data/toyy: no such folder: data has no 'toyy'; did you mean 'toy'?")
+    assert not (tmp_path/'run').exists()
+
+
 # ---- kinds
 
 @pytest.mark.parametrize('asked, says', [('no_comma', "'punctuation:no_comma'"), ('IFEval', "did you mean 'ifeval'?"), ('ifeval:', "did you mean 'ifeval'?"),

@@ -6,7 +6,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from engines import CHECKS, MODELS, contract, questions, toy, wide
-from hir.policies.engines.vllm import VLLMEngine, _base_weights, _weights_of
+from hir.policies.engines.replica import _base_weights, _weights_of
+from hir.policies.engines.vllm import VLLMEngine
 from hir.training.config import engine_of, make_config
 from hir.policies.generate import generate
 from hir.instructions.instruction import load_instructions

@@ -136,7 +136,7 @@ def prepare(*args):
 hir.training.trainer._prepare_job = prepare
 def run(path):
     AcceleratorState._reset_state(reset_partial_state=True)
-    cfg = read_config(path)
+    cfg = read_config(path, trust=True)
     cfg = replace(cfg, out=cfg.out.replace('RANK', rank))
     model, tokenizer = load_policy(cfg.model, dtype=cfg.dtype)
     try: hir.training.trainer.fit(cfg, model, tokenizer, load_instructions(cfg.train), lambda engine: {}, progress=False)
@@ -188,7 +188,7 @@ def test_two_machines_are_one(tmp_path):
     "Two launchers on this host, each told that it is one of two machines."
     path, port = settings(tmp_path, 'two'), free_port()
     both = [launch('multinode', '--machine_rank', rank, '--main_process_ip', '127.0.0.1', '--main_process_port', port,
-                   '-m', 'hir', 'train', '--config', path) for rank in '01']
+                   '-m', 'hir', 'train', '--trust', '--config', path) for rank in '01']
     for child in both:
         finished(child)
     same_run(alone(tmp_path), tmp_path/'two')
@@ -198,7 +198,7 @@ def test_two_machines_are_one(tmp_path):
 def test_processes_without_a_device_are_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip('this machine has GPUs for the processes')
-    child = launch('ddp', '--main_process_port', free_port(), '-m', 'hir', 'train', '--config', settings(tmp_path, 'two'),
+    child = launch('ddp', '--main_process_port', free_port(), '-m', 'hir', 'train', '--trust', '--config', settings(tmp_path, 'two'),
                    '--cpu', 'false')
     said = child.communicate(timeout=200)[0]
     assert child.returncode and 'set cpu to true' in said, said[-2000:]

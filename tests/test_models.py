@@ -1,13 +1,18 @@
 "Any causal language model of transformers: scores equal its own logits, samples equal a fresh forward."
-import shutil
+import os, shutil, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, CONFIG_MAPPING
 
 from hir.policies.generate import generate
 from hir.policies.policy import Policy, PolicyError, _check_head, load_policy, pad_rows
 from hir.files import shipped
+from checkout import ROOT
 
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, eos_token_id=1, bos_token_id=2)
@@ -98,12 +103,53 @@ def test_a_damaged_folder_is_named(start, spoil):
     spoil(start)
     assert refused(start).startswith(f'{start}: cannot be loaded as a policy: ')
 
-def test_a_name_that_is_no_folder_and_not_on_the_hub(monkeypatch, tmp_path):
+@pytest.fixture
+def no_hub(monkeypatch):
+    "Whoever asks the hub fails the test."
+    def asked(*a, **k): pytest.fail('asked the hub')
+    monkeypatch.setattr(AutoModelForCausalLM, 'from_pretrained', asked); monkeypatch.setattr(HfApi, 'model_info', asked)
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub(no_hub, monkeypatch, tmp_path):
     "At once, without asking the hub: names there have an owner."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoModelForCausalLM, 'from_pretrained', lambda *a, **k: pytest.fail('asked the hub'))
     for name in ('qwenx', 'runs/mine/polcy', './qwenx'): assert f'{name}: no such folder' in refused(name)
     assert 'OWNER/NAME' in refused('qwenx')
+
+@pytest.mark.parametrize('wrong, hint', [
+    ('data/toyy', "data has no 'toyy'; did you mean 'toy'?"),                 # OWNER/NAME in form, but data/ is here
+    ('./modles/qwen', ". has no 'modles'; did you mean 'models'?"),
+    ('models/qwen/last', "models/qwen has no 'last'; it has no folders"),
+    ('.\\models\\qwen', "did you mean 'models/qwen'?"),
+    ('modles/', "did you mean 'models'?"),
+    ('C:/models', ". has no 'C:'; it has the folders data, models"),
+    ('elsewhere/model.safetensors', ". has no 'elsewhere'"), ('data/list.jsonl', 'is a file'),
+    (Path('modles/qwen'), "did you mean 'models'?"), ('~/hir-nowhere', "has no 'hir-nowhere'")])
+def test_a_mistyped_path_is_told_what_is_there(no_hub, monkeypatch, tmp_path, wrong, hint):
+    "At once, though it may look like a name on the hub."
+    for folder in ('data/toy', 'models/qwen', '.cache'): (tmp_path/folder).mkdir(parents=True)
+    (tmp_path/'data'/'list.jsonl').touch(); monkeypatch.chdir(tmp_path)
+    said = refused(wrong)
+    assert said.startswith(f'{wrong}: ') and hint in said, said
+
+def test_a_name_that_the_hub_does_not_know(no_hub, monkeypatch, tmp_path):
+    def asked(*a, **k): raise RepositoryNotFoundError('404', response=SimpleNamespace(headers={}, request=None))
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(HfApi, 'model_info', asked)
+    assert '`hf auth login`' in refused('Qwen/Qwen9')
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path):
+    "Not with the retries of each file that a model may have, which took most of a minute."
+    code = 'from hir.policies.policy import load_policy; load_policy("Qwen/Qwen9")'
+    env = dict(os.environ, HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_OFFLINE='0', HF_HOME=str(tmp_path), PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    said = done.stderr.strip().splitlines()[-1]
+    assert 'PolicyError: Qwen/Qwen9: ' in said and 'the hub cannot be asked' in said and 'Retrying' not in done.stderr, done.stderr
+
+def test_offline_is_named():
+    assert 'HF_HUB_OFFLINE' in refused('Qwen/Qwen9')
+
+def test_a_home_folder_is_found(start, monkeypatch):
+    monkeypatch.setenv('HOME', str(start.parent)); monkeypatch.setenv('USERPROFILE', str(start.parent))
+    assert load_policy('~/policy')[1].pad_token
 
 def test_a_tokenizer_with_more_tokens_than_the_model(start):
     tokenizer = AutoTokenizer.from_pretrained(start)

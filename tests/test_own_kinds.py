@@ -112,7 +112,7 @@ def test_a_run_keeps_the_name(module, tmp_path, capsys):
     name = module(RHYME)
     (tmp_path/'mine.jsonl').write_text(record(name)*2)
     (tmp_path/'run.yaml').write_text(f'kinds: [{name}]\nmodel: {shipped("toy/start")}\ntrain: mine.jsonl\n')
-    assert main(['train', '--config', 'run.yaml', '--out', 'run', '--cpu', 'true', '--steps', '1', '--batch', '2', '--m', '2',
+    assert main(['train', '--config', 'run.yaml', '--trust', '--out', 'run', '--cpu', 'true', '--steps', '1', '--batch', '2', '--m', '2',
                  '--max_new_tokens', '8']) == 0, capsys.readouterr().err
     assert f'kinds: {name}\n' in (tmp_path/'run'/'config.yaml').read_text()
 

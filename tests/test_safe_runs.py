@@ -262,3 +262,13 @@ def test_a_torn_line_costs_only_itself(run):
     log.write_text(first[:9] + '\n' + second)
     trained(small(run, steps=3, resume='auto'))
     assert [r['step'] for r in read_log(log)] == [2, 3]
+
+
+# ---- killed
+
+@pytest.mark.slow
+def test_a_process_may_be_killed_at_any_moment():
+    done = subprocess.run([sys.executable, str(Path(__file__).parent/'kills.py'), '24'], capture_output=True, text=True,
+                          env=dict(os.environ, OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('nothing lost, nothing of the user touched') == 2

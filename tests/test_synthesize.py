@@ -137,7 +137,7 @@ def test_a_choice_of_templates_and_kinds_is_kept():
     assert {c.kind for q in drawn for c in q.constraints} <= set(kinds) and {q.template for q in drawn} <= {'line', 'before'}
 
 
-@pytest.mark.parametrize('change,says', [({'kinds': ['no:such']}, "DRAW has no kind 'no:such'"), ({'tasks': []}, 'no tasks'), ({'template': 'haiku'}, "no template 'haiku'"),
+@pytest.mark.parametrize('change,says', [({'kinds': ['no:such']}, "cannot draw kind 'no:such'"), ({'tasks': []}, 'no tasks'), ({'template': 'haiku'}, "no template 'haiku'"),
                                          ({'kinds': ['punctuation:no_comma', 'count:punctuation'], 'low': 2, 'high': 2}, 'had no witness; ask for fewer'),
                                          ({'tasks': ['Go.'], 'n': 3, 'kinds': ['punctuation:no_comma'], 'low': 1, 'high': 1}, 'only 1 different')])
 def test_what_cannot_be_drawn_is_an_error(change, says):

@@ -41,8 +41,8 @@ def _kind_text(k:Kind):
 # %% ../../nbs/api/constraints/08_catalogue.ipynb #73470360
 def _suite_of(k:Kind): return k.check.__module__.rpartition('.')[2]   # the name of its module
 
-def catalogue(asked:str=''): # an id, or how it begins
-    "The page of a kind, or a line for every kind whose id begins like that or whose suite is called so."
+def catalogue(asked:str='')->str: # an id, or how it begins; a suite
+    "The page of a kind, or a line for each whose id begins or whose suite is called so; if none, a ConstraintError."
     found = kinds(asked) or {n: k for n, k in kinds().items() if _suite_of(k) == asked}
     if asked in found: return _kind_text(found[asked])
     if found: return '\n'.join(map(_kind_line, found.values()))

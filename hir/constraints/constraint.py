@@ -8,12 +8,13 @@ __all__ = ['KINDS', 'ConstraintError', 'Kind', 'kind', 'use_kinds', 'near_kinds'
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #20ae2219
 import importlib, inspect, json, os, string, sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ..schema import as_type, near, suggest
+from ..trust import installed_places
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #fcb92882
 class ConstraintError(ValueError):
@@ -23,26 +24,26 @@ class ConstraintError(ValueError):
 @dataclass(frozen=True)
 class Kind:
     "A family of constraints that share a checker."
-    id:str             # official name, e.g. 'punctuation:no_comma'
-    check:Callable     # (response, **args) -> bool
-    sentence:object    # template for `str.format`, or a function of the arguments
-    drop:str = 'yes'   # does its sentence stand alone in its benchmark's prompts? yes, partly, no
-    quotes:tuple = ()  # names of arguments that quote the prompt itself
-    agree:Callable = None  # (**args) -> what is wrong between the arguments, '' if nothing is
+    id:str                # official name, e.g. 'punctuation:no_comma'
+    check:Callable        # (response, **args) -> bool
+    sentence:str|Callable # template for `str.format`, or a function of the arguments
+    drop:str = 'yes'      # does its sentence stand alone in its benchmark's prompts? yes, partly, no
+    quotes:tuple = ()     # names of arguments that quote the prompt itself
+    agree:Callable|None = None # (**args) -> what is wrong between the arguments, '' if nothing is
     literal:bool = False   # its benchmark lets a blank response pass and has no loose reading
-    achieved:Callable = None # (response, **args) -> arguments that it may have reached instead, or None
+    achieved:Callable|None = None # (response, **args) -> arguments that it may have reached instead, or None
     shown:dict = field(default_factory=dict, hash=False) # arguments picked for its example
     @cached_property
-    def params(self): # name → annotation of each argument
+    def params(self)->dict[str, Any]: # name → annotation of each argument
         hints = get_type_hints(self.check, include_extras=True)
         return {k: v for k, v in hints.items() if k not in ('response', 'return')}
     @cached_property
-    def needed(self):
+    def needed(self)->dict[str, Any]:
         "Name → annotation of each argument that has no default."
         given = inspect.signature(self.check).parameters
         return {k: v for k, v in self.params.items() if given[k].default is inspect.Parameter.empty}
     @property
-    def example(self):
+    def example(self)->dict[str, Any]:
         "Arguments to show the kind with: those picked, and suggestions for the others it needs."
         return {k: suggest(v) for k, v in self.needed.items()} | self.shown
 
@@ -50,11 +51,11 @@ class Kind:
 KINDS = {}  # id -> Kind, filled by `kind`
 
 def kind(
-    id:str,           # official name
-    sentence,         # how it reads: 'Use at least {n} words.' or a function of the arguments
-    example=None,     # arguments to show it with, where those that `suggest` finds will not do
-    **settings):      # `drop`, `quotes`, `agree`: see `Kind`
-    "Register the decorated function as the checker of `id`."
+    id:str,                # official name
+    sentence:str|Callable, # how it reads: 'Use at least {n} words.' or a function of the arguments
+    example:dict|None=None,# arguments to show it with, where those that `suggest` finds will not do
+    **settings)->Callable: # `drop`, `quotes`, `agree`: see `Kind`
+    "Register the decorated function as the checker of `id`; a ConstraintError if another module has that id."
     def register(check):
         old = KINDS.get(id)
         homes = {check.__module__} | ({old.check.__module__} if old else set())
@@ -87,29 +88,32 @@ _BUILT_IN = ('hir.constraints.suites.ifeval', 'hir.constraints.suites.ifbench', 
 
 def _load_suites():
     "Import the modules of `_BUILT_IN`, of the entry point `hir.kinds` and of HIR_KINDS; return the ids known."
-    from importlib.metadata import entry_points                      # slow to import, and only needed here
+    from importlib.metadata import entry_points, distributions       # slow to import, and only needed here
     for module in _BUILT_IN: importlib.import_module(module)
-    for e in entry_points(group='hir.kinds'):
+    here = installed_places()                                        # not what lies in the folder one stands in
+    found = entry_points(group='hir.kinds') if here == sys.path else [
+        e for d in distributions(path=here) for e in d.entry_points if e.group == 'hir.kinds']
+    for e in found:
         if not e.value.startswith('hir.'): _load_own(e.value)      # an older installation of hir itself names its own
     for module in _own_modules(os.environ.get('HIR_KINDS', '')): _load_own(module)
     return sorted(KINDS)
 
-def use_kinds(names:str): # comma-separated modules
-    "Load kinds of your own, here and in processes started from here; return the ids known."
+def use_kinds(names:str)->list[str]: # comma-separated modules
+    "Load kinds of your own, here and in processes started from here; return the ids known, or a ConstraintError."
     before = os.environ.get('HIR_KINDS', '')
     os.environ['HIR_KINDS'] = ','.join(dict.fromkeys(_own_modules(before) + _own_modules(names)))
     try: return _load_suites()
     except ConstraintError: os.environ['HIR_KINDS'] = before; raise
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #617d0d3c
-def near_kinds(id:str):
+def near_kinds(id:str)->str:
     "'did you mean …?', or '' where no known kind is near."
     same = sorted(k for k in KINDS if k.rpartition(':')[2] == id.lower())
     found = same[:3] or near(id, KINDS)
     return f'did you mean {" or ".join(map(repr, found))}?' if found else ''
 
-def get_kind(id:str):
-    "The kind of that id; an unknown one is an error that names the nearest."
+def get_kind(id:str)->Kind:
+    "The kind of that id; an unknown one is a ConstraintError that names the nearest."
     if id not in KINDS: _load_suites()
     if id in KINDS: return KINDS[id]
     hint = near_kinds(str(id)) or f'`hir kinds` lists all {len(KINDS)}'
@@ -125,8 +129,8 @@ class Constraint:
     text:str = ''                           # its sentence, if the data have their own
 
     def __post_init__(self): object.__setattr__(self, 'args', _checked_arguments(get_kind(self.kind), self.args))
-    def __hash__(self): return hash((self.kind, json.dumps(self.args, sort_keys=True), self.text))
-    def __str__(self): return describe(self)
+    def __hash__(self)->int: return hash((self.kind, json.dumps(self.args, sort_keys=True), self.text))
+    def __str__(self)->str: return describe(self)
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #01d77547
 def _checked_arguments(
@@ -147,7 +151,7 @@ def _checked_arguments(
     return out
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #c5516f7c
-def describe(c:Constraint):
+def describe(c:Constraint)->str:
     "The sentence that states the constraint to a model."
     if c.text: return c.text
     sentence = KINDS[c.kind].sentence
@@ -159,20 +163,20 @@ def describe(c:Constraint):
 @dataclass(frozen=True)
 class Verdict:
     "Which of its instruction's K constraints a response satisfies."
-    ok:tuple # K bools, in the order of the constraints
+    ok:Sequence[bool] # K ≥ 1, kept as a tuple, in the order of the constraints
 
     def __post_init__(self):
         object.__setattr__(self, 'ok', tuple(map(bool, self.ok)))
         if not self.ok: raise ConstraintError('a verdict needs at least one constraint')
-    def __len__(self): return len(self.ok)
-    def __iter__(self): return iter(self.ok)
-    def __str__(self): return ''.join('✓' if o else '✗' for o in self.ok)
+    def __len__(self)->int: return len(self.ok)   # K
+    def __iter__(self)->Iterator[bool]: return iter(self.ok)
+    def __str__(self)->str: return ''.join('✓' if o else '✗' for o in self.ok)
     @property
-    def satisfied(self): return tuple(i for i, o in enumerate(self.ok) if o)
+    def satisfied(self)->tuple[int, ...]: return tuple(i for i, o in enumerate(self.ok) if o)   # their positions
     @property
-    def partial(self): return any(self.ok) and not all(self.ok)
+    def partial(self)->bool: return any(self.ok) and not all(self.ok)   # 0 < CLA < 1: can be replayed
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #2db44fd0
-def kinds(prefix:str=''): # e.g. 'length_constraints:'
+def kinds(prefix:str='')->dict[str, Kind]: # e.g. 'length_constraints:'
     "Known kinds whose id starts with `prefix`, by id."
     return {i: KINDS[i] for i in _load_suites() if i.startswith(prefix)}

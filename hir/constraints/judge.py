@@ -9,15 +9,18 @@ __all__ = ['PROMPT_VERSION', 'PROMPT', 'JudgeError', 'criterion', 'is_soft', 'qu
 # %% ../../nbs/api/constraints/07_judge.ipynb #bd4f2d21
 import asyncio, hashlib, json, math, os, random, re, uuid
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ..files import append_text, log_lines
 from ..progress import bar
+from ..trust import endpoint_of, keeps_secrets, struck_text
 
 from .constraint import Constraint, Verdict, describe, kind
 from ..schema import Text
@@ -28,10 +31,10 @@ class JudgeError(RuntimeError):
     "The judge cannot work at all: no client, no access, no such model, a file that is no cache."
 
 @kind('judge:criterion', '{criterion}', example={'criterion': 'Keep a friendly tone.'})
-def criterion(response, criterion:Text):
+def criterion(response:str, criterion:Text)->bool:
     raise CheckError('a criterion in words needs a judge: ask hir.constraints.judge.Judge, not a rule')
 
-def is_soft(c:Constraint): return c.kind == 'judge:criterion'
+def is_soft(c:Constraint)->bool: return c.kind == 'judge:criterion'
 
 def _wanted(c:Constraint):
     "The demand as the judge reads it: the criterion, or the sentence of a rule."
@@ -67,13 +70,13 @@ def _readable(text:str):
 def question(
     task:str,     # what was asked for; the whole prompt where the criterion refers to it
     response:str, # what was written
-    c:Constraint):# what is demanded
+    c:Constraint)->str: # what is demanded
     "All that the judge reads."
     texts = dict(task=_readable(task), response=_readable(response), requirement=_readable(_wanted(c)))
     return PROMPT.format(mark=_question_key(texts)[:12], **texts)
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #a540fc4f
-def yes_or_no(text:str):
+def yes_or_no(text:str)->bool|None:
     "True for Yes, False for No, None for anything else."
     said = re.fullmatch(r'\s*(yes|no)[.!]*\s*', text, re.I | re.A)
     return said[1].lower() == 'yes' if said else None
@@ -124,12 +127,12 @@ def _read_cache(path):
 
 class Cache:
     "Answers by key, in memory and, if it has a path, in a file."
-    def __init__(self, path=None):
+    def __init__(self, path:str|Path|None=None): # of a JSONL file; one that holds anything else is a JudgeError
         self.path, self.known = path, {}
         if path is None: return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.known = _read_cache(path)
-    def add(self, key:str, ok:bool):
+    def add(self, key:str, ok:bool)->None:
         self.known[key] = ok
         if self.path is None: return
         _begin_cache(self.path); append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
@@ -138,7 +141,7 @@ class Cache:
 @dataclass(frozen=True)
 class _Attempt:
     "What came of one request."
-    ok:bool=None     # the answer, if there is one
+    ok:bool|None=None # the answer, if there is one
     why:str=''       # and if not, why
     wait:float=0.    # seconds that the server asks for; infinite: do not ask again
     alive:bool=True  # did the endpoint deal with the question?
@@ -148,7 +151,8 @@ def _trouble(e):
     status = getattr(e, 'status_code', None)
     if status is None: return _Attempt(why=type(e).__name__, alive=False)
     if status in (401, 403, 404):
-        raise JudgeError(f'the endpoint answers {status}: check model, base_url and api_key') from e
+        raise JudgeError(f'the endpoint answers {status}: check model, base_url and api_key '
+                         '(that of the environment goes only to the endpoint in OPENAI_BASE_URL)') from e
     if status < 500 and status not in (408, 409, 429): return _Attempt(why=f'status {status}', wait=math.inf)
     return _Attempt(why=f'status {status}', wait=_retry_after(e.response.headers), alive=False)
 
@@ -176,49 +180,73 @@ def _openai():
     except ImportError as e: raise JudgeError('a judge needs a client: pip install "hir[judge]"') from e
     return openai
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #530d7b15
+def _home():
+    "The endpoint that the environment names."
+    return os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1'
+
+def _is_home(judge): return not judge.base_url or endpoint_of(judge.base_url) == endpoint_of(_home())
+
+def _key_of(judge):
+    "The key for the judge's endpoint; a JudgeError where the environment's would be read on the way."
+    if judge.api_key: return judge.api_key
+    key = os.environ.get('OPENAI_API_KEY') if _is_home(judge) else None
+    if key and not keeps_secrets(judge.base_url or _home()):
+        raise JudgeError('OPENAI_API_KEY would go over plain http; use https, or unset the key')
+    return key or 'none'
+
+_OURS = ('host', 'accept', 'accept-encoding', 'connection', 'content-type', 'content-length', 'transfer-encoding', 'user-agent')
+
+def _http_client(judge):
+    "An HTTP client that sends what is secret to the judge's endpoint alone, and what the environment adds to its own."
+    origin, home = endpoint_of(judge.base_url or _home())[:3], _is_home(judge) and keeps_secrets(judge.base_url or _home())
+    async def only(request):
+        there = endpoint_of(str(request.url))
+        if there and there[:3] == origin and home: return
+        fine = (*_OURS, 'authorization') if there and there[:3] == origin else _OURS
+        for name in list(request.headers):
+            if name.lower() not in fine: del request.headers[name]
+    return _openai().DefaultAsyncHttpxClient(event_hooks={'request': [only]})
+
 # %% ../../nbs/api/constraints/07_judge.ipynb #26840a33
 @dataclass(eq=False)
 class Judge:
     "Asks a model whether responses meet constraints, and remembers its answers."
     model:str
-    base_url:str=None     # OpenAI-compatible endpoint, e.g. 'http://localhost:8000/v1'
-    api_key:str=field(default=None, repr=False) # default: OPENAI_API_KEY of the environment
-    cache:str=None        # file of answers; None: kept by this object only
-    concurrency:int=8     # requests at a time
-    retries:int=5         # further requests per question
-    timeout:float=60.     # seconds per request
-    wait:float=1.         # seconds before the first retry, then doubled
-    longest:float=60.     # seconds that a retry may be put off
-    progress:bool=False   # show a progress bar
+    base_url:str|None=None   # OpenAI-compatible endpoint, e.g. 'http://localhost:8000/v1'
+    api_key:str|None=field(default=None, repr=False) # default: that of the environment, for its own endpoint alone
+    cache:str|Path|None=None # file of answers; None: kept by this object only
+    concurrency:int=8        # requests at a time
+    retries:int=5            # further requests per question
+    timeout:float=60.        # seconds per request
+    wait:float=1.            # seconds before the first retry, then doubled
+    longest:float=60.        # seconds that a retry may be put off
+    progress:bool=False      # show a progress bar
     options:dict=field(default_factory=dict) # of the request; None leaves a default out
 
     def __post_init__(self):
         if min(self.concurrency, self.retries + 1, self.timeout) <= 0:
             raise ValueError('concurrency and timeout must be positive, retries at least 0')
-        if self.base_url and not self.base_url.startswith(('http://', 'https://')):
-            raise ValueError(f"base_url must begin with http:// or https://, not {self.base_url[:12]!r}")
+        if self.base_url and (endpoint_of(self.base_url) or 'x')[0] not in ('http', 'https'):
+            raise ValueError(f"base_url must begin with http:// or https://, not {struck_text(self.base_url)[:12]!r}")
+        _key_of(self)
         _openai(); self.answers, self.luck = Cache(self.cache), random.Random()
         asked = dict(temperature=0, max_tokens=16) | self.options
         self.options = {k: v for k, v in asked.items() if v is not None}
-    def __call__(self, items): return _run_now(ask(self, items))
-
-# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0302
-def _endpoint(judge:Judge):
-    "The address whose answers these are; what the client takes where the judge names none."
-    return (judge.base_url or os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1').rstrip('/')
+    def __call__(self, items:Iterable[tuple[str, str, Constraint]])->'Judged': return _run_now(ask(self, items))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #5ed1403d
 _UNCLEAR = 'neither Yes nor No'
 
-async def attempt(judge, client, prompt):
-    "One request."
+async def attempt(judge:Judge, client:Any, prompt:str)->_Attempt: # an `AsyncOpenAI`
+    "One request; a JudgeError if the endpoint answers 401, 403 or 404."
     request = client.chat.completions.create(
         model=judge.model, messages=[{'role': 'user', 'content': prompt}], **judge.options)
     try: ok = yes_or_no(_reply_text(await asyncio.wait_for(request, judge.timeout)))
     except (_openai().APIError, asyncio.TimeoutError, ValueError) as e: return _trouble(e) # ValueError: not JSON
     return _Attempt(ok, '' if ok is not None else _UNCLEAR)
 
-async def ask_one(judge, client, prompt, tally):
+async def ask_one(judge:Judge, client:Any, prompt:str, tally:SimpleNamespace)->_Attempt:
     "The last of up to 1 + retries attempts at one question."
     tally.asked += 1
     for tries in range(judge.retries + 1):
@@ -229,9 +257,9 @@ async def ask_one(judge, client, prompt, tally):
         if not a.alive: await asyncio.sleep(a.wait + rest)
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #c9e909be
-async def ask_all(judge, todo, tally):
+async def ask_all(judge:Judge, todo:dict[str, str], tally:SimpleNamespace)->None:
     "Ask all of `todo`, key → prompt, and note the answers."
-    queue, key = iter(todo.items()), judge.api_key or os.environ.get('OPENAI_API_KEY') or 'none'
+    queue = iter(todo.items())
     async def work():
         for k, prompt in queue:
             if tally.lost >= 2*judge.concurrency: a = _Attempt(why='not asked', alive=False)
@@ -241,7 +269,8 @@ async def ask_all(judge, todo, tally):
             else: judge.answers.add(k, a.ok)
             shown.update()
     ours = dict(max_retries=0, timeout=None) # see `ask_one` and `attempt`
-    async with _openai().AsyncOpenAI(base_url=judge.base_url, api_key=key, **ours) as client:
+    ours |= dict(base_url=judge.base_url or _home(), api_key=_key_of(judge), http_client=_http_client(judge))
+    async with _openai().AsyncOpenAI(**ours) as client:
         with bar(total=len(todo), desc='judging', progress=judge.progress) as shown:
             await asyncio.gather(*(work() for _ in range(min(judge.concurrency, len(todo)))))
 
@@ -256,8 +285,8 @@ class Judged:
     why:dict=field(default_factory=dict) # reason → answers left unjudged for it
 
     @property
-    def unjudged(self): return self.ok.count(None)
-    def __str__(self):
+    def unjudged(self)->int: return self.ok.count(None)
+    def __str__(self)->str:
         why = ', '.join(f'{n} × {reason}' for reason, n in sorted(self.why.items()))
         return (f'{len(self.ok)} answers: {self.asked} asked, {self.cached} cached, '
                 f'{self.retried} retried, {self.unjudged} unjudged' + (f' ({why})' if why else ''))
@@ -265,11 +294,11 @@ class Judged:
 # %% ../../nbs/api/constraints/07_judge.ipynb #41feec9e
 async def ask(
     judge:Judge,
-    items): # of (task, response, constraint)
+    items:Iterable[tuple[str, str, Constraint]])->Judged: # (task, response, constraint)
     "What the judge says to each, as `Judged`; `judge(items)` is the same for code that does not await."
     items = list(items)
     prompts = [question(*item) for item in items]
-    keys = [_question_key(_endpoint(judge), judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
+    keys = [_question_key(endpoint_of(judge.base_url or _home()), judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
     blank = [not response.strip() for _, response, _ in items]
     known = judge.answers.known
     cached = sum(k in known for k, b in zip(keys, blank) if not b)
@@ -281,7 +310,7 @@ async def ask(
     return Judged(ok, tally.asked, cached, tally.retried, dict(why))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #454fc071
-async def within(task, home):
+async def within(task:Awaitable, home:list)->Any:
     "Await `task`, after leaving in `home` what it takes to cancel it from another thread."
     home.append((asyncio.get_running_loop(), asyncio.current_task()))
     return await task
@@ -300,9 +329,10 @@ def _run_now(task):
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #6e28686d
 def verify_with(
-    judge,        # called with (task, response, constraint) triples, for a `Judged`
-    items,        # of (task, constraints, response)
-    check=check): # `check` or `check_loose`, for the constraints that have a rule
+    judge:Callable[[list], Judged], # called with (task, response, constraint) triples
+    items:Iterable[tuple[str, Iterable[Constraint], str]], # (task, constraints, response)
+    check:Callable[[Constraint, str], bool]=check # `check` or `check_loose`, for the constraints that have a rule
+)->tuple[list[Verdict|None], Judged]:
     "A `Verdict` per response, None where the judge left a gap; and the `Judged` behind them."
     items = list(items)
     judged = judge([(task, r, c) for task, cs, r in items for c in cs if is_soft(c)])
@@ -321,12 +351,12 @@ class Agreement:
     unjudged:int=0 # counted in none of these
 
     @property
-    def n(self): return self.both + self.missed + self.granted + self.neither
+    def n(self)->int: return self.both + self.missed + self.granted + self.neither
     @property
-    def accuracy(self): return (self.both + self.neither)/self.n if self.n else math.nan
+    def accuracy(self)->float: return (self.both + self.neither)/self.n if self.n else math.nan
     @property
-    def kappa(self):
-        "1: always equal; 0: as equal as by chance; NaN where both always say the same."
+    def kappa(self)->float:
+        "Cohen's kappa: 1: always equal; 0: as equal as by chance; NaN where both always say the same."
         yes = (self.both + self.missed)*(self.both + self.granted)
         no = (self.neither + self.granted)*(self.neither + self.missed)
         n, chance = self.n, yes + no # both times n²: whole numbers
@@ -337,9 +367,9 @@ _CELLS = {(True, True): 'both', (True, False): 'missed', # (rule, judge)
          (False, True): 'granted', (False, False): 'neither'}
 
 def agreement(
-    judge,        # called with (task, response, constraint) triples, for a `Judged`
-    items,        # such triples, each constraint with a rule
-    check=check): # the rule's verdict
+    judge:Callable[[list], Judged], # called with (task, response, constraint) triples
+    items:Iterable[tuple[str, str, Constraint]], # such triples, each constraint with a rule
+    check:Callable[[Constraint, str], bool]=check)->dict[str, Agreement]: # the rule's verdict
     "Kind → `Agreement`, last of all 'all'; blank responses, asked of neither, are left out."
     items = [item for item in items if item[1].strip()]
     rules, counts = [check(c, response) for _, response, c in items], {}
@@ -349,7 +379,7 @@ def agreement(
     last = lambda name: (name == 'all', name)
     return {name: Agreement(**counts[name]) for name in sorted(counts, key=last)}
 
-def agreement_text(found): # of `agreement`
+def agreement_text(found:dict[str, Agreement])->str: # of `agreement`
     "The agreement as a table."
     wide = max(map(len, found))
     head = f'{"":{wide}}     n accuracy   kappa   both missed granted neither unjudged'

@@ -7,6 +7,7 @@ __all__ = ['Relation', 'words', 'compare', 'parts', 'sentences', 'tokenize', 'wo
 
 # %% ../../nbs/api/constraints/01_text.ipynb #1d9ab317
 import json, random, re
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import chain, pairwise, zip_longest
 from operator import ge, lt
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 # %% ../../nbs/api/constraints/01_text.ipynb #b2933741
-def words(text:str):
+def words(text:str)->list[str]:
     r"Runs of word characters, the regular expression `\w+`."
     return re.findall(r'\w+', text)
 
@@ -24,14 +25,14 @@ Relation = Literal['less than', 'at least']
 def compare(
     n:int,              # what was counted
     relation:Relation,  # how it must stand to
-    target:int):        # the number demanded
+    target:int)->bool:  # the number demanded
     "Does the count `n` stand in `relation` to `target`?"
     return {'less than': lt, 'at least': ge}[relation](n, target)
 
 # %% ../../nbs/api/constraints/01_text.ipynb #b2960a94
 def parts(
     text:str,
-    divider:str='\n\n'): # e.g. '***'
+    divider:str='\n\n')->list[str]: # e.g. '***'
     "`text` cut at `divider`, each part stripped; a blank first or last part does not count."
     out = [p.strip() for p in text.split(divider)]
     if not out[0]: out = out[1:]
@@ -129,7 +130,7 @@ def _cuts(text:str):
 # %% ../../nbs/api/constraints/01_text.ipynb #87c6db89
 _CLOSING = re.compile(rf'["\')\]}}{_CURLY}]+?(?:\s+|(?=--)|$)', re.MULTILINE)
 
-def sentences(text:str):
+def sentences(text:str)->list[str]:
     "The sentences of an English text, as IFEval counts them."
     ends, starts = zip(*_cuts(text), (len(text.rstrip()), None))
     spans, out, taken = list(zip((0, *starts), ends)), [], 0
@@ -159,7 +160,7 @@ _TREEBANK_RULES = [(re.compile(pattern), to) for pattern, to in [
 
 # %% ../../nbs/api/constraints/01_text.ipynb #ff05e679
 def tokenize(
-    sentences): # of one text, or of many
+    sentences:Iterable[str])->list[list[str]]: # of one text, or of many
     "The tokens of each sentence, by the Treebank rules."
     text = '\n'.join(sentences)
     spare = next(c for c in map(chr, range(0xE000, 0x110000)) if c not in text) if '\0' in text else ''
@@ -167,7 +168,7 @@ def tokenize(
     for pattern, to in _TREEBANK_RULES: text = pattern.sub(to, text)
     return [s.replace(spare, '\0').split() if spare else s.split() for s in text.split('\0')[1:-1]]
 
-def word_tokens(text:str):
+def word_tokens(text:str)->list[str]:
     "Words and punctuation marks, as `nltk.word_tokenize` cuts them."
     return [token for tokens in tokenize(sentences(text)) for token in tokens]
 
@@ -224,8 +225,8 @@ def _grams_in(text:str):
     return [*chain.from_iterable([known(f' {w} ') for w in words if w]), *_grams(f' {last}')]
 
 # %% ../../nbs/api/constraints/01_text.ipynb #1561fc4b
-def language(text:str):
-    "Code of the language of `text`, e.g. 'en' or 'zh-cn'; None where there is nothing to go by."
+def language(text:str)->str|None:
+    "Code of a text's language, e.g. 'en' or 'zh-cn'; 'unknown' if none is likely, None where nothing is to go by."
     if not (drawn := _grams_in(text)): return None
     names, _, shares = _profiles()
     total, draw = 0*shares[0], random.Random(0)

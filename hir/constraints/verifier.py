@@ -8,6 +8,7 @@ __all__ = ['check_at_work', 'CheckError', 'check', 'check_loose', 'verify', 'ver
 # %% ../../nbs/api/constraints/02_verifier.ipynb #65da380a
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from .constraint import Constraint, ConstraintError, Verdict, get_kind
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #5afe0102
@@ -24,8 +25,8 @@ class CheckError(RuntimeError):
 
 def check(
     c:Constraint,  # what is demanded
-    response:str): # what was written
-    "Does `response` satisfy `c`, taken literally?"
+    response:str)->bool: # what was written
+    "Does `response` satisfy `c`, taken literally? A CheckError where the checker does not say."
     if not isinstance(response, str): raise TypeError(f'a response is a str, not {response!r}')
     if not response.strip() and not get_kind(c.kind).literal: return False
     before, _AtWork.since = _AtWork.since, (time.monotonic(), c.kind)
@@ -44,40 +45,40 @@ def _variants(response:str):
     cuts = [response] + ['\n'.join(l).strip() for l in (lines[1:], lines[:-1], lines[1:-1])]
     return cuts + [c.replace('*', '') for c in cuts]
 
-def check_loose(c:Constraint, response:str):
+def check_loose(c:Constraint, response:str)->bool:
     "Does any of the eight variants satisfy `c`?"
     if get_kind(c.kind).literal: return check(c, response)
     return any(check(c, v) for v in dict.fromkeys(_variants(response)))
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #de0c7969
 def verify(
-    constraints,   # K constraints
-    response:str,  # what was written
-    check=check):  # `check` or `check_loose`
+    constraints:Iterable[Constraint], # K ≥ 1
+    response:str, # what was written
+    check:Callable[[Constraint, str], bool]=check)->Verdict: # `check` or `check_loose`
     "The verdict of one response on all constraints, in their order."
     return Verdict([check(c, response) for c in constraints])
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #02af3a50
 def verify_both(
-    constraints,   # K constraints
-    response:str): # what was written
+    constraints:Sequence[Constraint], # K ≥ 1
+    response:str)->tuple[Verdict, Verdict]: # what was written
     "The strict and the loose verdict of one response."
     strict, others = verify(constraints, response), list(dict.fromkeys(_variants(response)))[1:]
     def again(c): return not get_kind(c.kind).literal and any(check(c, v) for v in others)
     return strict, Verdict([ok or again(c) for c, ok in zip(constraints, strict)])
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #142cc424
-def ila(v:Verdict):
+def ila(v:Verdict)->float:
     "Instruction-level accuracy of one response: 1.0 if every constraint holds, else 0.0."
     return float(all(v.ok))
 
-def cla(v:Verdict):
+def cla(v:Verdict)->float:
     "Constraint-level accuracy of one response: the share of constraints that hold, in [0, 1]."
     return sum(v.ok) / len(v.ok)
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #8fde8137
 def per_kind(
-    pairs): # of (constraints, verdict)
+    pairs:Iterable[tuple[Iterable[Constraint], Iterable[bool]]])->dict[str, tuple[int, int]]: # (constraints, verdict)
     "Kind → (passed, asked), over many responses."
     out = {}
     for constraints, verdict in pairs:
@@ -100,7 +101,7 @@ def _compared(
             else: ours = check(c, r['response']), check_loose(c, r['response'])
             yield id, args, ours, theirs
 
-def _comparison_text(rows): # of `_compared`
+def _comparison_text(rows): # (id, args, ours, theirs)
     "A table: how many verdicts of each kind were compared, and the share that is equal, strict and loose."
     equal, asked = Counter(), Counter()
     for id, _, ours, theirs in rows:

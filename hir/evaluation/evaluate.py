@@ -8,25 +8,29 @@ __all__ = ['resampled', 'bootstrap', 'Answers', 'Report', 'sizes', 'evaluate', '
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #0d327df2
 import numpy as np
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..constraints.verifier import check, cla, ila, per_kind
+from ..constraints.judge import Judge
+from ..instructions.instruction import Instruction
 from ..policies.rollout import seed_for
 from ..replays.reward import score
 from ..policies.processes import said
 from ..training.context import SharedEngine
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #db6f47d4
-def resampled(values, n, seed):
+def resampled(values:np.ndarray, n:int, seed:int)->np.ndarray:
     "Means of `n` resamples of `values`."
     rng, N = np.random.default_rng(seed), len(values)
     return np.array([values[rng.integers(N, size=N)].mean() for _ in range(n)])
 
 def bootstrap(
-    values,    # one number per instruction
-    level=.95, # coverage wanted, in (0, 1)
-    n=2000,    # resamples
-    seed=0):
+    values:Sequence[float],    # one number per instruction
+    level:float=.95, # coverage wanted, in (0, 1)
+    n:int=2000,    # resamples
+    seed:int=0)->tuple[float, float, float]:
     "Mean of `values` and its percentile interval: (mean, low, high)."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values): raise ValueError('no values; give one per instruction')
@@ -63,18 +67,19 @@ class Answers:
         object.__setattr__(self, 'rollouts', tuple(self.rollouts))
         if not self.rollouts: raise ValueError('a report needs at least one scored rollout')
         _sound(self.rollouts)
-    def per_instruction(self, metric=ila):
+    def per_instruction(self, metric:Callable=ila)->list[float]:
         "One mean per instruction; `metric` is a function of a verdict."
         return [sum(metric(r.verdict) for r in rs)/len(rs) for rs in _by_instruction(self.rollouts)]
-    def interval(self, metric=ila, **kw): return bootstrap(self.per_instruction(metric), **kw)
+    def interval(self, metric:Callable=ila, **kw)->tuple[float, float, float]: # kw: of `bootstrap`
+        return bootstrap(self.per_instruction(metric), **kw)
     @property
-    def instructions(self): return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
+    def instructions(self)->list[Instruction]: return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
     @property
-    def ila(self): return sum(ila(r.verdict) for r in self.rollouts)/len(self.rollouts)
+    def ila(self)->float: return sum(ila(r.verdict) for r in self.rollouts)/len(self.rollouts)
     @property
-    def cla(self): return sum(cla(r.verdict) for r in self.rollouts)/len(self.rollouts)
+    def cla(self)->float: return sum(cla(r.verdict) for r in self.rollouts)/len(self.rollouts)
     @property
-    def kinds(self): return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
+    def kinds(self)->dict[str, tuple]: return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #29f4b835
 @dataclass(frozen=True)
@@ -88,16 +93,16 @@ class Report(Answers):
         if self.greedy and Answers(self.greedy).instructions != self.instructions:
             raise ValueError('the greedy responses answer other instructions than the sampled ones')
     @property
-    def samples(self): return len(self.rollouts)//len(self.instructions)
+    def samples(self)->int: return len(self.rollouts)//len(self.instructions)
     @property
-    def greedy_ila(self): return Answers(self.greedy).ila if self.greedy else None
+    def greedy_ila(self)->float|None: return Answers(self.greedy).ila if self.greedy else None
     @property
-    def greedy_cla(self): return Answers(self.greedy).cla if self.greedy else None
+    def greedy_cla(self)->float|None: return Answers(self.greedy).cla if self.greedy else None
     @property
-    def by_size(self):
+    def by_size(self)->dict[int, tuple]:
         "Number of constraints → (ILA, CLA, number of instructions)."
         return {K: (r.ila, r.cla, len(r.instructions)) for K, r in sizes(self).items()}
-    def summary(self): return _summary_of(self)
+    def summary(self)->dict[str, float]: return _summary_of(self)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #50b81960
 def _part(
@@ -107,7 +112,7 @@ def _part(
     kept = [[r for r in rs if keep(r.instruction)] for rs in (report.rollouts, report.greedy)]
     return Report(*kept)
 
-def sizes(report:Report):
+def sizes(report:Report)->dict[int, Report]:
     "Number of constraints → the report on the instructions that have so many."
     found = sorted({len(q) for q in report.instructions})
     return {K: _part(report, lambda q: len(q) == K) for K in found}
@@ -133,19 +138,20 @@ def _scored_rollouts(engine, rollouts, check=check, judge=None):
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4f3e3cb1
 def evaluate(
-    engine,       # see `rollout`
-    instructions, # held out
+    engine:Any,       # see `rollout`
+    instructions:Iterable[Instruction], # held out
     n:int=4,      # samples per instruction
     seed:int=0,
-    check=check,  # strict or loose
-    greedy=True,  # add one greedy response each?
-    judge=None):  # a `Judge`, for soft constraints
+    check:Callable=check,  # strict or loose
+    greedy:bool=True,  # add one greedy response each?
+    judge:Judge|None=None)->Report:  # a `Judge`, for soft constraints
     "Sample, verify, report; instructions with a response that could not be judged are left out."
     instructions = list(instructions)
     if not instructions: raise ValueError('there are no instructions to evaluate on')
     if n < 1: raise ValueError(f'an evaluation needs at least 1 sample per instruction, not {n}')
     seeds = [seed_for(seed, 'evaluate', i) for i in range(len(instructions))]
-    ask = lambda m, **sampling: _scored_rollouts(engine, engine.generate(instructions, m, seeds, **sampling), check, judge)
+    def ask(m, **sampling):
+        return _scored_rollouts(engine, engine.generate(instructions, m, seeds, **sampling), check, judge)
     found, best = ask(n), ask(1, temperature=0.) if greedy else []
     lost = {r.group for r in [*found, *best] if r.verdict is None}
     if len(lost) == len(instructions): raise ValueError('the judge left every instruction unjudged')
@@ -154,8 +160,8 @@ def evaluate(
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4fa2218c
 def compare_reports(
     a:Report, b:Report, # on the same instructions
-    metric=ila,         # function of a verdict
-    **kw):              # level, n, seed: see `bootstrap`
+    metric:Callable=ila,         # function of a verdict
+    **kw)->tuple[float, float, float]:              # level, n, seed: see `bootstrap`
     "How much higher `a` is than `b`, paired by instruction: (difference, low, high)."
     ours, theirs = a.instructions, b.instructions
     if len(ours) != len(theirs):
@@ -166,18 +172,18 @@ def compare_reports(
     return bootstrap([x - y for x, y in pairs], **kw)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #0db51935
-def aligned(rows, gap='   '):
+def aligned(rows:Sequence, gap:str='   ')->str:
     "Rows of cells as text: first column to the left, the others to the right."
     rows = [[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pad = lambda first, *rest: [first.ljust(wide[0]), *map(str.rjust, rest, wide[1:])]
     return '\n'.join(gap.join(pad(*row)).rstrip() for row in rows)
 
-def interval_text(found): # (mean, low, high)
+def interval_text(found:Sequence[float])->str: # (mean, low, high)
     return f'[{found[1]:.3f}, {found[2]:.3f}]'
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4fe29a78
-def evaluation_text(report:Report):
+def evaluation_text(report:Report)->str:
     "A report as a printable table."
     greedy = [report.greedy_ila, report.greedy_cla] if report.greedy else ['-', '-']
     overall = [['', 'sampled', '95% interval', 'greedy']]
@@ -193,7 +199,7 @@ def evaluation_text(report:Report):
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #ca59d056
 def compare_text(
-    reports): # name → Report; the first is the baseline
+    reports:dict[str, Report])->str: # name → Report; the first is the baseline
     "Reports side by side, as a printable table."
     (base, first), *_ = reports.items()
     out = []
@@ -210,7 +216,7 @@ def compare_text(
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #77699f67
 _RESULT_FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
-def runs_of(rows):
+def runs_of(rows:Sequence[dict])->dict[tuple, list[dict]]:
     "(method, seed) → its rows by step; methods in the order in which they first appear."
     if not rows: raise ValueError('no rows: nothing has been evaluated')
     out = {}
@@ -221,13 +227,13 @@ def runs_of(rows):
     return {(method, seed): sorted(run, key=lambda r: r['step'])
             for method, seeds in out.items() for seed, run in seeds.items()}
 
-def mean_range(values):
+def mean_range(values:Iterable[float])->tuple[float, float, float]:
     "(mean, smallest, largest)."
     values = list(values)
     return sum(values)/len(values), min(values), max(values)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #47bc4779
-def summarise(rows):
+def summarise(rows:Sequence[dict])->list[dict]:
     "One row per method, at the last step of its runs: (mean, min, max) over seeds."
     ends = {}
     for (method, _), run in runs_of(rows).items(): ends.setdefault(method, []).append(run[-1])
@@ -263,7 +269,7 @@ def markdown_table(rows:list)->str: # of cells; the first row is the head
     return '\n'.join(f'| {" | ".join(x.ljust(w) for x, w in zip(row, wide))} |' for row in rows)
 
 def table_text(
-    summary): # of `summarise` or `_at_sampled`
+    summary:Iterable[dict])->str: # of `summarise` or `_at_sampled`
     "A summary as a Markdown table."
     rows = [['method', 'seeds', 'ILA mean [min, max]', 'CLA mean [min, max]', 'sampled', 'seconds']]
     rows += [[r['method'], str(r['seeds']), _range_text(r['ila']), _range_text(r['cla']),

@@ -10,13 +10,17 @@ __all__ = ['COLOURS', 'LINES', 'HATCHES', 'MET', 'UNMET', 'CHOSEN', 'BOX', 'SAID
 # %% ../../nbs/api/evaluation/02_plot.ipynb #89b4edeb
 import html, textwrap
 import matplotlib.pyplot as plt
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from ..schema import near
 from ..markup import no_math
 from ..constraints.constraint import describe, get_kind
 from ..constraints.verifier import ila
+from ..policies.rollout import Rollout
+from ..replays.reward import Row
 from .evaluate import Report, mean_range, runs_of, sizes
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #c3681c5b
@@ -26,12 +30,12 @@ _MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
 HATCHES = ['', '//', '..', 'xx']
 MET, UNMET, CHOSEN = '#009E73', '#D9D9D9', '#D55E00'
 
-def style(i:int): # number of the line
+def style(i:int)->dict: # number of the line
     "Colour, line style and marker of the i-th line of a plot."
     return dict(color=COLOURS[i % 7], linestyle=LINES[i % 4], marker=_MARKERS[i % 7],
                 markersize=5, linewidth=2)
 
-def axes(ax, width=5.6, height=3.2): # ax: given axes or None
+def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # ax: given axes or None
     "The given axes, or those of a new figure."
     if ax is None: ax = plt.subplots(figsize=(width, height), layout='constrained')[1]
     ax.spines[['top', 'right']].set_visible(False)
@@ -47,7 +51,7 @@ _LABELS = {
     'tokens_per_second': 'throughput (tokens per s)', 'grad_norm': 'gradient norm',
     'zero_signal': 'groups without signal (share)'}
 
-def label(name:str):
+def label(name:str)->str:
     "What an axis calls the metric `name`."
     if name.startswith('time/'): return f'{no_math(name)} (s)'
     if name.startswith(('clip/', 'clip_dual/')): return f'{no_math(name)} (share of tokens)'
@@ -55,7 +59,7 @@ def label(name:str):
     return _LABELS.get(name, no_math(name))
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #5ec2f967
-def curves(rows, x, y):
+def curves(rows:Sequence[dict], x:str, y:str)->dict[str, tuple]:
     "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all seeds have)."
     runs, out = runs_of(rows), {}
     for method in dict.fromkeys(m for m, _ in runs):
@@ -68,10 +72,10 @@ def curves(rows, x, y):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #5006e831
 def plot_curves(
-    rows,         # evaluations of all runs, as in results.json
-    x='sampled',  # or 'seconds', 'step'
-    y='ila',      # or 'cla'
-    ax=None):
+    rows:Sequence[dict],         # evaluations of all runs, as in results.json
+    x:str='sampled',  # or 'seconds', 'step'
+    y:str='ila',      # or 'cla'
+    ax:Axes|None=None)->Axes:
     "Mean over seeds per method, with a band from the worst seed to the best."
     found, ax = curves(rows, x, y), axes(ax)
     for i, (method, (n, points)) in enumerate(found.items()):
@@ -98,9 +102,9 @@ def _common(names):
     return units.pop() or 'value' if len(units) == 1 else 'value'
 
 def plot_history(
-    history, # metrics of every step
-    names,   # of the metrics, or one name
-    ax=None):
+    history:Sequence[dict], # metrics of every step
+    names:str|Iterable[str],   # of the metrics, or one name
+    ax:Axes|None=None)->Axes:
     "Metrics of one run over its steps, in one pair of axes."
     names = [names] if isinstance(names, str) else list(names)
     found, ax = [(n, *_metric_points(history, n)) for n in names], axes(ax)
@@ -117,7 +121,7 @@ def _as_reports(reports): # dict name → Report, or one Report
     if not reports: raise ValueError('no reports to plot')
     return reports
 
-def plot_kinds(reports, ax=None):
+def plot_kinds(reports:Report|dict[str, Report], ax:Axes|None=None)->Axes:
     "Share of responses that satisfy each kind; the first report's weakest kind at the top."
     reports = _as_reports(reports)
     share_of = lambda r: {k: ok/asked for k, (ok, asked) in r.kinds.items()}
@@ -136,10 +140,10 @@ def plot_kinds(reports, ax=None):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #73ee3d15
 def plot_sizes(
-    reports,    # name → Report, or one Report
-    ax=None,
-    metric=ila, # function of a verdict
-    **kw):      # level, n, seed of the interval
+    reports:Report|dict[str, Report],    # name → Report, or one Report
+    ax:Axes|None=None,
+    metric:Callable=ila, # function of a verdict
+    **kw)->Axes:      # level, n, seed of the interval
     "ILA per number of constraints, with bootstrap intervals over instructions."
     reports = _as_reports(reports)
     ax = axes(ax)
@@ -174,9 +178,9 @@ def _cells(ax, i, verdict):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #416614a5
 def plot_grid(
-    rollouts,  # scored, all of one instruction
-    chosen=(), # positions of those that are replayed
-    ax=None):
+    rollouts:Iterable[Rollout],  # scored, all of one instruction
+    chosen:Iterable[int]=(), # positions of those that are replayed
+    ax:Axes|None=None)->Axes:
     "Responses × constraints of one group: what holds, what does not, and which rows are replayed."
     rollouts, chosen = list(rollouts), set(chosen)
     q, m = _one_instruction(rollouts), len(rollouts)
@@ -203,7 +207,7 @@ class Markup(str):
 def element(
     tag:str,
     *inside,  # Markup, or anything else, which is escaped
-    css=''):  # never from data
+    css:str='')->Markup:  # never from data
     "An HTML element."
     inner = ''.join(x if isinstance(x, Markup) else html.escape(str(x)) for x in inside)
     return Markup(f'<{tag}{f" style={chr(34)}{css}{chr(34)}" if css else ""}>{inner}</{tag}>')
@@ -238,7 +242,7 @@ def _facts(r):
             f'{len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #712974b8
-def show_rollout(rollout): # scored; a Rollout, or a Row
+def show_rollout(rollout:Rollout|Row)->Card: # scored; a Rollout, or a Row
     "A card: the instruction with each constraint met or not, the response, and its numbers."
     r = _rollout_of(rollout); _one_instruction([r])
     q = r.instruction
@@ -275,8 +279,8 @@ def _rewrite_lines(q, keep):
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #c23be6df
 def show_rewrite(
-    original,  # a Rollout, or a Row: what was asked and answered
-    replayed): # the same response under its hindsight instruction
+    original:Rollout|Row,  # a Rollout, or a Row: what was asked and answered
+    replayed:Rollout|Row)->Card: # the same response under its hindsight instruction
     "A card: what hindsight dropped, the response, and the instruction that it satisfies."
     a, b = _rollout_of(original), _rollout_of(replayed)
     if a.response != b.response: raise ValueError('original and replay must share one response')

@@ -10,6 +10,7 @@ __all__ = ['READ', 'fitting', 'questions', 'weights_in', 'Scores', 'differences'
 import re
 import numpy as np
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def _read_record(suite:str, record:dict, where:str):
     return q
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #376fc684
-def fitting(record:dict, where:str):
+def fitting(record:dict, where:str)->list[str]:
     "The suites that can read a record."
     out = []
     for suite in READ:
@@ -55,7 +56,7 @@ def fitting(record:dict, where:str):
 
 def questions(
     suite:str, # of `READ`
-    path):     # its .jsonl or .json file
+    path:str|Path)->Loaded:     # its .jsonl or .json file
     "The records of a benchmark's file as instructions."
     if suite not in READ: raise DataError(f'no suite {suite!r}; there are {", ".join(READ)}')
     out = Loaded(suite)
@@ -98,7 +99,7 @@ def _answered_in_all(files, data:Loaded, order):
     return done
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #4f1b377f
-def weights_in(folder):
+def weights_in(folder:str|Path)->dict[str, list]:
     "Size and time of every file of weights; nothing for a model on the hub."
     return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(Path(folder).glob('*.safetensors'))}
 
@@ -144,15 +145,15 @@ class Scores:
     "The verdicts of one model."
     rows:dict # name of an instruction → (kinds, strict verdicts, loose verdicts), a verdict per sample
 
-    def report(self):
+    def report(self)->dict:
         "What `hir verify` reports."
         tally = Counter(rejected=0)
         for kinds, *both in self.rows.values():
             for strict, loose in zip(*both): count_line(tally, Line('', kinds, tuple(strict), tuple(loose)))
         return report(tally)
-    def ila(self): return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
-    def held(self): return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
-    def asked(self): return [len(kinds) for kinds, *_ in self.rows.values()]
+    def ila(self)->list: return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
+    def held(self)->list: return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
+    def asked(self)->list: return [len(kinds) for kinds, *_ in self.rows.values()]
 
 def _score_responses(data:Loaded, files):
     "The verdicts on the responses in these files."
@@ -172,15 +173,16 @@ def _paired(a, b, weights, n:int=2000, seed:int=0, level:float=.95):
     low, high = np.quantile(drawn, [(1 - level)/2, (1 + level)/2])
     return float(gain.sum()/weights.sum()), float(low), float(high)
 
-def differences(a:Scores, b:Scores, **kw):
+def differences(a:Scores, b:Scores, **kw)->dict[str, tuple]:
     "How much higher the strict ILA and CLA of `b` are: name → (difference, low, high)."
     for name in (*a.rows, *b.rows):
         if not (name in a.rows and name in b.rows and a.rows[name][0] == b.rows[name][0]):
             raise DataError(f'cannot pair {name}: it is not asked, with the same constraints, of both')
     b = Scores({name: b.rows[name] for name in a.rows})
-    return {'ila': _paired(a.ila(), b.ila(), [1]*len(a.rows), **kw), 'cla': _paired(a.held(), b.held(), a.asked(), **kw)}
+    return {'ila': _paired(a.ila(), b.ila(), [1]*len(a.rows), **kw),
+            'cla': _paired(a.held(), b.held(), a.asked(), **kw)}
 
-def differences_text(first:str, second:str, found:dict):
+def differences_text(first:str, second:str, found:dict)->str:
     "Differences as a table."
     rows = [['', 'difference', '95% interval']]
     rows += [[m.upper(), f'{d[0]:+.3f}', interval_text(d)] for m, d in found.items()]
@@ -194,7 +196,7 @@ def _verdict_in(record:dict, mode:str, K:int, where:str):
     raise wrong(where, mode, f'a list of {K} booleans', found)
 
 def read_scored(
-    path): # what `hir verify` wrote
+    path:str|Path)->Scores: # what `hir verify` wrote
     "The verdicts of a file."
     rows = {}
     for where, record in records(path):
@@ -208,17 +210,17 @@ def read_scored(
     raise DataError(f'{path}: holds no records')
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #3c27ce92
-def folder_of(responses, model:str):
+def folder_of(responses:str|Path, model:str)->Path:
     "The folder of a model's responses."
     return Path(responses)/re.sub(r'[^\w.-]+', '-', str(model)).strip('.-')
 
 def run_suite(
-    make,           # () -> engine
+    make:Callable,           # () -> engine
     data:Loaded,    # of `questions`
-    folder,         # of this model's responses
+    folder:str|Path,         # of this model's responses
     settings:dict,  # what decides a response, e.g. the model's name
-    samples:int=1, temperature=0., seed:int=0,
-    **kw):          # of `_respond`: rows, progress
+    samples:int=1, temperature:float=0., seed:int=0,
+    **kw)->Scores:          # of `_respond`: rows, progress
     "The scores of one model, its responses written."
     if samples > 1 and not temperature: raise DataError('greedy responses are all alike; several need a temperature')
     files = [Path(folder)/f'{data.name}-{j}.jsonl' for j in range(1, samples + 1)]

@@ -10,9 +10,12 @@ __all__ = ['show_verdicts', 'Recorded', 'save_recorded', 'load_recorded', 'recor
 # %% ../../nbs/api/evaluation/03_view.ipynb #f2abcc22
 import difflib, io, random, re, time
 from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ..constraints.constraint import describe
+from ..constraints.constraint import Constraint, describe
 from ..constraints.verifier import check, check_loose, ila
 from ..files import DataError, records, write_jsonl
 from ..policies.rollout import as_rollout, record_of_rollout
@@ -71,8 +74,8 @@ def _yes_no(ok):
     return element('b', '✓ yes' if ok else '✗ no', css=f'color:{MET if ok else CHOSEN}; white-space:nowrap')
 
 def show_verdicts(
-    constraints, response,
-    focus=None): # position of the constraint whose words are highlighted
+    constraints:Sequence[Constraint], response:str,
+    focus:int|None=None)->Card: # position of the constraint whose words are highlighted
     "A card: every constraint strict and loose, and the response with the words that decide one of them."
     rows = []
     found = [(c, check(c, response), check_loose(c, response)) for c in constraints]
@@ -96,12 +99,12 @@ class Recorded:
     rollouts:list   # scored, those of an instruction together
     hindsight:dict  # position of a rollout → its tokens' log-probabilities under the rewritten prompt
 
-def save_recorded(path, batch:Recorded):
+def save_recorded(path:str|Path, batch:Recorded)->None:
     "Write a batch, one rollout a line."
     again = batch.hindsight
     write_jsonl(path, [record_of_rollout(r) | {'hindsight': again.get(i)} for i, r in enumerate(batch.rollouts)])
 
-def load_recorded(path):
+def load_recorded(path:str|Path)->Recorded:
     "Read a batch that `save_recorded` wrote."
     rollouts, again = [], {}
     for i, (record, where) in enumerate((r, w) for w, r in records(path)):
@@ -112,11 +115,12 @@ def load_recorded(path):
     return Recorded(rollouts, again)
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #64b0cdc4
-def recorded_batch():
+def recorded_batch()->tuple:
     "The batch that comes with the package, and the toy's tokenizer."
     from transformers import AutoTokenizer
     from hir.files import shipped
-    return load_recorded(shipped('toy/batch.jsonl')), AutoTokenizer.from_pretrained(shipped('toy/start'))
+    tokenizer = AutoTokenizer.from_pretrained(shipped('toy/start'), trust_remote_code=False)
+    return load_recorded(shipped('toy/batch.jsonl')), tokenizer
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #675bc609
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Replayed:
     without:list     # of the originals, had nothing been replayed
 
     @property
-    def chosen(self): return {row.source: i for i, row in enumerate(self.rows) if row.replay}
+    def chosen(self)->dict[int, int]: return {row.source: i for i, row in enumerate(self.rows) if row.replay}
 
 def _row_advantages(rows, pad):
     "The advantage of each row: REINFORCE++ without KL gives all tokens of a row the same."
@@ -136,12 +140,12 @@ def _row_advantages(rows, pad):
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #ca57b0b6
 def replay_batch(
-    batch:Recorded, tokenizer,
+    batch:Recorded, tokenizer:Any,
     step:int=1,  # number of the step, from 1: lambda grows with it
     k:int=2,     # replays per instruction
-    reward=ila,  # verdict -> float
+    reward:Callable=ila,  # verdict -> float
     seed:int=0,
-    **settings): # of the method `hir`: select, lambda0, …
+    **settings)->Replayed: # of the method `hir`: select, lambda0, …
     "Select, rewrite and replay a recorded batch."
     rows, h = original_rows(batch.rollouts, reward), switches(**settings)
     groups, weight = len({r.group for r in batch.rollouts}), lam(step, h.lambda0, h.eta)
@@ -166,7 +170,7 @@ def _grid_row(done, i, name, width, focus):
     return element('tr', side('▶' if i == focus else ''), side(name), *map(_cell_of, r.verdict),
                    *[element('td', '')]*(width - len(r.verdict)), *end, css=css)
 
-def response_names(done):
+def response_names(done:Replayed)->dict[int, str]:
     "Position of each original → instruction.response, both counted from 1."
     out, seen = {}, {}
     for i, row in enumerate(done.rows[:len(done.without)]):
@@ -176,8 +180,8 @@ def response_names(done):
 # %% ../../nbs/api/evaluation/03_view.ipynb #e11d4ecf
 def show_batch(
     done:Replayed,
-    focus=None,    # position of the response shown in detail
-    groups=None):  # instructions to show, from 0; all without it
+    focus:int|None=None,    # position of the response shown in detail
+    groups:Iterable[int]|None=None)->Card:  # instructions to show, from 0; all without it
     "A card: responses × constraints, replayed rows outlined, with their advantages."
     named = {i: n for i, n in response_names(done).items() if groups is None or done.rows[i].rollout.group in groups}
     width = max(len(done.rows[i].rollout.instruction) for i in named)
@@ -189,7 +193,7 @@ def show_batch(
     return Card(element('table', head, *lines, css=_TABLE + 'font-size:85%; line-height:1.25'), text)
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #3966a59d
-def show_diff(before, after):
+def show_diff(before:str, after:str)->Card:
     "A card: the words of two texts, what left struck through, what came underlined."
     a, b = (re.findall(r'\s+|[^\s]+', x) for x in (before, after))
     out, text = [], []
@@ -215,9 +219,9 @@ def _clipped(rho, adv, clip=.2, dual_clip=3.):
     return adv < 0 and (rho < 1 - clip or rho > dual_clip)
 
 def show_tokens(
-    tokens,          # T texts
-    ratios,          # T values
-    adv=1., clip=.2, dual_clip=3.):
+    tokens:Sequence[str],          # T texts
+    ratios:Sequence[float],          # T values
+    adv:float=1., clip:float=.2, dual_clip:float=3.)->Card:
     "A card: tokens coloured by their ratio; those that the clip silences are boxed."
     off, out = [_clipped(r, adv, clip, dual_clip) for r in ratios], []
     for t, r, o in zip(tokens, ratios, off, strict=True):
@@ -244,7 +248,7 @@ def _cards_beside(*cards):
     box = [element('div', c.markup, css='flex:1 1 20em; min-width:20em') for c in cards]
     return Card(element('div', *box, css='display:flex; flex-wrap:wrap; gap:1em'), '\n\n'.join(c.text for c in cards))
 
-def show_replay(batch:Recorded, tokenizer, done:Replayed, i:int):
+def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card:
     "A card: response i, its instruction before and after, and the tokens of its replay."
     r, j = batch.rollouts[i], done.chosen.get(i)
     says = f'Response {response_names(done)[i]}, {"replayed" if j else "not replayed"}'
@@ -255,7 +259,11 @@ def show_replay(batch:Recorded, tokenizer, done:Replayed, i:int):
                    show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), done.adv[j])]
     return Card(element('div', head.markup, *(p.markup for p in parts)), '\n'.join(p.text for p in [head, *parts]))
 
-def show_explorer(batch:Recorded, tokenizer, step=1, k=2, select=None, response=0, groups=None):
+def show_explorer(
+    batch:Recorded, tokenizer:Any, step:int=1, k:int=2,
+    select:Callable|str|None=None,      # None: as the paper does
+    response:int=0,                     # position of the one in detail
+    groups:Iterable[int]|None=None)->Card: # instructions to show; all without it
     "A card: the batch as a grid, and one response in detail."
     done = replay_batch(batch, tokenizer, step, k, **({'select': select} if select else {}))
     return _cards_beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
@@ -268,8 +276,8 @@ def _picture(fig, alt:str):
     return Markup(f'<img alt="{Markup(element("i", alt))[3:-4]}" src="data:image/png;base64,{data}">')
 
 def show_run(
-    history, evals,     # records of history.jsonl and eval.jsonl
-    metric='entropy'):  # of the history, in the right-hand picture
+    history:Sequence[dict], evals:Sequence[dict],     # records of history.jsonl and eval.jsonl
+    metric:str='entropy')->Card:  # of the history, in the right-hand picture
     "A card: training and held-out ILA on the left, one metric of the steps on the right."
     from matplotlib.figure import Figure
     if not history and not evals: return Card(element('div', 'no step yet'), 'no step yet')
@@ -281,7 +289,8 @@ def show_run(
     last = history[-1] if history else {}
     says = f'step {last.get("step", 0)}: ILA {last.get("ila", 0):.3f}, CLA {last.get("cla", 0):.3f}' + (
         f', held-out ILA {evals[-1]["ila"]:.3f}' if evals else '')
-    return Card(element('div', _picture(fig, f'Curves of a run. {says}.'), element('div', element('small', says))), says)
+    return Card(element('div', _picture(fig, f'Curves of a run. {says}.'),
+                        element('div', element('small', says))), says)
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #356d674a
 def _sample_line(line):
@@ -294,6 +303,6 @@ def _sample_line(line):
     name = named[1] or f'{named[2]}: '
     return element('div', element('b', name), line[named.end():], css='white-space:pre-wrap')
 
-def show_sample(text:str):
+def show_sample(text:str)->Card:
     "A sample card of a run, from its Markdown."
     return Card(element('div', *map(_sample_line, text.split('\n')), css=BOX), text)

@@ -7,14 +7,16 @@ __all__ = ['constraint_lab', 'replay_explorer', 'run_monitor']
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #7c8b71c1
 import json, re, threading, time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox
+from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox, Widget
+from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind, kinds
 from ..replays.select import at_random, both, diversity, integrity, rarity
 from ..training.runlog import read_log
 from .plot import Card, element
-from .view import recorded_batch, replay_batch, response_names
+from .view import Recorded, recorded_batch, replay_batch, response_names
 from .view import show_explorer, show_run, show_sample, show_verdicts
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #ea0cf5c0
@@ -51,7 +53,8 @@ class _Lab(_Shell):
         self.kind = Dropdown(options=[(k, k) for k in sorted(kinds())], value='keywords:existence', description='add')
         self.args = Text(description='arguments', continuous_update=False, placeholder='JSON')
         self.add = Button(description='Add constraint', tooltip='Add this kind with these arguments')
-        self.kind.observe(self.prefill, 'value'); self.add.on_click(lambda button: _add_constraint(self)); self.prefill()
+        self.kind.observe(self.prefill, 'value'); self.prefill()
+        self.add.on_click(lambda button: _add_constraint(self))
         super().__init__(self.lab, dict(
             response=Textarea(response, description='response', rows=4, layout=wide),
             picked=SelectMultiple(options=shown, value=tuple(range(len(shown))), description='check', rows=6,
@@ -76,8 +79,8 @@ def _add_constraint(lab):
     picked.value, focus.value = was, len(lab.pool) - 1
 
 def constraint_lab(
-    constraints=None,  # to begin with; a few of IFEval's without them
-    response='<<Salt>> The sea, it is wide and never still.'):
+    constraints:Sequence[Constraint]|None=None,  # to begin with; a few of IFEval's without them
+    response:str='<<Salt>> The sea, it is wide and never still.')->Widget:
     "A widget: verdicts that change as you type."
     return _Lab([Constraint(k, args) for k, args in _LAB.items()] if constraints is None else constraints, response)
 
@@ -86,8 +89,8 @@ _EXPLORED = {'both (the paper)': both, 'integrity': integrity, 'diversity': dive
          'rarity': rarity}
 
 def replay_explorer(
-    batch=None, tokenizer=None,  # a `Recorded` batch; the one that comes with the package without them
-    response:int=0):             # position of the response to begin with
+    batch:Recorded|None=None, tokenizer:Any=None, # without them the batch that comes with the package
+    response:int=0)->Widget:             # position of the response to begin with
     "A widget: select and rewrite a recorded batch by hand."
     if batch is None: batch, tokenizer = recorded_batch()
     names = [(name, i) for i, name in response_names(replay_batch(batch, tokenizer, k=0)).items()]
@@ -165,7 +168,7 @@ def _look(monitor, metric, card):
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #220e7ff6
 def run_monitor(
-    folder,       # of a run, finished or not
-    train=None):  # (on_step) -> None, e.g. lambda on_step: fit(cfg, …, on_step=on_step)
+    folder:str|Path,       # of a run, finished or not
+    train:Callable|None=None)->Widget:  # (on_step) -> None, e.g. lambda on_step: fit(cfg, …, on_step=on_step)
     "A widget: the curves and sample cards of a run, with start and stop where it is trained in this kernel."
     return _Monitor(folder, train)

@@ -9,9 +9,11 @@ __all__ = ['READERS', 'SUITES', 'file_rows', 'wrong', 'triples', 'decompose', 'L
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #72abf337
 import ast, json, re
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind
 from ..constraints.suites.muldimif import muldimif
@@ -20,8 +22,8 @@ from ..files import DataError, record_in, rows, table_rows, typed, write_json, w
 from .instruction import RULES_FOLLOW, Instruction
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #8aca45d9
-def file_rows(path):
-    "Yield (where, row) of a local file; a row is a dict, or a line of JSON not parsed yet."
+def file_rows(path:str|Path)->Iterator[tuple[str, Any]]:
+    "Yield (where, row) of a local file; a row is a dict, or a line of JSON not parsed yet. No file: a DataError."
     if Path(path).is_file(): return rows(path)
     raise DataError(f'{path}: no such file; without a source the data set is fetched from the hub')
 
@@ -38,12 +40,13 @@ def _suite_rows(
     source=None): # a file; None: the hub
     "Yield (where, row) of a data set."
     if source is not None: return file_rows(source)
-    if name in _LIVES_ELSEWHERE: raise DataError(f'{name}: is not on the hub; pass the path of {_LIVES_ELSEWHERE[name]}')
+    if name in _LIVES_ELSEWHERE:
+        raise DataError(f'{name}: is not on the hub; pass the path of {_LIVES_ELSEWHERE[name]}')
     repo, options = _HUB[name]
     return table_rows(options.get('data_files', repo), repo, **options)
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #a132ee80
-def wrong(where:str, name:str, wanted:str, value):
+def wrong(where:str, name:str, wanted:str, value:Any)->DataError: # wanted: in words, e.g. 'a text'
     "The DataError for a field that holds something else."
     return DataError(f'{where}: field {name!r} must be {wanted}, not {value!r:.60}')
 
@@ -105,8 +108,8 @@ def _read_iftrain(record, where):
     return _checked_suite(prompt, _parallel(ids, kwargs, inside), where, record.get('key', ''))
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #ac12ecc9
-def triples(found, where:str):
-    "Constraints from [category, subcategory, sentence] triples."
+def triples(found:Iterable, where:str)->list[Constraint]:
+    "Constraints from [category, subcategory, sentence] triples; anything else is a DataError."
     for i, t in enumerate(found):
         if not (isinstance(t, (list, tuple)) and len(t) == 3 and all(isinstance(s, str) for s in t)):
             raise wrong(where, f'constraints[{i}]', '[category, subcategory, sentence]', t)
@@ -176,9 +179,9 @@ _HEADER = re.compile(rf'(?:{RULES_FOLLOW})?\s*(?:1\.|-)?\s*$')
 def _spaced(text): return ' '.join(text.split())
 
 def decompose(
-    prompt:str,   # of a benchmark
-    constraints,  # what it demands
-    id=''):       # its key
+    prompt:str, # of a benchmark
+    constraints:Sequence[Constraint], # what it demands
+    id:str='')->Instruction: # its key
     "The instruction taken apart into task and constraints in the order of the prompt, or verbatim."
     verbatim, found = Instruction(prompt, constraints, 'verbatim', id), _demand_spans(prompt, constraints)
     if found is None: return verbatim
@@ -253,7 +256,7 @@ class Loaded:
     rejects:list = field(default_factory=list)      # why each bad record was skipped
     dropped:list = field(default_factory=list)      # places of records left out on request
 
-    def __str__(self):
+    def __str__(self)->str:
         cs = [c for q in self.instructions for c in q.constraints]
         return (f'{self.name}: {len(self.instructions)} instructions, {len(cs)} constraints, '
                 f'{sum(map(is_soft, cs))} of them for a judge; {len(self.rejects)} bad records skipped, '
@@ -261,11 +264,11 @@ class Loaded:
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #f07962cc
 def load(
-    name:str,       # of `READERS`
-    source=None,    # a .jsonl, .json or .parquet file; None: the hub
-    skip_bad=False, # put bad records into `rejects` instead of stopping
-    **options):     # of the reader: `type4`
-    "The records of a data set as instructions."
+    name:str,                 # of `READERS`
+    source:str|Path|None=None,# a .jsonl, .json or .parquet file; None: the hub
+    skip_bad:bool=False,      # put bad records into `rejects` instead of stopping
+    **options)->Loaded:       # of the reader: type4='judge' or 'drop', for hir16k
+    "The records of a data set as instructions, at least one; else a DataError."
     if name not in READERS: raise DataError(f'no data set {name!r}; there are {", ".join(READERS)}')
     read, out = partial(READERS[name], **options), Loaded(name)
     for where, row in _suite_rows(name, source):
@@ -331,11 +334,12 @@ def _record_for(name:str, q:Instruction, key):
                     'word the constraints in the prompt')
 
 def save(
-    name:str,     # of `_RECORD_SHAPES`
-    path,         # a .json file holds one list, as MulDimIF and CFBench have it; any other JSON Lines
-    instructions):
-    "Write instructions in a data set's own shape; one without an id is numbered."
-    if name not in _RECORD_SHAPES: raise DataError(f'cannot write records of {name!r}, only of {", ".join(_RECORD_SHAPES)}')
+    name:str,      # of `READERS`
+    path:str|Path, # a .json file holds one list, as MulDimIF and CFBench have it; any other JSON Lines
+    instructions:Sequence[Instruction])->None:
+    "Write instructions in a data set's own shape, one without an id numbered; a DataError where it has no room."
+    if name not in _RECORD_SHAPES:
+        raise DataError(f'cannot write records of {name!r}, only of {", ".join(_RECORD_SHAPES)}')
     keys = [q.id or str(n) for n, q in enumerate(instructions)]
     if name in ('ifeval', 'cfbench', 'hir16k'): keys = [int(k) if k.isdecimal() else k for k in keys]
     out = [_record_for(name, q, k) for q, k in zip(instructions, keys)]
@@ -343,16 +347,16 @@ def save(
     write_json(path, out, ensure_ascii=False)
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #3cfb4f02
-def answered(name:str, record:dict, response:str):
+def answered(name:str, record:dict, response:str)->dict: # name: of the data set
     "A record with its response, as the official script reads it."
     if name in ('ifeval', 'ifbench'): return {'prompt': record['prompt'], 'response': response}
     if name == 'cfbench': return record | {'response': response}
     return record | {'conversations': [*record['conversations'][:1], {'role': 'assistant', 'content': response}]}
 
 def save_responses(
-    path,
+    path:str|Path,
     data:Loaded, # of ifeval, ifbench, muldimif or cfbench
-    responses):  # one text per instruction
+    responses:Iterable[str])->None: # one per instruction
     "Write responses as the official script of the data set reads them."
     if data.name in ('iftrain', 'hir16k'): raise DataError(f'no official script reads responses to {data.name}')
     out = [answered(data.name, r, said) for r, said in zip(data.records, responses, strict=True)]
@@ -366,7 +370,7 @@ def save_responses(
     write_jsonl(path, out)
 
 # %% ../../nbs/api/instructions/01_benchmarks.ipynb #d12e8310
-def survival(instructions):
+def survival(instructions:Sequence[Instruction])->dict[str, int|float]: # at least one; share: in [0, 1]
     "How many of these instructions can be taken apart, and how many of those have a constraint to spare."
     apart = [q if q.template != 'verbatim' else decompose(q.prompt, q.constraints, q.id) for q in instructions]
     apart = [q for q in apart if q.template != 'verbatim']

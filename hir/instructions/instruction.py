@@ -7,7 +7,10 @@ __all__ = ['RULES_FOLLOW', 'TEMPLATES', 'inline', 'line', 'numbered', 'bullets',
            'as_constraint', 'as_instruction', 'load_instructions', 'record_of', 'save_instructions']
 
 # %% ../../nbs/api/instructions/00_instruction.ipynb #9d735892
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError, describe
 from ..schema import nearest
@@ -20,15 +23,15 @@ def _stopped(sentences):
 
 RULES_FOLLOW = 'The output must follow the following rules:'   # before a numbered list
 
-def inline(task, sentences): return ' '.join([task, *_stopped(sentences)])
-def line(task, sentences): return task + '\n' + ' '.join(_stopped(sentences))
-def numbered(task, sentences):
+def inline(task:str, sentences:Iterable[str])->str: return ' '.join([task, *_stopped(sentences)])
+def line(task:str, sentences:Iterable[str])->str: return task + '\n' + ' '.join(_stopped(sentences))
+def numbered(task:str, sentences:Iterable[str])->str:
     rules = '\n'.join(f'{i}. {s}' for i, s in enumerate(sentences, 1))
     return f'{task}\n{RULES_FOLLOW}\n{rules}'
-def bullets(task, sentences): return '\n'.join([task, *(f'- {s}' for s in sentences)])
-def before(task, sentences): return ' '.join(_stopped(sentences)) + '\n\n' + task
-def block(task, sentences): return '\n'.join([task, '', *sentences])
-def verbatim(task, sentences): return task
+def bullets(task:str, sentences:Iterable[str])->str: return '\n'.join([task, *(f'- {s}' for s in sentences)])
+def before(task:str, sentences:Iterable[str])->str: return ' '.join(_stopped(sentences)) + '\n\n' + task
+def block(task:str, sentences:Iterable[str])->str: return '\n'.join([task, '', *sentences])
+def verbatim(task:str, sentences:Iterable[str])->str: return task   # they stand in it already
 
 TEMPLATES = {f.__name__: f for f in (inline, line, numbered, bullets, before, block, verbatim)}
 
@@ -36,10 +39,10 @@ TEMPLATES = {f.__name__: f for f in (inline, line, numbered, bullets, before, bl
 @dataclass(frozen=True)
 class Instruction:
     "A task with K ≥ 1 constraints, and how they are worded together."
-    task:str               # what to do, without the constraints
-    constraints:tuple      # of `Constraint`, in the order of the prompt
-    template:str='inline'  # name in `TEMPLATES`
-    id:str=''              # the data set's own key, kept for reports
+    task:str                         # what to do, without the constraints
+    constraints:Sequence[Constraint] # kept as a tuple, in the order of the prompt
+    template:str='inline'            # name in `TEMPLATES`
+    id:str=''                        # the data set's own key, kept for reports
 
     def __post_init__(self):
         object.__setattr__(self, 'constraints', tuple(self.constraints))
@@ -47,16 +50,16 @@ class Instruction:
         if not self.task.strip(): raise ConstraintError('the task is blank; say what to do')
         if self.template not in TEMPLATES:
             raise ConstraintError(f'no template {self.template!r}; there are {", ".join(TEMPLATES)}')
-    def __len__(self): return len(self.constraints)
+    def __len__(self)->int: return len(self.constraints)   # K
     @property
-    def prompt(self):
+    def prompt(self)->str:
         "What the model reads (before its chat template)."
         return TEMPLATES[self.template](self.task, [describe(c) for c in self.constraints])
 
 # %% ../../nbs/api/instructions/00_instruction.ipynb #7488c0a1
 def as_constraint(
-    record,    # {'kind': …, 'args': {…}, 'text': …}
-    where:str):# 'file:line: field …'
+    record:Any, # {'kind': …, 'args': {…}, 'text': …}
+    where:str)->Constraint: # 'file:line: field …'
     "The `Constraint` that a record describes, or a DataError."
     if not isinstance(record, dict): raise DataError(f'{where} must be an object, not {record!r}')
     for name in set(record) - {'kind', 'args', 'text'}:
@@ -68,7 +71,7 @@ def as_constraint(
 # %% ../../nbs/api/instructions/00_instruction.ipynb #6034667c
 def as_instruction(
     record:dict, # {'task', 'constraints', 'template', 'id', 'prompt'}; the last three may be absent
-    where:str):  # 'file:line'
+    where:str)->Instruction: # 'file:line'
     "The `Instruction` that a record describes, or a DataError."
     known = ('task', 'constraints', 'template', 'id', 'prompt')
     for name in sorted(set(record) - set(known)):
@@ -84,17 +87,19 @@ def as_instruction(
     return q
 
 # %% ../../nbs/api/instructions/00_instruction.ipynb #f3be5b7f
-def load_instructions(path):
-    "All instructions of a JSONL file; an empty one is an error."
+def load_instructions(path:str|Path)->list[Instruction]: # see `files.rows`
+    "All instructions of a file, at least one; a bad record or an empty file is a DataError."
     out = [as_instruction(record, where) for where, record in records(path)]
     if not out: raise DataError(f'{path}: holds no instructions')
     return out
 
-def record_of(q:Instruction):
+def record_of(q:Instruction)->dict:
     "The JSON object of an instruction; fields at their default are left out."
     cs = [{'kind': c.kind} | ({'args': c.args} if c.args else {}) | ({'text': c.text} if c.text else {})
           for c in q.constraints]
     return ({'id': q.id} if q.id else {}) | {'task': q.task, 'template': q.template, 'constraints': cs}
 
 # %% ../../nbs/api/instructions/00_instruction.ipynb #8f9f505d
-def save_instructions(path, instructions): write_jsonl(path, map(record_of, instructions))
+def save_instructions(path:str|Path, instructions:Iterable[Instruction])->None:
+    "Write instructions as JSON Lines, all or nothing."
+    write_jsonl(path, map(record_of, instructions))

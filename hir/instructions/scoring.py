@@ -9,17 +9,20 @@ __all__ = ['constraints_in', 'score_record', 'Line', 'count_line', 'report', 'sc
 # %% ../../nbs/api/instructions/03_scoring.ipynb #02602cd5
 import os, signal
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from multiprocessing import get_context
+from pathlib import Path
 from tqdm.auto import tqdm
 from ..constraints.constraint import Constraint, ConstraintError
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
+from ..trust import safe_children
 from ..files import DataError, as_line, check_output, record_in, rows, typed, write_atomic
 from .instruction import as_constraint, as_instruction
 from .benchmarks import triples, wrong
@@ -54,8 +57,8 @@ def _stated(record, where):
 
 _FORMS = {'instruction_id_list': _by_id, 'constraints': _stated}  # field → how to read it
 
-def constraints_in(record:dict, where:str):
-    "All constraints of a record, at least one, each decided by a rule."
+def constraints_in(record:dict, where:str)->list[Constraint]:
+    "All constraints of a record, at least one, each decided by a rule; else a DataError."
     forms = [field for field in _FORMS if field in record]
     if len(forms) > 1: raise DataError(f'{where}: has both {forms[0]!r} and {forms[1]!r}; keep one')
     form = forms[0] if forms else None
@@ -81,8 +84,8 @@ def _scored_record(
     strict, loose = verify_both(constraints, typed(record, 'response', str, where))
     return record | {'strict': list(strict), 'loose': list(loose)}, constraints
 
-def score_record(record):
-    "The record with `strict` and `loose`: one bool per constraint, in their order."
+def score_record(record:Mapping)->dict: # with constraints and a `response`, else a DataError
+    "The record with `strict` and `loose`: K bools each, in the order of the constraints."
     return _scored_record(dict(record))[0]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #65bc504b
@@ -137,10 +140,10 @@ def _joined_line(
 class Line:
     "What became of a record: a line to write, and its verdicts or its error."
     text:str
-    kinds:tuple=()
-    strict:tuple=()
-    loose:tuple=()
-    error:Exception=None
+    kinds:tuple=()  # K ids
+    strict:tuple=() # K bools
+    loose:tuple=()  # K bools
+    error:Exception|None=None
 
 def _score_line(where:str, item):
     "The `Line` of a record, given as bytes, as a dict, or as an error that was found before."
@@ -160,9 +163,11 @@ def _score_chunk(items): return [_score_line(*item) for item in items]
 # %% ../../nbs/api/instructions/03_scoring.ipynb #9407189a
 def _submitted(pool, work, chunk):
     "The future result; an interrupt waits, so that a worker that starts now is not torn and never hears of it."
-    if not hasattr(signal, 'pthread_sigmask'): return pool.submit(work, chunk)         # Windows
+    if not hasattr(signal, 'pthread_sigmask'):                                         # Windows
+        with safe_children(): return pool.submit(work, chunk)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try: return pool.submit(work, chunk)
+    try:
+        with safe_children(): return pool.submit(work, chunk)
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 def _in_given_order(
@@ -186,16 +191,16 @@ def _in_given_order(
 # %% ../../nbs/api/instructions/03_scoring.ipynb #f9de1b53
 def count_line(
     tally:Counter,
-    line:Line): # without an error
-    "Enter the verdicts of one record."
+    line:Line)->None: # without an error
+    "Enter the verdicts of one record into the tally."
     tally['records'] += 1
     for kind in line.kinds: tally[kind, 'asked'] += 1
     for mode, oks in (('strict', line.strict), ('loose', line.loose)):
         tally[mode] += all(oks)
         for kind, ok in zip(line.kinds, oks): tally[kind, mode] += ok
 
-def report(tally:Counter):
-    "ILA and CLA, strict and loose, and the share that holds per kind."
+def report(tally:Counter)->dict: # of `count_line`, of at least one record
+    "ILA and CLA, strict and loose, and the share that holds per kind, in [0, 1]."
     kinds = sorted(key[0] for key in tally if key[1:] == ('asked',))
     asked = sum(tally[k, 'asked'] for k in kinds)
     out = {'records': tally['records'], 'constraints': asked, 'rejected': tally['rejected']}
@@ -206,7 +211,7 @@ def report(tally:Counter):
     return out
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #8ccea762
-def scores_text(found): # of `report`
+def scores_text(found:dict)->str: # of `report`
     "A report as a table."
     shown = [(f'{name} of {found[what]:,} {what}', found[what], *(found[m][name.lower()] for m in ('strict', 'loose')))
             for name, what in (('ILA', 'records'), ('CLA', 'constraints'))]
@@ -216,7 +221,7 @@ def scores_text(found): # of `report`
     return '\n'.join([head, *(f'{name:{width}}{n:9,}{strict:9.4f}{loose:9.4f}' for name, n, strict, loose in shown)])
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #e5473468
-def rejects_of(out): return str(out).removesuffix('.gz').removesuffix('.jsonl') + '.rejects.jsonl'
+def rejects_of(out:str|Path)->str: return str(out).removesuffix('.gz').removesuffix('.jsonl') + '.rejects.jsonl'
 
 def _write_scores(items, f, rejects, workers, bar):
     "Write the scored records to `f` and the others to `rejects`, or stop at the first; the counts."
@@ -232,8 +237,8 @@ def _write_scores(items, f, rejects, workers, bar):
     return tally
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #037812c5
-def refuse_overwrite(inputs, outputs):
-    "Refuse to write over what is read."
+def refuse_overwrite(inputs:Iterable[str|Path], outputs:Iterable[str|Path])->None:
+    "A DataError if an output is one of the inputs."
     for given, made in product(inputs, outputs):
         if os.path.exists(made) and os.path.samefile(given, made):
             raise DataError(f'{made}: would overwrite the input {given}; name another output')
@@ -254,14 +259,14 @@ class _Bar(tqdm):
     monitor_interval = 0
 
 def score_file(
-    path,            # JSONL of records, with responses or without
-    out,             # the same with verdicts; packed if it ends in .gz
-    responses=None,  # JSONL of responses, joined to the records
-    key='prompt',    # field to join on
-    workers=1,       # processes
-    skip_bad=False,  # put bad records into `rejects_of(out)` and go on
-    progress=False): # show a progress bar on a terminal
-    "Score a file; the report."
+    path:str|Path,                # JSONL of records, with responses or without
+    out:str|Path,                 # the same with verdicts; packed if it ends in .gz
+    responses:str|Path|None=None, # JSONL of responses, joined to the records
+    key:str='prompt',             # field to join on
+    workers:int=1,                # processes
+    skip_bad:bool=False,          # put bad records into `rejects_of(out)` and go on
+    progress:bool=False)->dict:   # show a progress bar on a terminal
+    "Score a file and return its `report`; the first bad record is a DataError unless they are skipped."
     size, tally = os.stat(responses or path).st_size or None, Counter()
     made = (out, rejects_of(out)) if skip_bad else (out,)
     refuse_overwrite((path, responses or path), made)

@@ -7,9 +7,11 @@ __all__ = ['CONFLICTS', 'load_tasks', 'witness', 'draw_constraints', 'draw', 'pa
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #b1462491
 import random, re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, cycle, islice
+from pathlib import Path
+from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError
 from ..constraints.verifier import check
@@ -18,8 +20,8 @@ from .instruction import TEMPLATES, Instruction
 from ..files import DataError, records, typed
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #6dc62c10
-def load_tasks(path):
-    "The tasks of a JSONL file, one object with a field `task` a line."
+def load_tasks(path:str|Path)->list[str]:
+    "The tasks of a JSONL file, one object with a field `task` a line; a DataError if there are none."
     out = [typed(record, 'task', str, where) for where, record in records(path)]
     if not out: raise DataError(f'{path}: holds no tasks')
     return out
@@ -76,10 +78,12 @@ _DRAW_ARGUMENTS = { # kind -> its arguments, from a random.Random and a pool of 
     'count:conjunctions': _some_number('small_n', 2, 5), 'count:person_names': _some_number('N', 2, 6),
     'count:numbers': _some_number('N', 2, 6), 'count:pronouns': _some_number('N', 3, 9),
     'first_word:first_word_answer': _among('first_word', _OPENERS),
-    'last_word:last_word_answer': _among('last_word', _CLOSERS), 'startend:end_checker': _among('end_phrase', _FILL_PHRASES)}
+    'last_word:last_word_answer': _among('last_word', _CLOSERS),
+    'startend:end_checker': _among('end_phrase', _FILL_PHRASES)}
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #39b9a470
-_CAPITAL_FREQUENCY = _either('capital_relation', _some_number('capital_frequency', 2, 6), _some_number('capital_frequency', 3, 8))
+_CAPITAL_FREQUENCY = _either('capital_relation', _some_number('capital_frequency', 2, 6),
+                             _some_number('capital_frequency', 3, 8))
 _DRAW_ARGUMENTS |= {
     'length_constraints:number_words': _either('relation', _tens('num_words', 4, 15), _tens('num_words', 15, 30)),
     'length_constraints:number_sentences':
@@ -103,7 +107,7 @@ _PLAIN_KINDS = '''
     count:punctuation punctuation:no_comma punctuation:punctuation_dot punctuation:punctuation_exclamation
     ratio:sentence_type ratio:sentence_balance
     words:palindrome words:start_verb keywords:palindrome keywords:start_end'''.split()
-_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)                                        # kinds without arguments
+_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)     # kinds without arguments
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #3faf958e
 _GROUPS = '''
@@ -186,12 +190,16 @@ def _nth(keyword, n, m): return [(n, m, keyword)]
 def _shouted(capital_frequency, capital_relation): return _often('BRAVE', capital_frequency, capital_relation)
 
 _PLANS = { # kind -> what it adds to the plan
-    'keywords:existence': _some_words(lambda keywords: keywords), 'keywords:word_once': _some_words(lambda keyword: [keyword]),
+    'keywords:existence': _some_words(lambda keywords: keywords),
+    'keywords:word_once': _some_words(lambda keyword: [keyword]),
     'keywords:frequency': _some_words(_often), 'keywords:word_count_different_numbers': _some_words(_often),
-    'keywords:keyword_specific_position': _adds('fixed', _nth), 'words:keywords_specific_position': _adds('fixed', _nth),
+    'keywords:keyword_specific_position': _adds('fixed', _nth),
+    'words:keywords_specific_position': _adds('fixed', _nth),
     'sentence:keyword': _adds('fixed', lambda word, N: [(N, 3, word)]), 'words:words_position': _sets('second'),
-    'count:conjunctions': _some_words(lambda small_n: _LINKS[:small_n]), 'count:person_names': _some_words(lambda N: NAMES[:N]),
-    'count:pronouns': _some_words(lambda N: _SPOKEN[:N]), 'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
+    'count:conjunctions': _some_words(lambda small_n: _LINKS[:small_n]),
+    'count:person_names': _some_words(lambda N: NAMES[:N]),
+    'count:pronouns': _some_words(lambda N: _SPOKEN[:N]),
+    'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
     'words:palindrome': _some_words(lambda: _PALINDROMES), 'keywords:palindrome': _some_words(lambda: ['rotor']),
     'change_case:capital_word_frequency': _some_words(_shouted),
     'detectable_content:number_placeholders': _some_words(lambda num_placeholders: ['[name]']*num_placeholders),
@@ -300,9 +308,9 @@ def _draft(rng, plan:_Plan, more:int):
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #e96cf660
 def witness(
-    constraints,  # to be met together
-    seed:int=0,   # of the drafts
-    tries:int=30):# drafts before giving up
+    constraints:Sequence[Constraint], # to be met together
+    seed:int=0,                       # of the drafts
+    tries:int=30)->str|None:          # drafts before giving up
     "A response that meets all constraints, or None if none was found (which proves nothing)."
     rng, plan = random.Random(seed), _plan_of(constraints)
     for t in range(tries):
@@ -312,7 +320,7 @@ def witness(
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #0e195eb4
 _REWRITABLE = tuple(t for t in TEMPLATES if t != 'verbatim')
 
-def draw_constraints(rng, task:str, kinds, k:int):
+def draw_constraints(rng:random.Random, task:str, kinds:Sequence[str], k:int)->list[Constraint]:
     "Up to k constraints, no two in conflict; their words do not occur in the task."
     chosen = []
     for kind in rng.sample(kinds, len(kinds)):
@@ -332,16 +340,16 @@ def _drawn_parts(rng, tasks, kinds, low, high, templates, tries=200):
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #ec1c619e
 def draw(
-    tasks,            # texts without constraints
-    n:int,            # instructions, all different
-    seed:int,         # same seed, same instructions
-    kinds=tuple(_DRAW_ARGUMENTS),# to draw from
-    low:int=5,        # fewest constraints
-    high:int=8,       # most constraints
-    template=None,    # name, or names to draw from; None: any that can be rewritten
-    exclude=()):      # instructions whose task and constraints must not appear
-    "n different instructions, each with a response that meets it."
-    if unknown := sorted(set(kinds) - set(_DRAW_ARGUMENTS)): raise ConstraintError(f'DRAW has no kind {unknown[0]!r}')
+    tasks:Sequence[str],                       # texts without constraints
+    n:int,                                     # instructions, all different
+    seed:int,                                  # same seed, same instructions
+    kinds:Iterable[str]=tuple(_DRAW_ARGUMENTS),# to draw from
+    low:int=5,                                 # fewest constraints
+    high:int=8,                                # most constraints
+    template:str|Iterable[str]|None=None,      # name, or names to draw from; None: any that can be rewritten
+    exclude:Iterable[Instruction]=())->list[Instruction]: # whose task and constraints must not appear
+    "n different instructions, each with a response that meets it; a ConstraintError where so many are not found."
+    if unknown := sorted(set(kinds) - set(_DRAW_ARGUMENTS)): raise ConstraintError(f'cannot draw kind {unknown[0]!r}')
     if not tasks: raise ConstraintError('there are no tasks to draw from')
     templates = (template,) if isinstance(template, str) else tuple(template or _REWRITABLE)
     rng, seen, out, again = random.Random(seed), {(q.task, q.constraints) for q in exclude}, [], 0
@@ -355,9 +363,9 @@ def draw(
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #b1116bab
 def pair_report(
-    kinds=tuple(_DRAW_ARGUMENTS), # whose pairs are looked at
-    seed:int=0,        # of the arguments
-    draws:int=3):      # of arguments for each pair
+    kinds:Sequence[str]=tuple(_DRAW_ARGUMENTS), # whose pairs are looked at
+    seed:int=0,                                 # of the arguments
+    draws:int=3)->dict[str, Any]:               # of arguments for each pair
     "Numbers of pairs: all, in conflict, with a witness; and the pairs with neither."
     rng, pairs = random.Random(seed), list(combinations(kinds, 2))
     free = [pair for pair in pairs if _go_together(pair)]

@@ -9,12 +9,13 @@ __all__ = ['margins', 'dpo']
 import torch
 from dataclasses import replace
 from functools import partial
+from torch import Tensor
 from torch.nn import functional as F
 from typing import Annotated
 
 from ..schema import Where, resolved
 from ..replays.reward import by_group, standing
-from ..training.batch import PerToken
+from ..training.batch import Batch, PerToken
 from ..training.method import Method
 
 # %% ../../nbs/methods/dpo.ipynb #e63e1c66
@@ -33,7 +34,7 @@ def _dpo_prepare(rows, batch, ctx):
     sign = torch.tensor([1. if row.part == 'won' else -1. for row in rows])
     return dict(ref=PerToken(ctx.logps(rows, 'reference')), sign=sign)
 
-def margins(logp, batch, x):
+def margins(logp:Tensor, batch:Batch, x:dict)->Tensor:
     "(U,) h of each unit: how much further the better response rose above the reference than the worse one."
     rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']                     # (B,)
     _, place = batch.unit.unique(return_inverse=True)
@@ -50,4 +51,5 @@ def dpo(
 )->Method:
     "Direct preference optimisation (arXiv 2305.18290) on the best and the worst of m, by their verdicts."
     s = resolved(dpo, locals())
-    return Method(_best_and_worst, partial(_dpo_loss, s.beta), _dpo_prepare, needs=('reference',), counts=lambda m: (m, 2))
+    return Method(_best_and_worst, partial(_dpo_loss, s.beta), _dpo_prepare, needs=('reference',),
+                  counts=lambda m: (m, 2))

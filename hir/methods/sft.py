@@ -12,22 +12,24 @@ from functools import partial
 from typing import Annotated
 
 from ..schema import Choice, resolved
-from ..replays.reward import by_group, with_sources, standing
+from ..replays.reward import Row, by_group, with_sources, standing
 from ..replays.rewrite import replay
-from ..training.context import lap, mean
+from ..training.context import Context, lap, mean
 from ..training.loss import token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/sft.ipynb #78708cea
-def best(rows, ctx): return [max(group, key=standing) for group in by_group(rows)]
+def best(rows:list[Row], ctx:Context)->list[Row]: return [max(group, key=standing) for group in by_group(rows)]
 
-def successes(rows, ctx): return [row for row in rows if all(row.rollout.verdict) and row.use.reward]
+def successes(rows:list[Row], ctx:Context)->list[Row]:
+    return [row for row in rows if all(row.rollout.verdict) and row.use.reward]
 
-def hindsight_rows(rows, ctx):
+def hindsight_rows(rows:list[Row], ctx:Context)->list[Row]:
     "The successes, and every partial failure under the instruction that it does satisfy."
     rows = with_sources(rows)
     failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
-    with lap(ctx, 'rewrite'): again = [replay(row, ctx.tokenizer, check=ctx.rules.check, **ctx.chat) for row in failed]
+    with lap(ctx, 'rewrite'):
+        again = [replay(row, ctx.tokenizer, check=ctx.rules.check, chat=ctx.chat) for row in failed]
     return successes(rows, ctx) + [replace(row, source=None) for row in again if row]   # not all originals are rows
 
 hindsight_rows.needs = ('rewrite',)

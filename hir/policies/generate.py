@@ -7,7 +7,9 @@ __all__ = ['Sample', 'generate']
 
 # %% ../../nbs/api/policies/01_generate.ipynb #b5774d65
 import torch
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -130,13 +132,13 @@ def _keep_rows(cache, go, *tensors):
 # %% ../../nbs/api/policies/01_generate.ipynb #a66e1632
 @torch.no_grad()
 def generate(
-    model, prompts,       # causal LM in eval mode; P lists of token ids
+    model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM in eval mode; P lists of token ids
     m:int=1,              # samples per prompt
     max_new_tokens:int=256,
-    stop=(),              # ids that end a response
-    pad:int=0, temperature=1., top_k=0, top_p=1.,
-    generator=None):      # torch.Generator, or P·m seeds
-    "P·m samples, those of a prompt together, each with log-probabilities and entropies."
+    stop:Iterable[int]=(),# ids that end a response
+    pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # temperature 0 is greedy; top_k 0 and top_p 1 are off
+    generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds, one for each sample
+    "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or a policy that gives NaN."
     logits, cache, mask, position = _prefill(model, prompts, pad, m)
     u = _uniforms(len(logits), max_new_tokens, generator).to(logits.device)
     stop, alive = torch.tensor(list(stop), device=logits.device), torch.arange(len(logits), device=logits.device)

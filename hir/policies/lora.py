@@ -8,6 +8,8 @@ __all__ = ['linear_layers', 'layers_named', 'lora_targets', 'lora_size', 'add_lo
 
 # %% ../../nbs/api/policies/04_lora.ipynb #a255f31d
 import torch
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
@@ -16,16 +18,18 @@ from transformers.pytorch_utils import Conv1D
 from .policy import PolicyError
 
 # %% ../../nbs/api/policies/04_lora.ipynb #f4f856f1
-def linear_layers(model):
+def linear_layers(model:nn.Module)->dict[str, nn.Module]:
     "Name → linear layer."
     return {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
 
-def layers_named(layers, name:str): return [n for n in layers if n == name or n.endswith('.' + name)]
+def layers_named(layers:Iterable[str], name:str)->list[str]: # e.g. 'q_proj'
+    "The full names that end in one."
+    return [n for n in layers if n == name or n.endswith('.' + name)]
 
 def lora_targets(
-    model,
-    targets='all-linear'): # or comma-separated names, e.g. 'q_proj,v_proj'
-    "The names of the layers that get an adapter, as peft wants them."
+    model:nn.Module,                      # causal LM
+    targets:str='all-linear')->list[str]: # or comma-separated names, e.g. 'q_proj,v_proj'
+    "The names of the layers that get an adapter, as peft wants them; a PolicyError for one that cannot."
     layers, head = linear_layers(model), model.get_output_embeddings()
     if targets == 'all-linear': return sorted({n.rpartition('.')[2] for n, m in layers.items() if m is not head})
     names = sorted({t.strip() for t in targets.split(',') if t.strip()})
@@ -38,17 +42,17 @@ def lora_targets(
     return names
 
 # %% ../../nbs/api/policies/04_lora.ipynb #1ddae992
-def lora_size(model, rank:int, targets='all-linear'):
+def lora_size(model:nn.Module, rank:int, targets:str='all-linear')->int:
     "How many numbers the adapters of this rank hold."
     layers = linear_layers(model)
     chosen = {n for t in lora_targets(model, targets) for n in layers_named(layers, t)}
     return rank * sum(sum(layers[n].weight.shape) for n in chosen)
 
 def add_lora(
-    model,                 # causal LM; its weights are frozen, in place
-    rank:int,
-    alpha:float=32.,       # the correction is scaled by alpha/rank
-    targets='all-linear'): # or comma-separated names of linear layers
+    model:nn.Module,       # causal LM; its weights are frozen, in place
+    rank:int,              # r of the matrices A (r, in) and B (out, r)
+    alpha:float=32.,       # the correction B A is scaled by alpha/rank
+    targets:str='all-linear')->nn.Module: # or comma-separated names of linear layers
     "The model with trainable adapters that change nothing yet."
     from peft import LoraConfig, get_peft_model            # seconds to import, and only needed here
     turned = all(isinstance(m, Conv1D) for m in linear_layers(model).values() if m is not model.get_output_embeddings())
@@ -56,7 +60,7 @@ def add_lora(
                         task_type='CAUSAL_LM')
     return get_peft_model(model, config).train(model.training)
 
-def count_parameters(model):
+def count_parameters(model:nn.Module)->tuple[int, int]:
     "(trainable, all) numbers in a model."
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
@@ -64,31 +68,31 @@ def count_parameters(model):
 # %% ../../nbs/api/policies/04_lora.ipynb #8b91badb
 class AdapterOff:
     "The policy as it was before training, called like the policy."
-    def __init__(self, policy):                            # whose model came from `add_lora`
+    def __init__(self, policy:nn.Module):                  # whose model came from `add_lora`
         self.policy = getattr(policy, 'module', policy)    # without DDP: there is nothing to synchronise
 
     @property
-    def share(self): return self.policy.share
+    def share(self)->bool: return self.policy.share
 
-    def off(self): return self.policy.model.disable_adapter()
+    def off(self)->AbstractContextManager: return self.policy.model.disable_adapter()   # inside, the adapters are out
 
     @torch.no_grad()
-    def __call__(self, *args, **kw):
+    def __call__(self, *args, **kw)->tuple[torch.Tensor, torch.Tensor]: # of `Policy.forward`
         with self.off(): return self.policy(*args, **kw)
 
 # %% ../../nbs/api/policies/04_lora.ipynb #fefad1e5
-def is_lora(model): return hasattr(model, 'disable_adapter') and hasattr(model, 'get_base_model')
+def is_lora(model:nn.Module)->bool: return hasattr(model, 'disable_adapter') and hasattr(model, 'get_base_model')
 
 def save_adapter(
-    model,       # from `add_lora`
-    folder,
-    state=None): # its state dict, where the live one is spread over processes
+    model:nn.Module,     # from `add_lora`
+    folder:str|Path,
+    state:Mapping[str, torch.Tensor]|None=None)->None: # its state dict, where the live one is spread over processes
     "Write the adapters as a peft folder."
     model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
     (Path(folder)/'README.md').unlink(missing_ok=True)      # peft's empty model card
 
-def load_adapter(model, folder):
-    "Put saved adapters into those of the model; each must fit."
+def load_adapter(model:nn.Module, folder:str|Path)->None:
+    "Put saved adapters into those of the model; each must fit, or a PolicyError."
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     path, here = Path(folder)/'adapter_model.safetensors', get_peft_model_state_dict(model, save_embedding_layers=False)
     if not path.is_file(): raise PolicyError(f'{path}: no such file; an adapter folder is written by save_adapter')
@@ -99,8 +103,8 @@ def load_adapter(model, folder):
 
 # %% ../../nbs/api/policies/04_lora.ipynb #e43eb339
 def merged_weights(
-    model,       # from `add_lora`
-    state=None): # its state dict, where the live one is spread over processes
+    model:nn.Module, # from `add_lora`
+    state:Mapping[str, torch.Tensor]|None=None)->Iterator[tuple[str, torch.Tensor]]: # as in `save_adapter`
     "Yield (name, weight) of the plain model, the adapters added; the live model is not touched."
     state = model.state_dict() if state is None else state
     state = {k.removeprefix('base_model.model.'): v for k, v in state.items()}
@@ -117,10 +121,10 @@ def _correction(layer, state, at:str, adapter='default'):
     delta = layer.scaling[adapter] * (b @ a)
     return delta.T if layer.fan_in_fan_out else delta
 
-def merged_state(model, state=None):
+def merged_state(model:nn.Module, state:Mapping[str, torch.Tensor]|None=None)->dict[str, torch.Tensor]:
     "`merged_weights` as a state dict."
     return dict(merged_weights(model, state))
 
-def merge_lora(model):
+def merge_lora(model:nn.Module)->nn.Module:
     "The plain `transformers` model with the adapters added to its weights; uses the model up."
     return model.merge_and_unload()

@@ -12,13 +12,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from torch import nn
+from typing import Any
 
 from ..constraints.verifier import check_at_work
-from .policy import Clock, unshare
+from .policy import Clock, Policy, unshare
 
 # %% ../../nbs/api/policies/05_processes.ipynb #1ccce15d
 class LaunchError(RuntimeError):
@@ -35,10 +37,10 @@ class _HirAccelerator(Accelerator):
 
 # %% ../../nbs/api/policies/05_processes.ipynb #a0d80331
 def start(
-    cpu=False,            # use the CPU even where there is a GPU
-    mixed_precision='no', # 'bf16', or 'no': what the launch file says
-    **kw):                # passed to `Accelerator`
-    "The accelerator of this process."
+    cpu:bool=False,            # use the CPU even where there is a GPU
+    mixed_precision:str='no', # 'bf16', or 'no': what the launch file says
+    **kw)->Accelerator:       # passed to `Accelerator`
+    "The accelerator of this process; a LaunchError where processes were launched that have no GPU."
     asked = None if mixed_precision == 'no' else mixed_precision
     wanted = asked or os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
@@ -52,17 +54,17 @@ def start(
     return accelerator
 
 # %% ../../nbs/api/policies/05_processes.ipynb #b8762f47
-def told(accelerator, value):
+def told(accelerator:Accelerator, value:Any)->Any:
     "What the first process has for `value`, on all of them."
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
-def said(accelerator, value):
+def said(accelerator:Accelerator, value:Any)->list:
     "The values of all processes, in their order."
     return gather_object([value]) if accelerator.num_processes > 1 else [value]
 
 def check_shared(
-    accelerator,
-    folder):   # of the run
+    accelerator:Accelerator,
+    folder:str|Path)->None:   # of the run
     "Raise a LaunchError on every process unless all of them see the first one's files in `folder`."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     name = told(accelerator, f'.{uuid.uuid4().hex}')
@@ -79,12 +81,12 @@ def _is_zero3(accelerator):
     return (accelerator.distributed_type == DistributedType.DEEPSPEED
             and accelerator.state.deepspeed_plugin.zero_stage == 3)
 
-def is_sharded(accelerator):
+def is_sharded(accelerator:Accelerator)->bool:
     "Do processes hold parts of the weights?"
     return accelerator.distributed_type == DistributedType.FSDP or _is_zero3(accelerator)
 
 @contextmanager
-def gathered(accelerator, policy):
+def gathered(accelerator:Accelerator, policy:nn.Module)->Iterator[None]: # from `wrap`
     "Inside, every process has the whole weights of `policy`."
     if _is_zero3(accelerator):
         with _gathered_zero3(policy): yield
@@ -119,15 +121,15 @@ def _gathered_zero3(policy):
 # %% ../../nbs/api/policies/05_processes.ipynb #22fc92d0
 class Gathering:
     "An engine that works on the whole weights of a policy in pieces."
-    def __init__(self, engine, accelerator, policy):
+    def __init__(self, engine:Any, accelerator:Accelerator, policy:nn.Module): # an `Engine`; from `wrap`
         self.engine, self.accelerator, self.policy = engine, accelerator, policy
 
     def __getattr__(self, name): return getattr(self.engine, name)
 
-    def generate(self, *args, **kw):
+    def generate(self, *args, **kw)->list:
         with gathered(self.accelerator, self.policy): return self.engine.generate(*args, **kw)
 
-    def sync(self, *args, **kw):
+    def sync(self, *args, **kw)->None:
         with gathered(self.accelerator, self.policy): return self.engine.sync(*args, **kw)
 
 # %% ../../nbs/api/policies/05_processes.ipynb #8f2944b7
@@ -145,7 +147,10 @@ def _in_step(accelerator, policy):
     if _is_zero3(accelerator): policy.agree = lambda chunks: max(said(accelerator, chunks))
     return policy
 
-def wrap(accelerator, policy, optimizer, micro, max_grad_norm):
+def wrap(
+    accelerator:Accelerator, policy:Policy, optimizer:torch.optim.Optimizer,
+    micro:int, # rows of a micro-batch, per process; for DeepSpeed
+    max_grad_norm:float)->tuple[nn.Module, torch.optim.Optimizer]: # of the same
     "Policy and optimizer, prepared for the processes there are."
     _in_step(accelerator, policy)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -163,7 +168,7 @@ def _wake(policy, device):
            torch.ones(1, 1, device=device))
 
 # %% ../../nbs/api/policies/05_processes.ipynb #ddef80aa
-def wrap_frozen(accelerator, policy):
+def wrap_frozen(accelerator:Accelerator, policy:Policy)->nn.Module:
     "A frozen policy that is only read, spread like the one in training."
     policy = _in_step(accelerator, policy.requires_grad_(False).eval())
     if accelerator.is_fsdp2:
@@ -187,7 +192,7 @@ def _without_dropout(model):
             if 'drop' in name and isinstance(value, float): setattr(m, name, 0.)
     return model
 
-def recomputing(model):
+def recomputing(model:nn.Module)->nn.Module:
     "The model in training mode, keeping few activations: the backward pass computes them again."
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
     return _without_dropout(model).train()
@@ -206,7 +211,8 @@ def _break_off():
 
 class Bell:
     "Notes SIGTERM while it is open, in the main thread; elsewhere it stays silent."
-    def __init__(self, accelerator): self.accelerator, self.rang, self.clock = accelerator, False, Clock(1., _break_off)
+    def __init__(self, accelerator:Accelerator):
+        self.accelerator, self.rang, self.clock = accelerator, False, Clock(1., _break_off)
 
     def __enter__(self):
         self.ours = threading.current_thread() is threading.main_thread()
@@ -217,7 +223,7 @@ class Bell:
         if self.ours: signal.signal(signal.SIGTERM, self.before)
         if self.rang: self.clock.__exit__()
 
-    def ring(self, *signal):
+    def ring(self, *signal:Any)->None:
         if not self.rang: self.clock.__enter__()
         self.rang = True
-    def heard(self): return any(said(self.accelerator, self.rang))
+    def heard(self)->bool: return any(said(self.accelerator, self.rang))   # on any process

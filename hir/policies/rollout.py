@@ -8,8 +8,10 @@ __all__ = ['Rollout', 'Prompt', 'instruction_of', 'as_prompt', 'Gives', 'Engine'
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #96f3cd76
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from ..constraints.constraint import Verdict
 from ..instructions.instruction import Instruction, as_instruction, record_of
@@ -28,27 +30,29 @@ class Rollout:
     stopped:bool           # ended by itself, not by the length limit
     seed:int               # reproduces this response alone (in float32)
     group:int=0            # position of its instruction in the step's batch
-    verdict:Verdict=None   # set by `score`
-    engine_logps:tuple=None # the engine's own, where the trainer has scored the response again
+    verdict:Verdict|None=None     # set by `score`
+    engine_logps:tuple|None=None  # the engine's own, where the trainer has scored the response again
 
     @property
-    def entropy(self): return sum(self.entropies) / len(self.entropies)
+    def entropy(self)->float: return sum(self.entropies) / len(self.entropies) # H(y), the mean over its tokens, in nats
     @property
-    def logp(self): return sum(self.logps)
+    def logp(self)->float: return sum(self.logps)                              # log pi_old(y | q)
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #b6f77a83
 @dataclass(frozen=True)
 class Prompt:
     "What a model reads in an instruction's place; an engine takes either."
     instruction:Instruction
-    messages:list = None # of {'role': …, 'content': …}; None: the instruction's prompt as a user turn
-    group:int = None     # that its responses belong to; None: the position of the prompt
+    messages:list|None = None # of {'role': …, 'content': …}; None: the instruction's prompt as a user turn
+    group:int|None = None     # that its responses belong to; None: the position of the prompt
     @property
-    def prompt(self): return self.instruction.prompt if self.messages is None else self.messages
+    def prompt(self)->str|list: return self.instruction.prompt if self.messages is None else self.messages
 
-def instruction_of(prompt): return getattr(prompt, 'instruction', prompt)
+def instruction_of(prompt:Instruction|Prompt)->Instruction: return getattr(prompt, 'instruction', prompt)
 
-def as_prompt(q, ask=None): # an instruction or a `Prompt`; (instruction, None) -> messages
+def as_prompt(
+    q:Instruction|Prompt,
+    ask:Callable[[Instruction, None], list|None]|None=None)->Prompt: # of the method: (instruction, None) -> messages
     "The `Prompt` that is meant."
     return q if isinstance(q, Prompt) else Prompt(q, ask(q, None) if ask else None)
 
@@ -57,7 +61,7 @@ def as_prompt(q, ask=None): # an instruction or a `Prompt`; (instruction, None) 
 class Gives:
     "What an engine gives and takes, known before one is made."
     entropies:bool=True # beside log-probabilities?
-    copy:str=''         # where its copy of the weights lies: '' none, 'beside' the trainer's, 'elsewhere' on devices of its own
+    copy:str=''         # of the weights: '' none, 'beside' the trainer's, 'elsewhere' on devices of its own
     package:str=''      # that it needs
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #fda13f2f
@@ -65,29 +69,33 @@ class Engine(Protocol):
     "Turns instructions into rollouts."
     gives:Gives # of the class
     exact:bool  # are log-probabilities and entropies the trainer's own, to float32 precision?
-    def generate(self, instructions:list, m:int, seeds:list, **sampling) -> list: ...
-    def sync(self, model) -> None: ...
-    def close(self) -> None: ...
+    def generate(self, instructions:list[Instruction|Prompt], m:int, seeds:list[int], **sampling)->list[Rollout]: ...
+    def sync(self, model:Any)->None: ...   # a `transformers` model, or one of peft
+    def close(self)->None: ...
 
 class EngineError(RuntimeError):
     "An engine that cannot sample, or would sample from other weights than the trainer's; says what to do."
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #b5103ca6
-def seed_for(*parts):
+def seed_for(*parts:int|str)->int:
     "A seed in [0, 2^63) from any number of ints and strings; same parts, same seed."
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
 
-def seeds_for(seeds, n:int):
+def seeds_for(seeds:int|Sequence[int], n:int)->Sequence[int]:
     "One seed per instruction: the n given, or n derived from a single one."
     return [seed_for(seeds, i) for i in range(n)] if isinstance(seeds, int) else seeds
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #9d3be7ab
-def stop_ids(model, tokenizer):
+def stop_ids(model:Any, tokenizer:Any)->set[int]: # of `transformers`
     "Every token id that ends a response: the tokenizer's and the generation config's."
     eos = getattr(model.generation_config, 'eos_token_id', None)
     return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
-def rollouts_of(tokenizer, instructions, prompts, samples, seeds):
+def rollouts_of(
+    tokenizer:Any,                              # of `transformers`
+    instructions:Sequence[Instruction|Prompt],  # P that were answered
+    prompts:Sequence[Sequence[int]],            # their P lists of token ids
+    samples:Sequence, seeds:Sequence[int])->list[Rollout]: # P·m `Sample`s, those of a prompt together; a seed for each
     "A `Rollout` for each sample; those of one instruction stand together."
     m, texts = len(samples)//len(prompts), tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
     return [Rollout(instruction_of(instructions[j//m]), text, tuple(prompts[j//m]), tuple(s.ids), tuple(s.logps),
@@ -95,14 +103,14 @@ def rollouts_of(tokenizer, instructions, prompts, samples, seeds):
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #d5c194b7
-def record_of_rollout(r:Rollout):
+def record_of_rollout(r:Rollout)->dict[str, Any]:
     "The JSON object of a rollout."
     verdict = list(r.verdict.ok) if r.verdict else None
     found = asdict(replace(r, instruction=None, verdict=None))
     found |= dict(instruction=record_of(r.instruction), verdict=verdict)
     return {k: v for k, v in found.items() if k != 'engine_logps' or v is not None}
 
-def as_rollout(record:dict, where:str):
+def as_rollout(record:dict, where:str)->Rollout: # where: 'file:line', for errors
     "The `Rollout` that a record describes, or a DataError."
     names = set(Rollout.__dataclass_fields__)
     if odd := names ^ {*record, 'engine_logps'}:
@@ -117,5 +125,10 @@ def as_rollout(record:dict, where:str):
     return Rollout(**(record | lists | dict(instruction=q, verdict=verdict)))
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #5dba5066
-def save_rollouts(path, rollouts): write_jsonl(path, map(record_of_rollout, rollouts))
-def load_rollouts(path): return [as_rollout(record, where) for where, record in records(path)]
+def save_rollouts(path:str|Path, rollouts:Iterable[Rollout])->None: # packed if the path ends in .gz
+    "Write them as JSON Lines, all or nothing."
+    write_jsonl(path, map(record_of_rollout, rollouts))
+
+def load_rollouts(path:str|Path)->list[Rollout]:
+    "Read them back, each checked; a DataError names file and line."
+    return [as_rollout(record, where) for where, record in records(path)]

@@ -8,7 +8,7 @@ __all__ = ['Reward', 'Overlong', 'score', 'RewardError', 'rewards_of', 'Use', 'k
 
 # %% ../../nbs/api/replays/01_reward.ipynb #800d98f7
 import inspect, math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -19,9 +19,9 @@ from ..policies.rollout import Rollout
 
 # %% ../../nbs/api/replays/01_reward.ipynb #d83b8f3a
 def score(
-    rollouts,      # without verdicts
-    check=check,   # `check` or `check_loose` of `verifier`
-    judge=None):   # a `Judge`, for soft constraints
+    rollouts:Sequence[Rollout],  # without verdicts
+    check:Callable=check,        # (constraint, response) -> bool: `check` or `check_loose` of `verifier`
+    judge:Callable|None=None)->list[Rollout]: # a `Judge`, for soft constraints
     "The same rollouts, each with its verdict; None where the judge gave no answer."
     if judge is None: verdicts = [verify(r.instruction.constraints, r.response, check) for r in rollouts]
     else:
@@ -38,9 +38,9 @@ def _reads_rollouts(reward):
     except (TypeError, ValueError): return False                  # built in
 
 def rewards_of(
-    rollouts,     # scored
-    reward=ila):  # verdict -> float, or rollouts -> one float each
-    "The reward of each rollout."
+    rollouts:Sequence[Rollout], # scored
+    reward:Callable=ila)->list[float]: # verdict -> float, or rollouts -> one float each
+    "The reward of each rollout; a ValueError without a verdict, a RewardError where it is no number."
     for r in rollouts:
         if r.verdict is None: raise ValueError(f'a rollout has no verdict yet, call score: {r.response[:60]!r}')
     found = list(reward(rollouts) if _reads_rollouts(reward) else map(reward, [r.verdict for r in rollouts]))
@@ -67,10 +67,10 @@ class Use:
     replay:bool = True # to be replayed
     loss:bool = True   # to be learned from; otherwise it counts in statistics and advantages only
 
-def kept(rollout): return Use()
-def masked(rollout): return Use(replay=False, loss=False)       # a replay would be masked as well
-def penalised(rollout): return Use(reward=False, replay=False)
-def dropped(rollout): return Use(row=False)
+def kept(rollout:Rollout)->Use: return Use()
+def masked(rollout:Rollout)->Use: return Use(replay=False, loss=False)       # a replay would be masked as well
+def penalised(rollout:Rollout)->Use: return Use(reward=False, replay=False)
+def dropped(rollout:Rollout)->Use: return Use(row=False)
 
 Overlong = Annotated[Callable, Choice(dict(keep=kept, mask=masked, penalise=penalised, drop=dropped), own=False)]
 
@@ -80,49 +80,51 @@ class Row:
     "A response as it is learned from."
     rollout:Rollout        # with its verdict and the instruction it is trained under
     reward:float = 0.      # of the whole response
-    source:int = None      # position among the rows of the one it was made from; None: of none
-    origin:Rollout = None  # what it was made from, as it was drawn; None: the rollout itself
+    source:int|None = None      # position among the rows of the one it was made from; None: of none
+    origin:Rollout|None = None  # what it was made from, as it was drawn; None: the rollout itself
     part:str = 'original'  # what the log calls it: original, replay, …
-    unit:int = None        # rows of one unit stay together; None: it stands alone
+    unit:int|None = None        # rows of one unit stay together; None: it stands alone
     use:Use = Use()        # decided when it was drawn
-    prompt_ids:tuple = None # tokens of the prompt; None: the rollout's
-    ids:tuple = None       # T tokens of the response; None: the rollout's
-    weight:tuple = None    # T weights of the tokens, 0 for one that is not learned; None: 1 each
-    old:tuple = None       # T log-probabilities when sampled; None: the rollout's, if the tokens are
+    prompt_ids:tuple|None = None # tokens of the prompt; None: the rollout's
+    ids:tuple|None = None       # T tokens of the response; None: the rollout's
+    weight:tuple|None = None    # T weights of the tokens, 0 for one that is not learned; None: 1 each
+    old:tuple|None = None       # T log-probabilities when sampled; None: the rollout's, if the tokens are
 
     def __post_init__(self):
         r, fill = self.rollout, lambda name, x: getattr(self, name) is None and object.__setattr__(self, name, x)
         fill('origin', r); fill('prompt_ids', r.prompt_ids); fill('ids', r.ids); fill('weight', (1.,)*len(self.ids))
         fill('old', r.logps if self.ids == r.ids else None)
     @property
-    def group(self): return self.rollout.group
+    def group(self)->int: return self.rollout.group
     @property
-    def replay(self): return self.part == 'replay'
+    def replay(self)->bool: return self.part == 'replay'
 
 # %% ../../nbs/api/replays/01_reward.ipynb #608687bb
 def original_rows(
-    rollouts,      # scored
-    reward=ila,    # of `rewards_of`
-    overlong=kept):# truncated rollout -> its `Use`
+    rollouts:Sequence[Rollout],  # scored
+    reward:Callable=ila,         # of `rewards_of`
+    overlong:Callable[[Rollout], Use]=kept)->list[Row]: # of a truncated one
     "One row per rollout, with its use and its reward: 0 where it may earn nothing."
     uses = [Use() if r.stopped else overlong(r) for r in rollouts]
     return [Row(r, x if use.reward else 0., i, use=use)
             for i, (r, x, use) in enumerate(zip(rollouts, rewards_of(rollouts, reward), uses))]
 
-def with_sources(rows): return [replace(row, source=i) for i, row in enumerate(rows)]   # rows that were made from none
+def with_sources(rows:Iterable[Row])->list[Row]: # that were made from none
+    "The rows, each its own source."
+    return [replace(row, source=i) for i, row in enumerate(rows)]
 
-def standing(row):
+def standing(row:Row)->tuple[float, float]:
     "By which rows of a group are ranked: reward, then CLA; a truncated one that may earn nothing comes last."
     return (row.reward, cla(row.rollout.verdict)) if row.use.reward else (min(row.reward, 0.), -1.)
 
-def by_group(rows):
+def by_group(rows:Iterable[Row])->list[list[Row]]:
     "Lists of the rows of each group, in the order of the groups."
     found = {}
     for row in rows: found.setdefault(row.group, []).append(row)
     return [found[g] for g in sorted(found)]
 
 # %% ../../nbs/api/replays/01_reward.ipynb #0045879e
-def zero_signal(rewards, groups):
+def zero_signal(rewards:Iterable[float], groups:Iterable[int])->float: # one of each per response
     "Share of groups (instructions) whose rewards are all equal."
     by = {}
     for r, g in zip(rewards, groups, strict=True): by.setdefault(g, set()).add(r)

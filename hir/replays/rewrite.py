@@ -6,9 +6,12 @@
 __all__ = ['exact', 'subset', 'RewriteError', 'hindsight', 'drop', 'achieved', 'replay']
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #7130fd38
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from random import Random
+from typing import Any
 
-from ..constraints.constraint import ConstraintError, Verdict, get_kind
+from ..constraints.constraint import Constraint, ConstraintError, Verdict, get_kind
 from ..schema import Count, Positive
 from ..constraints.verifier import check
 from ..constraints.judge import is_soft
@@ -18,13 +21,13 @@ from .reward import Row
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #7219df71
 def exact(
-    ok,        # K bools
-    rng=None): # random.Random, unused
+    ok:Iterable[bool],     # K answers
+    rng:Random|None=None)->tuple[bool, ...]: # unused
     "Keep every satisfied constraint."
     return tuple(ok)
 
-def subset(ok, rng):
-    "Keep a non-empty subset of the satisfied constraints, each equally likely."
+def subset(ok:Verdict|Sequence[bool], rng:Random)->tuple[bool, ...]:
+    "Keep a non-empty subset of the satisfied constraints, each equally likely; nothing where none is."
     yes = [i for i, o in enumerate(ok) if o]
     chosen = rng.randrange(1, 2**len(yes)) if yes else 0
     keep = {i for bit, i in enumerate(yes) if chosen >> bit & 1}
@@ -61,10 +64,10 @@ def _requoted(
 def hindsight(
     q:Instruction,   # what was asked
     response:str,    # what was answered
-    keep,            # K bools: satisfied constraints to ask for
-    check=check,     # strict or loose, as they were verified
-    instead=None):   # position -> constraint satisfied by `response`, to ask for in its place
-    "The instruction with only the constraints of `keep`, satisfied by `response`; None if none is left."
+    keep:Iterable[bool],  # K answers: satisfied constraints to ask for
+    check:Callable[[Constraint, str], bool]=check, # strict or loose, as they were verified
+    instead:Mapping[int, Constraint]|None=None)->Instruction|None: # position -> one to ask for there
+    "q' = q with only the constraints of `keep`, satisfied by `response`; None if none is left. May be a RewriteError."
     if q.template == 'verbatim':
         raise RewriteError(f'an instruction with template "verbatim" cannot be rewritten: {q.prompt[:60]!r}')
     found = [c if o else (instead or {}).get(i) for i, (c, o) in enumerate(zip(q.constraints, keep, strict=True))]
@@ -76,7 +79,7 @@ def hindsight(
         kept = good
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #49f6c017
-def drop(c, response): "A failed constraint leaves the instruction: the paper's rule."
+def drop(c:Constraint, response:str)->None: "A failed constraint leaves the instruction: the paper's rule."
 
 def _changed(c, **args):
     "The constraint with other arguments; None where these do not go together."
@@ -94,7 +97,7 @@ def _nearest_number(c, response, far=100):   # far: how far to look at least, up
             if new and check(new, response): return new
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #993ed243
-def achieved(c, response):
+def achieved(c:Constraint, response:str)->Constraint|None:
     "The failed constraint with arguments that the response did reach; None where there are none."
     reached = get_kind(c.kind).achieved
     if reached is None: return _nearest_number(c, response)
@@ -105,19 +108,19 @@ def achieved(c, response):
 # %% ../../nbs/api/replays/02_rewrite.ipynb #283c2967
 def replay(
     row:Row,        # an original
-    tokenizer,
-    relabel=exact,  # `exact` or `subset`
-    rng=None,       # random.Random, for `subset`
-    check=check,    # strict or loose
-    reward=1.,      # of a replay
-    failed=drop,    # `drop` or `achieved`
-    **chat):        # passed to the chat template
-    "The row of the same response under its hindsight instruction; None if there is none."
+    tokenizer:Any,  # of `transformers`
+    relabel:Callable=exact, # (verdict, rng) -> K bools to keep: `exact` or `subset`
+    rng:Random|None=None,   # for `subset`
+    check:Callable[[Constraint, str], bool]=check,      # strict or loose
+    reward:float=1.,        # of a replay
+    failed:Callable[[Constraint, str], Constraint|None]=drop, # what to ask for in the place of a failed one
+    chat:dict|None=None)->Row|None: # passed to the chat template
+    "The row (q', y) of the same response under its hindsight instruction; None if there is none."
     r = row.rollout
     other = {i: failed(c, r.response) for i, (c, ok) in enumerate(zip(r.instruction.constraints, r.verdict)) if not ok}
     other = {i: c for i, c in other.items() if c is not None and check(c, r.response)}
     q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, other)
     if q is None: return None
-    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat)),
+    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat or {})),
                       verdict=Verdict([is_soft(c) or check(c, r.response) for c in q.constraints]))   # judged before
     return Row(rollout, reward, row.source, r, 'replay')

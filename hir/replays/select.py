@@ -8,38 +8,51 @@ __all__ = ['candidates', 'with_successes', 'lam', 'both', 'integrity', 'diversit
 
 # %% ../../nbs/api/replays/00_select.ipynb #5d51345d
 import math
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
 
 from ..constraints.verifier import cla, per_kind
 
 # %% ../../nbs/api/replays/00_select.ipynb #537da07f
-def candidates(rollouts):
+def candidates(rollouts:Iterable)->list[int]: # scored `Rollout`s
     "Positions of the partial failures, 0 < CLA < 1."
     return [i for i, r in enumerate(rollouts) if r.verdict.partial]
 
-def with_successes(rollouts):
+def with_successes(rollouts:Iterable)->list[int]:
     "Positions of the responses that satisfied anything, 0 < CLA: full successes too."
     return [i for i, r in enumerate(rollouts) if any(r.verdict)]
 
 # %% ../../nbs/api/replays/00_select.ipynb #e8a2088d
 def lam(
     step:int,    # s = 1, 2, …
-    lambda0=2.,  # start
-    eta=.05):    # growth per step; 0 keeps it fixed
-    "The weight λ_s of integrity at a step."
+    lambda0:float=2.,     # start
+    eta:float=.05)->float:# growth per step; 0 keeps it fixed
+    "The weight of integrity at a step, λ_s = λ0·(1 + η)^s."
     return lambda0 * (1 + eta)**step
 
 # %% ../../nbs/api/replays/00_select.ipynb #d4a79230
-def both(rollouts, lam, rng=None): return [r.entropy + lam*cla(r.verdict) for r in rollouts]
-def integrity(rollouts, lam=None, rng=None): return [cla(r.verdict) for r in rollouts]
-def diversity(rollouts, lam=None, rng=None): return [r.entropy for r in rollouts]
-def at_random(rollouts, lam=None, rng=None): return [rng.random() for _ in rollouts]
+def both(rollouts:Iterable, lam:float, rng:Random|None=None)->list[float]: # scored `Rollout`s, λ_s
+    "F(y) = H(y) + λ_s·CLA(y) of each: the paper's rule."
+    return [r.entropy + lam*cla(r.verdict) for r in rollouts]
+
+def integrity(rollouts:Iterable, lam:float|None=None, rng:Random|None=None)->list[float]:
+    "F_int(y) = CLA(y) of each, in [0, 1]."
+    return [cla(r.verdict) for r in rollouts]
+
+def diversity(rollouts:Iterable, lam:float|None=None, rng:Random|None=None)->list[float]:
+    "F_div(y) = H(y) of each, the mean entropy of its tokens in nats."
+    return [r.entropy for r in rollouts]
+
+def at_random(rollouts:Iterable, lam:float|None=None, rng:Random|None=None)->list[float]: # rng: needed
+    "A number in [0, 1) for each."
+    return [rng.random() for _ in rollouts]
 
 # %% ../../nbs/api/replays/00_select.ipynb #628b9b6e
-def batch_quota(scores, groups, n):
+def batch_quota(scores:Sequence[float], groups:Sequence[int]|None, n:int)->list[int]: # n slots
     "Positions by score alone, highest first."
     return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
 
-def instruction_quota(scores, groups, n):
+def instruction_quota(scores:Sequence[float], groups:Sequence[int], n:int)->list[int]:
     "Positions so that every instruction gets a first slot before any gets a second."
     rank, seen = {}, {}
     for i in batch_quota(scores, groups, n):
@@ -48,17 +61,17 @@ def instruction_quota(scores, groups, n):
 
 # %% ../../nbs/api/replays/00_select.ipynb #e37057c7
 def select(
-    scores,             # one per candidate
-    n:int,              # slots
-    groups=None,        # instruction of each candidate; needed by `instruction_quota`
-    quota=batch_quota): # order in which slots are filled
-    "Positions of the candidates to replay, at most n, in ascending order."
+    scores:Sequence[float],           # one per candidate, higher is better
+    n:int,                            # slots
+    groups:Sequence[int]|None=None,   # instruction of each candidate; needed by `instruction_quota`
+    quota:Callable=batch_quota)->list[int]: # (scores, groups, n) -> positions in the order in which they fill slots
+    "Positions of the candidates to replay, at most n, ascending; a ValueError for n < 0 or a score that is NaN."
     if n < 0: raise ValueError(f'cannot select {n} replays')
     if any(math.isnan(s) for s in scores): raise ValueError('a selection score is NaN')
     return sorted(quota(scores, groups, n)[:n])
 
 # %% ../../nbs/api/replays/00_select.ipynb #d79a3f59
-def rarity(rollouts, lam=None, rng=None):
+def rarity(rollouts:Sequence, lam:float|None=None, rng:Random|None=None)->list[float]:
     "CLA with each constraint weighted by the failure rate of its kind among the candidates."
     passed = per_kind((r.instruction.constraints, r.verdict) for r in rollouts)
     weight = {k: 1 - (ok + 1)/(asked + 2) for k, (ok, asked) in passed.items()}    # never 0: one of each added
@@ -69,9 +82,9 @@ def rarity(rollouts, lam=None, rng=None):
 
 # %% ../../nbs/api/replays/00_select.ipynb #84a1d557
 def takeover(
-    dH,         # range of the candidates' entropies
-    gap,        # smallest difference between two CLA values
-    lambda0=2., eta=.05):
+    dH:float,   # range of the candidates' entropies, in nats
+    gap:float,  # smallest difference between two CLA values
+    lambda0:float=2., eta:float=.05)->float: # of `lam`
     "Step s* = ln(ΔH/(λ0·gap))/ln(1+η) from which the ranking is by CLA alone."
     return math.log(dH/(lambda0*gap)) / math.log(1 + eta)
 
@@ -79,17 +92,17 @@ def takeover(
 def shortfall(
     found:int, # candidates
     B:int,     # instructions
-    k:int):    # replays wanted per instruction
+    k:int)->int: # replays wanted per instruction
     "Further responses to draw per instruction, ceil((B·k − candidates)/B) or 0."
     return max(0, math.ceil((B*k - found)/B))
 
 # %% ../../nbs/api/replays/00_select.ipynb #9ec26d78
-def always(rollouts, n): return n
+def always(rollouts:Sequence, n:int)->int: return n
 
 def balanced(
-    rollouts,   # of the whole step
-    n:int,      # replays wanted
-    share=.25): # of all rows that are positive
-    "At most n replays, fewer as successes make up for them."
+    rollouts:Sequence,  # of the whole step, scored
+    n:int,              # replays wanted
+    share:float=.25)->int: # of all rows, originals and replays, that shall be positive
+    "At most n replays, fewer as successes make up for them: (share·rollouts − successes)/(1 − share)."
     won = sum(all(r.verdict) for r in rollouts)
     return max(0, min(n, round((share*len(rollouts) - won)/(1 - share))))

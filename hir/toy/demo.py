@@ -6,11 +6,13 @@
 __all__ = ['DemoError', 'save_results', 'run_demo']
 
 # %% ../../nbs/api/toy/03_demo.ipynb #3b784cab
-import json, os, subprocess, sys, threading, time
+import json, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ..progress import bar, cores
+from ..training.folder import mark_of
+from ..trust import child_environment
 from ..training.runlog import read_log
 from ..evaluation.evaluate import summarise, table_text
 from ..evaluation.plot import plot_curves
@@ -46,11 +48,11 @@ def _one_run(
     stop=None):    # threading.Event: give up
     "Train one run in a process of its own, showing its progress."
     if stop and stop.is_set(): return
-    Path(run['out']).mkdir(parents=True, exist_ok=True)
-    (history := Path(run['out'])/'history.jsonl').unlink(missing_ok=True)
+    out = Path(run['out']); history = out/'history.jsonl'; out.parent.mkdir(parents=True, exist_ok=True)
+    if mark_of(out): history.unlink(missing_ok=True)      # of an earlier demo, which starts anew
     args = [x for k, v in (run['settings'] | {'resume': 'fresh'}).items() for x in (f'--{k}', str(v))]
-    one = dict(os.environ, OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
-    with open(Path(run['out'])/'log.txt', 'w+') as log, bar(
+    one = dict(child_environment(), OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', TQDM_DISABLE='1')
+    with open(out.with_name(f'{out.name}.log'), 'w+') as log, bar(
             total=run['settings']['steps'], desc=f'{run["name"]:>10}', position=position, leave=True) as shown:
         child = subprocess.Popen([sys.executable, '-m', 'hir', 'train', '--config', str(config), *args],
                                  stdout=log, stderr=subprocess.STDOUT, env=one)
@@ -78,7 +80,7 @@ def _result_rows(runs):
     return [dict(method=r['method'], seed=r['seed']) | {n: e[n] for n in names}
             for r in runs for e in read_log(Path(r['out'])/'eval.jsonl')]
 
-def save_results(rows, out):
+def save_results(rows:list[dict], out:str|Path)->str:
     "Write results.json and curves.png; returns the table as text."
     from matplotlib.figure import Figure
     write_atomic(Path(out)/'results.json', lambda f: json.dump(rows, f, indent=1))
@@ -89,10 +91,10 @@ def save_results(rows, out):
 
 # %% ../../nbs/api/toy/03_demo.ipynb #d928e0ae
 def run_demo(
-    out,            # folder for the runs and the results
-    config,         # YAML of the toy
-    methods=_COMPARED, seeds=3, budget=15360,
-    jobs=None):     # runs side by side; default: the cores
+    out:str|Path,            # folder for the runs and the results
+    config:str|Path,         # YAML of the toy
+    methods:dict=_COMPARED, seeds:int=3, budget:int=15360,
+    jobs:int|None=None)->list[dict]:     # runs side by side; default: the cores
     "Train every method with every seed; returns the rows of results.json."
     runs, jobs = _demo_plan(out, methods, seeds, budget), jobs or cores()
     stop = threading.Event()                               # one failure or Ctrl-C ends all

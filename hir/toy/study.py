@@ -9,11 +9,13 @@ __all__ = ['REGIMES', 'TUNING', 'METHODS', 'ABLATIONS', 'FASTER', 'VARIANTS', 'C
 
 # %% ../../nbs/api/toy/04_study.ipynb #98019e39
 import json, math, multiprocessing, os, shutil, time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..progress import bar
+from ..trust import safe_children
 from ..instructions.instruction import load_instructions, save_instructions
 from ..files import shipped, write_atomic, write_jsonl
 from .toy import TOY_DRAW, draw_instructions
@@ -26,7 +28,8 @@ REGIMES = dict(easy=dict(low=4, high=6, names=_TWELVE), sparse=dict(low=7, high=
                zero=dict(low=8, high=8, names=tuple(TOY_DRAW)))
 _EASY, _HARD = dict(low=4, high=6), dict(low=7, high=8)
 _WIDE_REGIME = ('wide-easy-0.5M', 'wide-easy-2M')       # larger models in the wide world
-_SECOND = dict(easy='sparse', sparse='easy', zero='sparse') | dict.fromkeys(_WIDE_REGIME, 'wide-hard')   # second held-out set
+_SECOND = dict(easy='sparse', sparse='easy', zero='sparse')            # second held-out set
+_SECOND |= dict.fromkeys(_WIDE_REGIME, 'wide-hard')
 
 def _drawn_from(regime:str):
     "The function that draws a regime's instructions, and its arguments."
@@ -109,11 +112,11 @@ class Trial:
     budget:int=_BUDGET # responses to sample
 
     @property
-    def name(self):
+    def name(self)->str:
         words = f'{self.regime} {self.method} start{self.start} seed{self.seed} lr{self.lr:g} n{self.budget}'
         return words.replace(' ', '-').replace('=', '')
     @property
-    def settings(self):
+    def settings(self)->dict:
         s = _trial_settings(self.method); per_step = _BATCH*s['m']
         return s | dict(seed=self.seed, lr=self.lr, batch=_BATCH, steps=max(1, round(self.budget/per_step)),
                         eval_every=max(1, round(_LESSON/per_step)), cards_every=0, save_every=0,
@@ -196,7 +199,7 @@ def _do(job):
 def _run_all(jobs, workers:int, label:str):
     "Do the jobs in `workers` processes, showing progress; a failure or Ctrl-C ends all."
     if not jobs: return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
+    with safe_children(), ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(_do, job): job[0] for job in jobs}
         try:
             for done in bar(as_completed(waiting), label, total=len(waiting), unit='run'): done.result()
@@ -207,7 +210,7 @@ def _run_all(jobs, workers:int, label:str):
             raise StudyError(f'{getattr(waiting[done], "name", "a start policy")}: {e!r}') from e
 
 # %% ../../nbs/api/toy/04_study.ipynb #1079d6ee
-def run_trials(trials, out, config, workers:int, label='trials'):
+def run_trials(trials:Iterable[Trial], out:str|Path, config:str|Path, workers:int, label:str='trials')->list[dict]:
     "The records of the trials, those that are missing run first."
     trials = list(dict.fromkeys(trials))
     for regime in sorted({r for t in trials for r in (t.regime, _SECOND[t.regime])}): _regime_files(out, regime)
@@ -218,9 +221,9 @@ def run_trials(trials, out, config, workers:int, label='trials'):
     return [json.loads(_record_file(out, t).read_text()) for t in trials]
 
 # %% ../../nbs/api/toy/04_study.ipynb #123b9a05
-def end(record): return record['evals'][-1]['ila']
+def end(record:dict)->float: return record['evals'][-1]['ila']
 
-def area(record):
+def area(record:dict)->float:
     "Mean ILA over the sampled responses: the normalised area under the curve."
     es = record['evals']
     parts = [(b['sampled'] - a['sampled'])*(a['ila'] + b['ila'])/2 for a, b in zip(es, es[1:])]
@@ -234,19 +237,19 @@ def _reach(record, level:float, by:str='sampled'):
         if b['ila'] >= level: return a[by] + (b[by] - a[by])*(level - a['ila'])/(b['ila'] - a['ila'])
 
 # %% ../../nbs/api/toy/04_study.ipynb #a8907cbe
-def by_method(records):
+def by_method(records:Iterable[dict])->dict[str, list[dict]]:
     "Method → its records, in the order of first appearance."
     out = {}
     for r in records: out.setdefault(r['method'], []).append(r)
     return out
 
-def against(ours, theirs, metric=end):
+def against(ours:list[dict], theirs:list[dict], metric:Callable=end)->tuple[float, float, float]:
     "Mean paired difference and its 95% interval over the runs both have: (difference, low, high)."
     key = lambda r: (r['regime'], r['start'], r['seed'])
     other = {key(r): metric(r) for r in theirs}
     return bootstrap([metric(r) - other[key(r)] for r in ours if key(r) in other])
 
-def tuned(records, metric=area):
+def tuned(records:Iterable[dict], metric:Callable=area)->dict[str, float]:
     "Method → the learning rate with the highest mean area."
     out = {}
     for method, rs in by_method(records).items():
@@ -255,7 +258,7 @@ def tuned(records, metric=area):
     return out
 
 # %% ../../nbs/api/toy/04_study.ipynb #404438ed
-def study_table(records, level:float=.2, base:str='HiR'):
+def study_table(records:Iterable[dict], level:float=.2, base:str='HiR')->list[dict]:
     "One row per method: end, area, difference from `base`, second set; responses and seconds to `level`."
     groups, rows = by_method(records), []
     for method, rs in groups.items():
@@ -271,13 +274,13 @@ def study_table(records, level:float=.2, base:str='HiR'):
     return rows
 
 # %% ../../nbs/api/toy/04_study.ipynb #4bd92870
-def span(found, places:int=3, sign:str=''):
+def span(found:tuple|None, places:int=3, sign:str='')->str:
     "'mean [low, high]', or a dash."
     if found is None: return '–'
     mean, low, high = (f'{x:{sign},.{places}f}' for x in found)
     return f'{mean} [{low}, {high}]'
 
-def study_text(rows, level:float=.2, base:str='HiR'):
+def study_text(rows:list[dict], level:float=.2, base:str='HiR')->str:
     "Two tables from the rows of `study_table`: how good, and how fast."
     good = [['method', 'runs', 'lr', 'ILA at the end', 'mean ILA', f'end minus {base}', 'second set']]
     fast = [['method', f'reached {level:g}', 'after responses', 'after CPU s', 'CPU s in all']]
@@ -301,7 +304,7 @@ def _crossed(regimes, methods, rates, starts=_START_SEEDS, seeds=_SEEDS, **kw):
     return [Trial(g, m, p, s, rates.get(m, rates['HiR']), **kw)
             for g in regimes for p in starts for s in seeds for m in methods]
 
-def promising(records, n:int=3):
+def promising(records:Iterable[dict], n:int=3)->list[str]:
     "The n variants whose tuned area is highest."
     rates = tuned(records)
     mean = {m: sum(xs := [area(r) for r in rs if r['lr'] == rates[m]])/len(xs) for m, rs in by_method(records).items()}
@@ -330,7 +333,7 @@ def _larger(rates):
             for g, (methods, share, starts, seeds) in _LARGER.items()}
 
 # %% ../../nbs/api/toy/04_study.ipynb #2047bdbe
-def run_study(out, config, workers:int, quick:bool=False, say=print):
+def run_study(out:str|Path, config:str|Path, workers:int, quick:bool=False, say:Callable=print)->list[dict]:
     "Run what is missing of the study, print a table per stage, collect all records in trials.jsonl."
     run = lambda trials, label: run_trials(trials, out, config, workers, label)
     if quick: records, plan = [], _stages({'HiR': 5e-4}, [*VARIANTS], starts=(0,), seeds=(0,), budget=192)

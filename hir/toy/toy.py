@@ -11,6 +11,7 @@ __all__ = ['ToyWord', 'TOY_NOUNS', 'TOY_VERBS', 'TOY_ADJECTIVES', 'TOY_ADVERBS',
 # %% ../../nbs/api/toy/00_toy.ipynb #fce2bd9e
 import random, re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 from ..constraints.constraint import Constraint, kind
@@ -41,50 +42,50 @@ def _other(name, a, b): return lambda response, **args: {name: b if args[name] =
 
 # %% ../../nbs/api/toy/00_toy.ipynb #868c55fe
 @kind('toy:case', 'use only {case} case letters .', achieved=_other('case', 'upper', 'lower'))
-def case(response, case:Literal['upper', 'lower']):
+def case(response:str, case:Literal['upper', 'lower'])->bool:
     return response.isupper() if case == 'upper' else response.islower()
 
 @kind('toy:include', 'include {word} .', achieved=_commonest)
-def include(response, word:ToyWord): return word in _word_list(response)
+def include(response:str, word:ToyWord)->bool: return word in _word_list(response)
 
 @kind('toy:twice', 'say {word} at least twice .', achieved=_commonest)
-def twice(response, word:ToyWord): return _word_list(response).count(word) >= 2
+def twice(response:str, word:ToyWord)->bool: return _word_list(response).count(word) >= 2
 
 @kind('toy:no_comma', 'do not use commas .')
-def toy_no_comma(response): return ',' not in response
+def toy_no_comma(response:str)->bool: return ',' not in response
 
 @kind('toy:sentences', 'write exactly {n} sentences .', achieved=_counted(_sentence_count))
-def toy_sentences(response, n:Positive): return _sentence_count(response) == n
+def toy_sentences(response:str, n:Positive)->bool: return _sentence_count(response) == n
 
 # %% ../../nbs/api/toy/00_toy.ipynb #787de11d
 @kind('toy:end', 'end on {phrase} .',
       achieved=lambda response, phrase: {'phrase': ' '.join(_word_list(_toy_body(response))[-2:])})
-def toy_end(response, phrase:str):
+def toy_end(response:str, phrase:str)->bool:
     return ' '.join(_word_list(_toy_body(response))).endswith(phrase)
 
 @kind('toy:start', 'begin with {word} .',
       achieved=lambda response, word: {'word': (_word_list(_toy_body(response)) or [word])[0]})
-def toy_start(response, word:ToyWord): return _word_list(_toy_body(response))[:1] == [word]
+def toy_start(response:str, word:ToyWord)->bool: return _word_list(_toy_body(response))[:1] == [word]
 
 @kind('toy:at_most', 'use at most {n} words .', achieved=_counted(lambda r: len(_word_list(r))))
-def toy_at_most(response, n:Positive): return len(_word_list(response)) <= n
+def toy_at_most(response:str, n:Positive)->bool: return len(_word_list(response)) <= n
 
 @kind('toy:at_least', 'use at least {n} words .', achieved=_counted(lambda r: len(_word_list(r))))
-def toy_at_least(response, n:Positive): return len(_word_list(response)) >= n
+def toy_at_least(response:str, n:Positive)->bool: return len(_word_list(response)) >= n
 
 # %% ../../nbs/api/toy/00_toy.ipynb #e58ac544
 @kind('toy:quotes', 'put the answer in quotes .')
-def toy_quotes(response):
+def toy_quotes(response:str)->bool:
     return len(response.strip()) > 1 and response.strip()[0] == response.strip()[-1] == '"'
 
 @kind('toy:title', 'add a title between << and >> .')
-def toy_title(response): return bool(re.search(r'<<[^<>]*\w[^<>]*>>', response))
+def toy_title(response:str)->bool: return bool(re.search(r'<<[^<>]*\w[^<>]*>>', response))
 
 @kind('toy:avoid', 'avoid {word} .')
-def avoid(response, word:ToyWord): return word not in _word_list(response)
+def avoid(response:str, word:ToyWord)->bool: return word not in _word_list(response)
 
 @kind('toy:mark', 'use the mark {mark} .', achieved=_other('mark', '!', '?'))
-def toy_mark(response, mark:Literal['!', '?']): return mark in response
+def toy_mark(response:str, mark:Literal['!', '?'])->bool: return mark in response
 
 # %% ../../nbs/api/toy/00_toy.ipynb #b77e9908
 TOY_NOUNS = ('cats dogs birds bees trees rivers stars clouds boats books songs trains '
@@ -97,7 +98,7 @@ TOY_PHRASES = ['good night', 'that is all', 'so it goes', 'come back soon']
 DETERMINERS = 'the some many'.split()
 
 # %% ../../nbs/api/toy/00_toy.ipynb #d812d1c3
-def noun_phrase(rng, length): # length 1, 2 or 3
+def noun_phrase(rng:random.Random, length:int)->list[str]: # length 1, 2 or 3
     det, adj, noun = rng.choice(DETERMINERS), rng.choice(TOY_ADJECTIVES), rng.choice(TOY_NOUNS)
     return [[noun], rng.choice([[det, noun], [adj, noun]]), [det, adj, noun]][length - 1]
 
@@ -115,7 +116,7 @@ def _clause(
             + ([rng.choice(TOY_ADVERBS)] if a else []))
 
 # %% ../../nbs/api/toy/00_toy.ipynb #45a6590a
-def spread(rng, words, n):
+def spread(rng:random.Random, words:int, n:int)->list[int]:
     "`words` split at random into n sentence lengths of at least 2."
     cuts = sorted(rng.sample(range(1, words - n), n - 1)) if n > 1 else []
     return [b - a + 1 for a, b in zip([0, *cuts], [*cuts, words - n])]
@@ -129,7 +130,7 @@ def _plan_lengths(rng, want, n_title):
     return spread(rng, rng.randint(low, high), n) if low <= high else None
 
 # %% ../../nbs/api/toy/00_toy.ipynb #b059ac77
-def frame_words(rng, lengths, want):
+def frame_words(rng:random.Random, lengths:list[int], want:dict)->list[list[str]]:
     "The body as a list of sentences (lists of words), with its start word and end phrase."
     first = [want['start']['word']] if 'start' in want else rng.sample(TOY_STARTS, rng.random() < .3)
     last = want['end']['phrase'].split() if 'end' in want else (
@@ -143,7 +144,7 @@ def frame_words(rng, lengths, want):
     return out
 
 # %% ../../nbs/api/toy/00_toy.ipynb #fdddda19
-def place_words(rng, sentences, want):
+def place_words(rng:random.Random, sentences:list, want:dict)->list|None:
     "Put the wanted words into the sentences, each over a word of its class; None if there is no room."
     wanted = [want[k]['word'] for k, n in (('include', 1), ('twice', 2)) if k in want for _ in range(n)]
     more = [want[k]['word'] for k in ('include', 'twice') if k in want for _ in range(rng.randint(0, 3))]
@@ -160,7 +161,7 @@ def place_words(rng, sentences, want):
     return sentences
 
 # %% ../../nbs/api/toy/00_toy.ipynb #6973551f
-def finish(rng, sentences, title, want):
+def finish(rng:random.Random, sentences:list, title:list, want:dict)->str:
     "One string: marks, commas, title, case and quotation marks."
     marks = rng.choices('.!?', (.7, .15, .15), k=len(sentences))
     if 'mark' in want: marks[rng.randrange(len(marks))] = want['mark']['mark']
@@ -183,10 +184,10 @@ def _toy_attempt(rng, want):
     return sentences and finish(rng, sentences, title, want)
 
 def toy_witness(
-    rng,            # random.Random
-    constraints,    # those to honour, all of the toy's kinds
+    rng:random.Random,            # random.Random
+    constraints:Iterable[Constraint],    # those to honour, all of the toy's kinds
     tries:int=200,  # plans drawn before giving up
-    longest:int=31):# tokens; a response and its end mark fit into 32
+    longest:int=31)->str|None:# tokens; a response and its end mark fit into 32
     "A response that satisfies `constraints`, or None if none was found."
     want = {c.kind.removeprefix('toy:'): c.args for c in constraints}
     for _ in range(tries):
@@ -227,9 +228,9 @@ def _draw_instruction(
 def draw_instructions(
     n:int,          # how many, all different
     seed:int,       # same seed, same instructions
-    exclude=(),     # instructions that must not appear, e.g. the training set
-    draw=_draw_instruction, # (rng, **kw) -> an instruction
-    **kw):          # `low`, `high`, `names` of `_draw_instruction`
+    exclude:Iterable[Instruction]=(),     # instructions that must not appear, e.g. the training set
+    draw:Callable=_draw_instruction, # (rng, **kw) -> an instruction
+    **kw)->list[Instruction]:          # `low`, `high`, `names` of `_draw_instruction`
     "n different instructions, none of them in `exclude`."
     rng, seen, out = random.Random(seed), set(exclude), []
     while len(out) < n:

@@ -8,6 +8,7 @@ __all__ = ['SPLIT', 'toy_vocabulary', 'toy_tokenizer', 'toy_model', 'draw_lesson
 # %% ../../nbs/api/toy/01_warmstart.ipynb #45a00528
 import math, random, re
 import torch
+from collections.abc import Callable, Sequence
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from ..progress import bar
@@ -15,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.constraint import Constraint, kinds
 from ..instructions.instruction import TEMPLATES, Instruction
-from .toy import TOY_ADJECTIVES, TOY_ADVERBS, DETERMINERS, TOY_DRAW, TOY_NOUNS, TOY_PHRASES, TOY_STARTS, TASKS, TOY_VERBS, toy_witness
+from .toy import (DETERMINERS, TASKS, TOY_ADJECTIVES, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS, TOY_PHRASES, TOY_STARTS,
+                         TOY_VERBS, toy_witness)
 from ..policies.policy import Policy, encode_chat, pad_rows
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #031e77a7
@@ -25,9 +27,10 @@ _CHAT = ("{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' 
         "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
 
-def toy_vocabulary():
+def toy_vocabulary()->list[str]:
     "Every token of the toy, special ones first."
-    content = ' '.join(TOY_NOUNS + TOY_VERBS + TOY_ADJECTIVES + TOY_ADVERBS + TOY_STARTS + TOY_PHRASES + DETERMINERS + ['and'])
+    content = ' '.join([*TOY_NOUNS, *TOY_VERBS, *TOY_ADJECTIVES, *TOY_ADVERBS, *TOY_STARTS, *TOY_PHRASES, *DETERMINERS,
+                        'and'])
     asked = ' '.join(str(k.sentence) for k in kinds('toy:').values()) + ' upper lower ' + ' '.join(TASKS)
     glue = ' '.join(join('', ['.']) for join in TEMPLATES.values())
     numbers = ' '.join(map(str, range(1, 17)))
@@ -36,8 +39,8 @@ def toy_vocabulary():
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #c39e1fbb
 def toy_tokenizer(
-    vocabulary=None, # every token, special ones first; None: the toy's
-    split=SPLIT):    # what becomes one token
+    vocabulary:list[str]|None=None, # every token, special ones first; None: the toy's
+    split:str=SPLIT)->PreTrainedTokenizerFast:    # what becomes one token
     "A word-level tokenizer with padding, an end token and a chat template."
     vocab = {w: i for i, w in enumerate(vocabulary or toy_vocabulary())}
     core = Tokenizer(models.WordLevel(vocab, unk_token='<unk>'))
@@ -48,10 +51,10 @@ def toy_tokenizer(
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #be915ebf
 def toy_model(
-    tokenizer,        # decides vocabulary and special ids
+    tokenizer:PreTrainedTokenizerFast,        # decides vocabulary and special ids
     seed:int=0,       # of the initial weights
     hidden:int=64,    # width
-    layers:int=2, heads:int=4):
+    layers:int=2, heads:int=4)->LlamaForCausalLM:
     "A Llama small enough to train on one CPU core."
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(
@@ -61,12 +64,12 @@ def toy_model(
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #83af8e42
 def draw_lesson(
-    rng,             # random.Random
+    rng:random.Random,             # random.Random
     high:int=6,      # most constraints
-    honoured=.5,     # chance that a constraint is kept
-    names=tuple(TOY_DRAW),  # kinds to draw from
-    draw=lambda name, rng: Constraint(f'toy:{name}', TOY_DRAW[name](rng)),
-    write=toy_witness):     # (rng, constraints, tries) -> an answer that honours them
+    honoured:float=.5,     # chance that a constraint is kept
+    names:Sequence[str]=tuple(TOY_DRAW),  # kinds to draw from
+    draw:Callable=lambda name, rng: Constraint(f'toy:{name}', TOY_DRAW[name](rng)),
+    write:Callable=toy_witness)->tuple[Instruction, str]:     # (rng, constraints, tries) -> an answer that honours them
     "An instruction and an answer that honours some of its constraints."
     while True:
         cs = [draw(name, rng) for name in rng.sample(names, rng.randint(1, min(high, len(names))))]
@@ -78,9 +81,9 @@ _COPYING = ('include', 'twice')  # kinds of the first phase
 
 def lesson_plan(
     done:float,     # share of the training done, in [0, 1)
-    copying=.15,    # end of the first phase
-    obedient=.45,   # end of the second
-    honoured=.4):   # chance that a constraint is kept in the third
+    copying:float=.15,    # end of the first phase
+    obedient:float=.45,   # end of the second
+    honoured:float=.4)->dict:   # chance that a constraint is kept in the third
     "What to draw lessons from at this point of the training."
     if done < copying: return dict(names=_COPYING, honoured=1.)
     return dict(honoured=1. if done < obedient else honoured)
@@ -98,13 +101,13 @@ def _cosine(step, steps, warmup=100):
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #35198e8e
 def warm_start(
-    tokenizer, model,
+    tokenizer:PreTrainedTokenizerFast, model:LlamaForCausalLM,
     steps:int=4000,  # minibatches
     rows:int=32,     # lessons in each
     lr:float=3e-3, seed:int=0,
-    plan=lesson_plan,# share of the training done -> arguments of `lesson`
-    lesson=draw_lesson, # (rng, **arguments) -> instruction and answer
-    progress=True):  # show a progress bar
+    plan:Callable=lesson_plan,# share of the training done -> arguments of `lesson`
+    lesson:Callable=draw_lesson, # (rng, **arguments) -> instruction and answer
+    progress:bool=True)->list[float]:  # show a progress bar
     "Train `model` in place on the lessons of `plan`; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
     opt = torch.optim.AdamW(model.parameters(), lr, (.9, .95), weight_decay=.01)

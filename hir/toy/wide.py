@@ -7,12 +7,13 @@ __all__ = ['wide_instructions', 'wide_start']
 
 # %% ../../nbs/api/toy/02_wide.ipynb #eb0a1fd7
 import random, re
+from collections.abc import Iterable
 
 from ..constraints.constraint import Constraint
 from ..constraints.verifier import verify
 from ..instructions.instruction import Instruction
-from .toy import (TOY_ADVERBS, DETERMINERS, TOY_DRAW, TOY_NOUNS, TOY_STARTS, TASKS, TOY_VERBS, draw_instructions, finish,
-                         frame_words, noun_phrase, place_words, spread)
+from .toy import (DETERMINERS, TASKS, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS, TOY_STARTS, TOY_VERBS,
+                         draw_instructions, finish, frame_words, noun_phrase, place_words, spread)
 from .warmstart import SPLIT, draw_lesson, lesson_plan, toy_model, toy_tokenizer, toy_vocabulary, warm_start
 
 # %% ../../nbs/api/toy/02_wide.ipynb #078e3ecc
@@ -60,7 +61,7 @@ def _from_toy(name, draw=None):
     draw = draw or TOY_DRAW[name]
     return lambda rng: Constraint(f'toy:{name}', draw(rng))
 
-_WIDE_KINDS = {name: _from_toy(name) for name in TOY_DRAW} | {  # name → a function of a random.Random that draws a constraint
+_WIDE_KINDS = {name: _from_toy(name) for name in TOY_DRAW} | {  # name → (random.Random) -> a constraint
     'sentences': _from_toy('sentences', lambda r: {'n': r.randint(1, 5)}),
     'at_most': _from_toy('at_most', lambda r: {'n': r.randint(9, 20)}),
     'at_least': _from_toy('at_least', lambda r: {'n': r.randint(8, 24)}),
@@ -177,8 +178,8 @@ def _wide_instruction(rng, low=7, high=8, names=tuple(_WIDE_KINDS)):
 def wide_instructions(
     n:int,          # how many, all different
     seed:int,       # same seed, same instructions
-    exclude=(),     # instructions that must not appear, e.g. the training set
-    **kw):          # `low`, `high`, `names` of `_wide_instruction`
+    exclude:Iterable[Instruction]=(),     # instructions that must not appear, e.g. the training set
+    **kw)->list[Instruction]:          # `low`, `high`, `names` of `_wide_instruction`
     "n different instructions, none of them in `exclude`."
     return draw_instructions(n, seed, exclude, _wide_instruction, **kw)
 
@@ -196,7 +197,8 @@ def _wide_vocabulary():
     "Every token of this world, special ones first."
     rng = random.Random(0)
     asked = ' '.join(_WIDE_KINDS[name](rng).text for name in list(_WIDE_KINDS)[len(TOY_DRAW):] for _ in range(8))
-    extra = f"{asked} {' '.join(_WIDE_LETTERS)} {' '.join(_WIDE_MARKERS)} {' '.join(_WIDE_MARKERS).upper()} [ ] * *** at least less than"
+    marks = ' '.join(_WIDE_MARKERS)
+    extra = f"{asked} {' '.join(_WIDE_LETTERS)} {marks} {marks.upper()} [ ] * *** at least less than"
     numbers = map(str, range(1, 25))
     return list(dict.fromkeys([*toy_vocabulary(), *sorted(re.findall(_WIDE_SPLIT, extra)), *numbers]))
 
@@ -212,7 +214,7 @@ _RECIPES = {'0.5M': dict(steps=2400, lr=2e-3), '2M': dict(steps=1300, lr=1e-3)}
 def wide_start(
     size:str,   # in `_SIZES`
     seed:int=0, # of weights and lessons
-    **changes): # to the recipe: arguments of `warm_start`
+    **changes)->tuple: # to the recipe: arguments of `warm_start`
     "A warm-started model, its tokenizer, and the loss of every step."
     recipe = _RECIPES[size] | changes
     tokenizer = _wide_tokenizer(); model = toy_model(tokenizer, seed, **_SIZES[size])

@@ -7,11 +7,12 @@ __all__ = ['terminal', 'returns', 'whiten', 'reinforce_pp', 'per_group', 'deviat
 
 # %% ../../nbs/api/training/00_advantage.ipynb #b413b74a
 import torch
+from torch import Tensor
 
 # %% ../../nbs/api/training/00_advantage.ipynb #3a99fcb8
 def terminal(
-    reward, # (B,) reward of each response
-    mask):  # (B,T) 1 on response tokens
+    reward:Tensor,        # (B,) reward of each response
+    mask:Tensor)->Tensor: # (B,T) 1 on response tokens
     "Token rewards (B,T): the reward on the last response token, zero elsewhere."
     place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     last = (mask.bool() * place).argmax(1, keepdim=True)     # (B,1)
@@ -20,10 +21,10 @@ def terminal(
 
 # %% ../../nbs/api/training/00_advantage.ipynb #92ce4411
 def returns(
-    rewards,   # (B,T) token rewards
-    mask,      # (B,T) 1 on response tokens
-    gamma=1.): # discount in [0,1]
-    "Discounted reward-to-go of every response token."
+    rewards:Tensor, # (B,T) token rewards
+    mask:Tensor,    # (B,T) 1 on response tokens
+    gamma:float=1.)->Tensor: # discount in [0,1]
+    "Reward-to-go (B,T) of every response token, R_t = Σ_{s≥t} γ^(s−t)·r_s; 0 off the mask."
     R, reach = torch.where(mask.bool(), rewards, 0.), 1
     while reach < R.shape[1]:
         ahead = torch.nn.functional.pad(R[:, reach:], (0, reach))
@@ -32,10 +33,10 @@ def returns(
 
 # %% ../../nbs/api/training/00_advantage.ipynb #4bc1f0f1
 def whiten(
-    x,         # (B,T) any token quantity
-    mask,      # (B,T) 1 on the tokens that count
-    eps=1e-8): # keeps a constant `x` at zero
-    "Zero mean and unit sample variance over all tokens of `mask`."
+    x:Tensor,    # (B,T) any token quantity
+    mask:Tensor, # (B,T) 1 on the tokens that count
+    eps:float=1e-8)->Tensor: # keeps a constant `x` at zero
+    "(x − mean)·rsqrt(var + eps) (B,T), mean and sample variance (n − 1) over all tokens of `mask`; 0 off it."
     on = mask.bool()
     n = on.sum()
     mean = torch.where(on, x, 0.).sum() / n.clamp(min=1)
@@ -45,28 +46,28 @@ def whiten(
 
 # %% ../../nbs/api/training/00_advantage.ipynb #02e0669b
 def reinforce_pp(
-    rewards,     # (B,T) token rewards of the *global* batch
-    mask,        # (B,T) 1 on response tokens
-    groups=None, # (B,) ignored: the whole batch is one group
-    gamma=1.):   # discount in [0,1]
-    "REINFORCE++: returns, whitened over every response token of the batch."
+    rewards:Tensor, # (B,T) token rewards of the *global* batch
+    mask:Tensor,    # (B,T) 1 on response tokens
+    groups:Tensor|None=None, # (B,) ignored: the whole batch is one group
+    gamma:float=1.)->Tensor: # discount in [0,1]
+    "REINFORCE++: returns, whitened over every response token of the batch (B,T)."
     return whiten(returns(rewards, mask, gamma), mask)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #f59110b3
 def per_group(
-    x,          # (B,) one number per row
-    groups,     # (B,) long, any integers; equal means same group
-    how='sum'): # 'sum' or 'amax'
+    x:Tensor,      # (B,) one number per row
+    groups:Tensor, # (B,) long, any integers; equal means same group
+    how:str='sum')->Tensor: # 'sum' or 'amax'
     "The sum (or largest value) of `x` in each row's group, (B,)."
     ids, place = groups.unique(return_inverse=True)
     return x.new_zeros(len(ids)).scatter_reduce(0, place, x, how, include_self=False)[place]
 
 # %% ../../nbs/api/training/00_advantage.ipynb #fb562a74
 def deviations(
-    rewards, # (B,T) token rewards
-    mask,    # (B,T) 1 on response tokens
-    groups): # (B,) long, the instruction each row belongs to
-    "Each row's score minus its group's mean (B,), and the size of its group (B,)."
+    rewards:Tensor, # (B,T) token rewards
+    mask:Tensor,    # (B,T) 1 on response tokens
+    groups:Tensor)->tuple[Tensor, Tensor]: # (B,) long, the instruction each row belongs to
+    "Each row's score minus its group's mean (B,), r_i − r̄, and the size of its group (B,), n."
     score = torch.where(mask.bool(), rewards, 0.).sum(1)
     real = mask.bool().any(1).to(score.dtype)                # 0 for an empty row
     score = (score - per_group(score, groups, 'amax')) * real
@@ -75,28 +76,28 @@ def deviations(
 
 # %% ../../nbs/api/training/00_advantage.ipynb #8a96dff5
 def grpo(
-    rewards,   # (B,T) token rewards
-    mask,      # (B,T) 1 on response tokens
-    groups,    # (B,) long; a replay carries the group of its original
-    eps=1e-6): # keeps an all-equal group at zero
-    "GRPO: a row's score in its group's sample standard deviations, on every token."
+    rewards:Tensor, # (B,T) token rewards
+    mask:Tensor,    # (B,T) 1 on response tokens
+    groups:Tensor,  # (B,) long; a replay carries the group of its original
+    eps:float=1e-6)->Tensor: # keeps an all-equal group at zero
+    "GRPO (B,T): a row's score in its group's sample deviations, (r_i − r̄)/(std + eps), on every token."
     away, n = deviations(rewards, mask, groups)
     std = (per_group(away.square(), groups) / (n - 1).clamp(min=1)).sqrt()
     return torch.where(mask.bool(), (away / (std + eps))[:, None], 0.)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #66b9b960
 def rloo(
-    rewards, # (B,T) token rewards
-    mask,    # (B,T) 1 on response tokens
-    groups): # (B,) long; a replay carries the group of its original
-    "RLOO: a row's score minus the mean of the others in its group, on every token."
+    rewards:Tensor, # (B,T) token rewards
+    mask:Tensor,    # (B,T) 1 on response tokens
+    groups:Tensor)->Tensor: # (B,) long; a replay carries the group of its original
+    "RLOO (B,T): a row's score minus the mean of the others in its group, n/(n − 1)·(r_i − r̄), on every token."
     away, n = deviations(rewards, mask, groups)
     return torch.where(mask.bool(), (away * n / (n - 1).clamp(min=1))[:, None], 0.)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #7c443410
 def plain(
-    rewards,     # (B,T) token rewards
-    mask,        # (B,T) 1 on response tokens
-    groups=None):# (B,) ignored
-    "The returns themselves: with rewards 0 and 1, fine-tuning on the successes."
+    rewards:Tensor, # (B,T) token rewards
+    mask:Tensor,    # (B,T) 1 on response tokens
+    groups:Tensor|None=None)->Tensor: # (B,) ignored
+    "The returns themselves (B,T): with rewards 0 and 1, fine-tuning on the successes."
     return returns(rewards, mask)

@@ -9,6 +9,7 @@ __all__ = ['PerToken', 'Batch', 'take', 'on_device', 'as_tensors', 'ragged', 'al
 # %% ../../nbs/api/training/02_batch.ipynb #c000689a
 import torch
 from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..policies.policy import pad_rows, same_prompt
@@ -33,7 +34,7 @@ class Batch:
     learn:torch.Tensor      # (B,) False: counts in statistics, but not in the loss
     extras:dict = field(default_factory=dict)     # name -> (B,…) tensor, or `PerToken`
 
-    def __len__(self): return len(self.ids)
+    def __len__(self)->int: return len(self.ids)
 
 # %% ../../nbs/api/training/02_batch.ipynb #fa422e6f
 _PER_TOKEN = ('mask', 'weight')
@@ -55,20 +56,20 @@ def _trimmed(batch:Batch):
 # %% ../../nbs/api/training/02_batch.ipynb #9c90c27d
 def take(
     batch:Batch,
-    index):  # positions of rows
-    "The batch of these rows."
+    index:torch.Tensor)->Batch: # (N,) positions of rows, or (B,) bool
+    "The batch of these rows, without columns that are padding in all of them."
     return _trimmed(_mapped(batch, lambda x: x[index]))
 
-def on_device(batch:Batch, device): return _mapped(batch, lambda x: x.to(device))
+def on_device(batch:Batch, device:torch.device|str)->Batch: return _mapped(batch, lambda x: x.to(device))
 
-def as_tensors(extras):
+def as_tensors(extras:Mapping[str, torch.Tensor|PerToken])->dict[str, torch.Tensor]:
     "The extras as a loss reads them: tensors."
     return {n: x.x if isinstance(x, PerToken) else x for n, x in extras.items()}
 
 # %% ../../nbs/api/training/02_batch.ipynb #4760a2cd
 def ragged(
-    rows,   # B sequences of floats
-    width): # T
+    rows:Iterable[Sequence[float]], # B of them
+    width:int)->torch.Tensor:       # T, at least that of the longest
     "(B,T) float32, filled with 0."
     return torch.tensor([[*r] + [0.]*(width - len(r)) for r in rows], dtype=torch.float32)
 
@@ -78,15 +79,17 @@ def _units_of(rows):
     return torch.tensor([seen.setdefault(i if row.unit is None else ('unit', row.unit), len(seen))
                          for i, row in enumerate(rows)])
 
-def all_of_unit(unit, x): # (B,), (B,) bool
+def all_of_unit(
+    unit:torch.Tensor,            # (B,) of `Batch`
+    x:torch.Tensor)->torch.Tensor:# (B,) bool
     "(B,) True where `x` holds for every row of the unit."
     missing = torch.zeros(int(unit.max()) + 1, dtype=torch.long).index_add(0, unit, (~x).long())
     return missing[unit] == 0
 
 # %% ../../nbs/api/training/02_batch.ipynb #61ce1c0b
 def collate(
-    rows,    # of `Row`
-    pad:int):# id to fill prompts and responses with
+    rows:Sequence,   # B ≥ 1 of `Row`
+    pad:int)->Batch: # id to fill prompts and responses with
     "The `Batch` of these rows. A row whose use is not to be learned from takes its unit with it."
     if not rows: raise ValueError('no rows to collate: the step produced no response')
     ids, prompt_len, _ = pad_rows([(row.prompt_ids, row.ids) for row in rows], pad)
@@ -98,9 +101,9 @@ def collate(
 
 # %% ../../nbs/api/training/02_batch.ipynb #9a2448bf
 def minibatches(
-    unit,       # (B,) of `Batch`
-    parts:int,  # optimiser steps
-    generator): # torch.Generator, the same on every process
+    unit:torch.Tensor, # (B,) of `Batch`
+    parts:int,         # optimiser steps
+    generator:torch.Generator)->list[torch.Tensor]: # the same on every process
     "A random split of the rows into `parts` index tensors with nearly equally many units."
     rows = unit.argsort(stable=True).split(unit.bincount().tolist())           # of each unit, their positions
     order = torch.randperm(len(rows), generator=generator)
@@ -129,8 +132,8 @@ class Part:
     prompt:int          # cost of one prompt, the largest
     row:int             # cost of one row, the largest
     @property
-    def cost(self): return len(self.prompts)*self.prompt + len(self.rows)*self.row
-    def __add__(self, other):
+    def cost(self)->int: return len(self.prompts)*self.prompt + len(self.rows)*self.row
+    def __add__(self, other:'Part')->'Part':
         return Part(self.rows + other.rows, self.prompts | other.prompts, max(self.prompt, other.prompt),
                     max(self.row, other.row))
 
@@ -165,11 +168,12 @@ def _even(units, limit, world):
 
 # %% ../../nbs/api/training/02_batch.ipynb #0297617e
 def micro_batches(
-    batch:Batch, index, # rows of a minibatch, the same on every process
+    batch:Batch,
+    index:torch.Tensor, # (N,) rows of a minibatch, the same on every process
     world:int=1,        # processes; process r computes every world-th micro-batch from the r-th
     micro:int=32,       # rows of a micro-batch at most, if
     tokens:int=0,       # its tokens are 0; otherwise these limit it
-    share:bool=False):  # will the policy read each distinct prompt once?
+    share:bool=False)->list[torch.Tensor]: # will the policy read each distinct prompt once?
     "Index tensors of the micro-batches, as many for every process, some perhaps empty; units are whole."
     number = same_prompt(batch.ids, batch.prompt_len)[index].tolist()
     prompt, answer = batch.prompt_len[index].tolist(), batch.length[index].tolist()

@@ -9,11 +9,13 @@ __all__ = ['CheckpointError', 'check_checkpoint', 'is_ours', 'remove', 'sweep', 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #dbab4a18
 import hashlib, json, os, pickle, re, shutil
 import torch
+from accelerate import Accelerator
 from accelerate.utils.other import load as load_tensors
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ..files import write_atomic
@@ -22,6 +24,8 @@ from ..policies.lora import is_lora, load_adapter, merged_state, save_adapter
 from ..policies.processes import is_sharded, said, told
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #c3f02bf2
+_MARK, _MARKS = '.hir', ('.hir', 'manifest.json')   # of a folder not yet finished; of any that is ours
+
 class CheckpointError(RuntimeError):
     "A checkpoint that is damaged or could not be written."
 
@@ -33,8 +37,8 @@ def _sha256_of(path):
     return sha.hexdigest()
 
 def _manifest_of(folder):
-    "Relative path → [bytes, SHA-256] of every file in a folder, but for its manifest."
-    files = (p for p in sorted(Path(folder).rglob('*')) if p.is_file() and p != Path(folder)/'manifest.json')
+    "Relative path → [bytes, SHA-256] of every file in a folder, but for its marks."
+    files = [p for p in sorted(Path(folder).rglob('*')) if p.is_file() and p not in [Path(folder)/m for m in _MARKS]]
     return {p.relative_to(folder).as_posix(): [p.stat().st_size, _sha256_of(p)] for p in files}
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #53a42ba2
@@ -43,11 +47,15 @@ def _wanted_of(folder)->dict[str, list]:
     try: wanted = json.loads((folder/'manifest.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f'{folder}: no readable manifest.json ({e})') from None
-    def sound(name, entry): return (isinstance(entry, list) and len(entry) == 2 and '..' not in Path(name).parts
-                                    and not Path(name).is_absolute())
+    def sound(name, entry):
+        here = '..' not in Path(name).parts and not Path(name).is_absolute()
+        return here and isinstance(entry, list) and len(entry) == 2
     if not isinstance(wanted, dict) or not all(sound(name, entry) for name, entry in wanted.items()):
         raise CheckpointError(f'{folder}/manifest.json: does not list files of this folder with size and SHA-256')
     return wanted
+
+# %% ../../nbs/api/training/08_checkpoint.ipynb #8b7d258d
+_LITTER = ('.DS_Store', 'Thumbs.db', 'desktop.ini')   # what file managers leave behind
 
 def check_checkpoint(folder:str|Path)->list[str]: # a checkpoint, or a final policy
     "The files of a manifest, each there and whole, and no others; else a CheckpointError."
@@ -65,13 +73,12 @@ def check_checkpoint(folder:str|Path)->list[str]: # a checkpoint, or a final pol
         if _sha256_of(path) != sha: raise CheckpointError(f'{path}: its content has changed (SHA-256 differs)')
     return list(wanted)
 
-_LITTER = ('.DS_Store', 'Thumbs.db', 'desktop.ini')   # what file managers leave behind
-
 # %% ../../nbs/api/training/08_checkpoint.ipynb #3f559def
 class _Index(pickle.Unpickler):
     "Reads the index of a sharded state, and makes nothing but what one is made of."
     def find_class(self, module, name):
-        plain = module == 'torch' and isinstance(getattr(torch, name, None), (torch.dtype, torch.layout, torch.memory_format))
+        kinds = torch.dtype, torch.layout, torch.memory_format
+        plain = module == 'torch' and isinstance(getattr(torch, name, None), kinds)
         if not plain and (module, name) not in _INDEXED and module != 'torch.distributed.checkpoint.metadata':
             raise pickle.UnpicklingError(f'{module}.{name} has no place in an index')
         return super().find_class(module, name)
@@ -97,15 +104,14 @@ def _check_inert(folder:Path):
             if path.suffix == '.json': json.loads(path.read_text(encoding='utf-8'))
             elif path.suffix == '.safetensors': load_file(path)
             elif path.name == '.metadata': _check_shards(path.parent)
-            elif path.suffix != '.distcp' or not (path.parent/'.metadata').is_file(): load_tensors(path, map_location='cpu')
+            elif path.suffix == '.distcp' and (path.parent/'.metadata').is_file(): pass    # read piece by piece, above
+            else: load_tensors(path, map_location='cpu')
         except Exception as e:
             why = str(e).split('\n')[0][:200] or type(e).__name__
             raise CheckpointError(f'{path}: holds more than tensors and plain values, or is damaged, and is not read: '
                                   f'{why}') from None
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #bdda44db
-_MARK, _MARKS = '.hir', ('.hir', 'manifest.json')   # of a folder not yet finished; of any that is ours
-
 def is_ours(folder:str|Path)->bool:
     "Is this a folder, no link, that hir made (or an empty one), so that hir may delete it?"
     folder = Path(folder)
@@ -144,16 +150,16 @@ def sweep(out:str|Path)->None: # folder of a run
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #069a16bf
 def publish(
-    folder,                     # to appear
-    fill,                       # called with a temporary folder, on every process
-    lead=True,                  # is this the process that creates and renames?
-    agree=lambda error: error): # the first error of any process; waits for all
-    "Create `folder` by calling fill(temporary folder), all or nothing."
+    folder:str|Path,             # to appear
+    fill:Callable[[Path], None], # called with a temporary folder, on every process
+    lead:bool=True,              # is this the process that creates and renames?
+    agree:Callable=lambda error: error)->Path: # the first error of any process; waits for all
+    "Create `folder` by calling fill(temporary folder), all or nothing; else a CheckpointError."
     folder, tmp = Path(folder), _neighbour(folder, 'tmp')
     def begin(): _delete(tmp); tmp.mkdir(parents=True); (tmp/_MARK).touch()
     def end():
-        (tmp/_MARK).unlink(); found = _manifest_of(tmp)
-        write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1))
+        found = _manifest_of(tmp)
+        write_atomic(tmp/'manifest.json', lambda f: json.dump(found, f, indent=1)); (tmp/_MARK).unlink()
         remove(folder); os.replace(tmp, folder)
     for act in (begin if lead else None, lambda: fill(tmp), end if lead else None):
         if error := agree(_tried(act)):
@@ -167,18 +173,19 @@ def _tried(act):
     try: act and act()
     except Exception as e: return f'{type(e).__name__}: {e}'
 
-def first_error(accelerator):
-    "For `publish`: the first error of any process."
+def first_error(accelerator:Accelerator)->Callable[[str|None], str|None]:
+    "For `publish`: what gives the first error of any process, None if all went well."
     return lambda error: next((e for e in said(accelerator, error) if e), None)
 
-def checkpoints(out):
+def checkpoints(out:str|Path)->list[Path]:
     "The checkpoint folders of a run, oldest first."
     return sorted(p for p in Path(out).glob('checkpoint-*') if _NAME.fullmatch(p.name))
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #668ec505
 def save_policy(
-    accelerator, policy, tokenizer, folder,
-    merge=False): # LoRA: write the whole model, adapters merged, instead of the adapter
+    accelerator:Accelerator, policy:torch.nn.Module, # a `Policy`, as `wrap` gave it
+    tokenizer:Any, folder:str|Path,
+    merge:bool=False)->None: # LoRA: write the whole model, adapters merged, instead of the adapter
     "Write the policy as a `transformers` folder or an adapter; called on every process."
     weights = accelerator.get_state_dict(policy)           # where they lie in pieces, only the first process gets them
     if not accelerator.is_main_process: return
@@ -201,7 +208,7 @@ def _load_weights(policy, folder):
         raise CheckpointError(f'{folder}: not the weights of this model; missing {missing[:3]}, unknown {odd[:3]}')
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #4b23f524
-def own_weights(accelerator):
+def own_weights(accelerator:Accelerator)->None:
     "Let `accelerator.save_state` and `load_state` leave the weights to `save_policy`."
     accelerator.register_save_state_pre_hook(lambda models, weights, out: weights.clear())
     accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -223,13 +230,13 @@ def _load_own_state(state, folder):
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #876ae474
 def save_checkpoint(
-    accelerator, policy, tokenizer,
-    out,       # folder of the run
-    run:dict,  # step, sampled, seconds, …
-    keep=2,    # how many to keep
-    state=None,  # of the method
-    scheduler=None): # of the learning rate
-    "Publish `checkpoint-STEP` and delete the oldest beyond `keep`."
+    accelerator:Accelerator, policy:torch.nn.Module, tokenizer:Any,
+    out:str|Path,  # folder of the run
+    run:dict,      # step, sampled, seconds, …
+    keep:int=2,    # how many to keep
+    state:Any=None,# of the method, with `state_dict()`
+    scheduler:Any=None)->Path: # of the learning rate
+    "Publish `checkpoint-STEP` and delete the oldest beyond `keep`; returns its folder."
     def fill(tmp):
         save_policy(accelerator, policy, tokenizer, tmp/'policy')
         accelerator.save_state(str(tmp/'state'))
@@ -252,18 +259,20 @@ def _find_checkpoint(
     for folder in reversed(there := checkpoints(out)):
         try: check_checkpoint(folder); return folder
         except CheckpointError as e: warn(f'passed over: {e}')
-    if there: raise CheckpointError(f'{out}: none of its checkpoints is whole ({", ".join(p.name for p in there)}); nothing '
-                                    'was deleted; start over with --resume fresh, or name another --out')
+    names = ', '.join(p.name for p in there)
+    if there: raise CheckpointError(f'{out}: none of its checkpoints is whole ({names}); nothing was deleted; start '
+                                    'over with --resume fresh, or name another --out')
 
 def put_aside(folder:str|Path, warn:Callable=print)->Path:
     "Rename a damaged checkpoint, so that a new one can have its name; returns where it is."
-    to = next(p for i in range(10**6) if not os.path.lexists(p := folder.with_name(f'damaged-{folder.name}' + f'-{i}'*bool(i))))
+    names = (f'damaged-{folder.name}{n}' for n in ('', *(f'-{i}' for i in range(1, 1000))))
+    to = next(p for p in map(folder.with_name, names) if not os.path.lexists(p))
     os.replace(folder, to); warn(f'{folder} is damaged and was put aside as {to.name}')
     return to
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #a2b95a64
-def chosen_checkpoint(accelerator, out, resume='auto'):
-    "`_find_checkpoint`, done by the first process, for all of them."
+def chosen_checkpoint(accelerator:Accelerator, out:str|Path, resume:str|Path='auto')->Path|None:
+    "The checkpoint to go on from, or None; the first process looks for all. A CheckpointError where none is whole."
     def look(): found.append(_find_checkpoint(out, resume))
     found = []
     error = _tried(look) if accelerator.is_main_process else None
@@ -273,10 +282,10 @@ def chosen_checkpoint(accelerator, out, resume='auto'):
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #f17b8c01
 def load_checkpoint(
-    accelerator, policy,
-    folder,          # of a checkpoint, checked
-    state=None,      # of the method
-    scheduler=None): # of the learning rate
+    accelerator:Accelerator, policy:torch.nn.Module,
+    folder:str|Path,      # of a checkpoint, checked
+    state:Any=None,       # of the method, with `load_state_dict()`
+    scheduler:Any=None)->dict: # of the learning rate
     "Restore weights, optimizer, scheduler and generators; returns what run.json held."
     _check_inert(Path(folder)/'state')
     if not is_sharded(accelerator): _load_weights(accelerator.unwrap_model(policy), Path(folder)/'policy')

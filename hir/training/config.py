@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'HirConfig', 'ConfigError', 'methods', 'method_named',
-           'settings_with', 'make_config', 'read_config', 'read_known', 'method_of', 'function_named', 'engine_class',
-           'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of', 'attention_of', 'engine_of', 'save_config']
+           'settings_with', 'make_config', 'read_settings', 'worded', 'read_config', 'read_known', 'method_of',
+           'function_named', 'engine_class', 'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of', 'attention_of',
+           'engine_of', 'save_config']
 
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
 import dataclasses, importlib, importlib.metadata, inspect, json, pkgutil, platform, warnings
 import yaml
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
                         nearest, settings_of)
 from ..files import write_atomic
+from ..trust import STRUCK, asks_of, code_in, struck, struck_text
 from ..policies.rollout import Gives
 from ..replays.reward import Overlong, Reward
 from .method import NEEDS, Check, Method, Old, Rules, Sizes
@@ -27,6 +29,7 @@ from .method import NEEDS, Check, Method, Old, Rules, Sizes
 class TaskConfig:
     "What is trained, on what, by which method, for what reward."
     model:str = ''              # folder or hub name of the start policy
+    revision:str = ''           # of a model on the hub: a commit, a tag or a branch; empty: the newest
     train:str = ''              # file of training instructions
     heldout:str = ''            # file of held-out instructions; empty: no evaluation
     kinds:Names = ''            # comma-separated modules that register kinds of your own
@@ -82,6 +85,8 @@ class ScaleConfig(OptimConfig):
     lora_targets:Names = 'all-linear'  # comma-separated names of modules, or all-linear
 
 # %% ../../nbs/api/training/07_config.ipynb #0f3a42f6
+class _AsWritten(dict): "Settings of a method as a file has them: nothing was imported to check them."
+
 @dataclass(frozen=True)
 class HirConfig(ScaleConfig):
     "All settings of one training run."
@@ -95,7 +100,8 @@ class HirConfig(ScaleConfig):
     resume:str = 'no'           # no | auto | fresh (delete an earlier run in out) | folder of a checkpoint
     cpu:bool = False            # use the CPU even where there is a GPU
 
-    def __post_init__(self): object.__setattr__(self, 'method', settings_with(self.method))
+    def __post_init__(self):
+        if not isinstance(self.method, _AsWritten): object.__setattr__(self, 'method', settings_with(self.method))
 
 FIELDS = settings_of(HirConfig)
 
@@ -105,11 +111,11 @@ class ConfigError(ValueError):
 # %% ../../nbs/api/training/07_config.ipynb #5144a1dc
 _ROOM = 'hir.methods'
 
-def methods():
+def methods()->list[str]:
     "Names of the methods that came with `hir`."
     return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module(_ROOM).__path__) if m.name[0] != '_')
 
-def method_named(name:str):
+def method_named(name:str)->Callable: # of `methods`, or 'module:function'
     "The function that a name means, or a ValueError."
     if ':' in str(name): return imported(name)
     if name not in methods():
@@ -118,9 +124,9 @@ def method_named(name:str):
 
 # %% ../../nbs/api/training/07_config.ipynb #beb92b4c
 def settings_with(
-    named,    # a name, {'name': …} with settings, or None for that of `before`
-    before={},# settings as they were; kept where the name stays
-    more={}): # single settings on top
+    named:str|dict|None,        # a name, {'name': …} with settings, or None for that of `before`
+    before:Mapping[str, Any]={},# settings as they were; kept where the name stays
+    more:Mapping[str, Any]={})->dict[str, Any]: # single settings on top
     "The name and all settings of a method, or a ValueError that names the setting and the remedy."
     if not isinstance(named, (str, dict, type(None))):
         raise ValueError(f"setting 'method' must be a name or a mapping, not {named!r}")
@@ -140,8 +146,8 @@ def _as_name(x): return f'{x.__module__}:{x.__qualname__}' if inspect.isfunction
 # %% ../../nbs/api/training/07_config.ipynb #5d87f505
 def make_config(
     values:dict,      # name → value; 'method.beta' is one of the method's
-    where='settings', # for errors
-    base=None):       # what is not among the values; None: the defaults
+    where:str='settings', # for errors
+    base:HirConfig|None=None)->HirConfig: # what is not among the values; None: the defaults
     "A config, each value checked for name, type and range, or a ConfigError."
     base = base or HirConfig()
     own = {n.removeprefix('method.'): v for n, v in values.items() if n.startswith('method.')}
@@ -151,51 +157,97 @@ def make_config(
         if lost := next((n for n in flat if n not in FIELDS and n in method), ''):
             raise ValueError(f'no setting {lost!r}; method {method["name"]} has it: method.{lost}')
         return dataclasses.replace(base, method=method, **accepted(flat, FIELDS, 'setting', 'see `hir train --help`'))
-    except ValueError as e: raise ConfigError(f'{where}: {e}') from None
+    except ValueError as e: raise ConfigError(struck_text(f'{where}: {e}')) from None
 
 # %% ../../nbs/api/training/07_config.ipynb #f2e3b5f4
+_LONGEST, _DEEP, _DIGITS = 2**17, 20, 100    # of a file, of what is in one another, of a number
+
 class _Once(yaml.SafeLoader):
-    "Reads YAML in which no key stands twice."
+    "Reads YAML in which no key stands twice, nothing stands for something else, and nothing is deep."
+    deep = 0
+    def compose_node(self, parent, index):
+        mark, self.deep = self.peek_event().start_mark, self.deep + 1
+        def refuse(what): raise yaml.composer.ComposerError(None, None, what, mark)
+        if self.check_event(yaml.AliasEvent): refuse('a setting cannot stand for another (*); write it out')
+        if self.deep > _DEEP: refuse(f'more than {_DEEP} things in one another')
+        node = super().compose_node(parent, index); self.deep -= 1
+        if len(node.value) > _DIGITS and node.tag.endswith((':int', ':float')): refuse(f'a number of {len(node.value)} characters')
+        return node
     def construct_mapping(self, node, deep=False):
         found = super().construct_mapping(node, deep)
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'{key.value!r} is there twice', key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f'{key.value[:60]!r} is there twice', key.start_mark)
             seen.add(key.value)
         return found
 
+# %% ../../nbs/api/training/07_config.ipynb #720ffefc
+def _short_text(path):
+    "The text of a file of settings; a ConfigError where it is too long to be one."
+    with open(path, 'rb') as f: found = f.read(_LONGEST + 1)
+    if len(found) > _LONGEST: raise ConfigError(f'{path}: more than {_LONGEST//1024} kB; is it a file of settings?')
+    return found.decode('utf-8-sig')
+
 def _read_yaml(path):
     "What a YAML file holds, or a ConfigError in one line that names the file and the place."
-    try: return yaml.load(Path(path).read_text(encoding='utf-8-sig'), _Once) or {}
+    try: return yaml.load(_short_text(path), _Once) or {}
+    except (ConfigError, PermissionError, IsADirectoryError): raise
     except FileNotFoundError: raise ConfigError(f'{path}: no such config file') from None
     except UnicodeDecodeError as e: raise ConfigError(f'{path}: is not UTF-8 text (byte {e.start})') from None
     except yaml.MarkedYAMLError as e:
         line = f':{e.problem_mark.line + 1}' if e.problem_mark else ''
         raise ConfigError(f'{path}{line}: not valid YAML: {e.problem or e.context}') from None
-    except yaml.YAMLError as e: raise ConfigError(f'{path}: not valid YAML: {" ".join(str(e).split())}') from None
+    except Exception as e:          # PyYAML lets through what a value that is none of its kind raises, e.g. !!int x
+        raise ConfigError(f'{path}: not valid YAML: {" ".join(str(e).split()):.200}') from None
 
 # %% ../../nbs/api/training/07_config.ipynb #a310d022
-def _read_settings(path)->dict:
-    "The settings in a YAML file, unchecked."
+def read_settings(path:str|Path)->dict[str, Any]:
+    "The settings in a YAML file, unchecked, or a ConfigError."
     values = _read_yaml(path)
     if not isinstance(values, dict): raise ConfigError(f'{path}: must hold `key: value` lines')
     return {str(k): v for k, v in values.items()}
 
-def read_config(path:str|Path, base:HirConfig|None=None)->HirConfig:
-    "A config from a YAML file of `key: value` lines."
-    return make_config(_read_settings(path), str(path), base)
+# %% ../../nbs/api/training/07_config.ipynb #063d96f0
+def _left_to(values, said):
+    "The settings of a file without those that are said otherwise."
+    kept = {n: v for n, v in values.items() if n not in said or n == 'method'}
+    method = kept.get('method'); own = dict(method) if isinstance(method, dict) else {'name': method}
+    if 'method' in said and said['method'] != own.get('name'):
+        return {n: v for n, v in kept.items() if n != 'method' and not n.startswith('method.')}
+    if isinstance(method, dict): kept['method'] = {n: v for n, v in own.items() if f'method.{n}' not in said}
+    return kept
+
+def worded(values:dict, said:Mapping[str, Any], path:str|Path)->dict: # said: settings that you name yourself
+    "The settings of a file that are left to it; a ConfigError where they reach further than a file may."
+    left = _left_to(values, said)
+    if not (asks := {n: what for n, what in asks_of(left).items() if n not in said}): return left
+    told = '; '.join(f'setting {n!r} {what}' for n, what in asks.items())
+    raise ConfigError(f'{path}: {told}. A file may not ask for this alone: name the setting yourself '
+                      f'(--{next(iter(asks))} …), or trust all of the file with --trust (in Python trust=True)')
+
+# %% ../../nbs/api/training/07_config.ipynb #ca327caf
+def read_config(
+    path:str|Path, base:HirConfig|None=None,
+    trust:bool=False)->HirConfig: # may the file name code, endpoints, places elsewhere, deletions?
+    "A config from a YAML file of `key: value` lines, or a ConfigError."
+    values = read_settings(path)
+    return make_config(values if trust else worded(values, {}, path), str(path), base)
 
 def read_known(path:str|Path)->tuple[HirConfig, list[str]]:
-    "A config from a file of another version of hir, and the names in it that this version does not know."
-    values = _read_settings(path)
-    odd = [n for n in values if n not in FIELDS]
-    return make_config({n: v for n, v in values.items() if n in FIELDS}, str(path)), odd
+    "A config from a file of another version of hir, nothing imported; and the names in it that this version does not know."
+    values = read_settings(path)
+    known = {n: v for n, v in values.items() if n in FIELDS}
+    written = known.pop('method') if 'method' in code_in(known) else None
+    cfg = make_config(known, str(path))
+    if written: cfg = dataclasses.replace(cfg, method=_AsWritten({'name': written} if isinstance(written, str) else written))
+    return cfg, [n for n in values if n not in FIELDS]
 
 # %% ../../nbs/api/training/07_config.ipynb #8ec4293f
 def method_of(cfg:HirConfig)->Method:
     "The `Method` that a config names, with its settings."
     given = dict(cfg.method); name = given.pop('name')
+    if isinstance(cfg.method, _AsWritten): raise ConfigError(f"setting 'method' stands as it was written; {name} was not imported")
     try: made = method_named(name)(**given)
     except ValueError as e: raise ConfigError(str(e)) from None
     if not isinstance(made, Method): raise ConfigError(f"setting 'method': {name} gave {made!r:.60}, not a Method")
@@ -233,39 +285,42 @@ def _check_together(cfg:HirConfig):
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
 
 # %% ../../nbs/api/training/07_config.ipynb #b1542390
-def rules_of(cfg:HirConfig):
-    "The `Rules` that a config names."
+def rules_of(cfg:HirConfig)->Rules:
+    "The `Rules` that a config names, or a ConfigError."
     _check_together(cfg)
     def rule(name):
         try: return function_in(FIELDS[name].hint, getattr(cfg, name))
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
     return Rules(**{name: rule(name) for name in ('reward', 'check', 'overlong', 'old')}, judge=_judge_of(cfg))
 
-def sizes_of(cfg:HirConfig): return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
+def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 
 def _judge_of(cfg:HirConfig):
     "The `Judge` that a config names, or None."
     if not cfg.judge: return None
     from hir.constraints.judge import Judge
-    return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
+    if STRUCK in cfg.judge_url: raise ConfigError("setting 'judge_url': a password was struck out; name the endpoint again")
+    try: return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
+    except ValueError as e: raise ConfigError(f"setting 'judge_url': {e}") from None
 
 # %% ../../nbs/api/training/07_config.ipynb #6d68b024
-def object_of(setting:str, text:str):
-    "The keyword arguments that a setting gives as JSON."
+def object_of(setting:str, text:str)->dict[str, Any]:
+    "The keyword arguments that a setting gives as JSON, or a ConfigError."
     try: found = json.loads(text or '{}')
-    except json.JSONDecodeError as e: raise ConfigError(f'setting {setting!r} is not valid JSON: {e}') from None
+    except (ValueError, RecursionError) as e: raise ConfigError(f'setting {setting!r} is not valid JSON: {e}') from None
     if not isinstance(found, dict): raise ConfigError(f'setting {setting!r} must be a JSON object')
+    if f'"{STRUCK}"' in json.dumps(found): raise ConfigError(f'setting {setting!r}: a secret was struck out; give it again')
     return found
 
-def chat_of(text:str): return object_of('chat', text)   # passed to the chat template
+def chat_of(text:str)->dict[str, Any]: return object_of('chat', text)   # passed to the chat template
 
-def attention_of(cfg:HirConfig):
+def attention_of(cfg:HirConfig)->dict[str, str]:
     "What `from_pretrained` is passed for the setting `attention`."
     return {'attn_implementation': cfg.attention} if cfg.attention else {}
 
 # %% ../../nbs/api/training/07_config.ipynb #ff0a1864
-def engine_of(cfg:HirConfig, model, tokenizer):
-    "The engine that a config names, sampling from `model`."
+def engine_of(cfg:HirConfig, model:Any, tokenizer:Any)->Any: # of `transformers`
+    "The engine that a config names, sampling from `model`, or a ConfigError."
     name, make = cfg.engine, engine_class(cfg.engine)
     own = dict(max_new_tokens=cfg.max_new_tokens, rows=cfg.sample_rows, chat=chat_of(cfg.chat),
                temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
@@ -287,7 +342,7 @@ def _versions():
         except importlib.metadata.PackageNotFoundError: found[n] = 'not installed'
     return found | {'python': platform.python_version()}
 
-def save_config(cfg:HirConfig, path):
-    "Write the resolved settings; the versions follow as comments, so the file can be read back."
+def save_config(cfg:HirConfig, path:str|Path)->None:
+    "Write the resolved settings, secrets struck out; the versions follow as comments, so the file can be read back."
     notes = ''.join(f'# {name} {v}\n' for name, v in _versions().items())
-    write_atomic(path, lambda f: f.write(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False) + notes))
+    write_atomic(path, lambda f: f.write(yaml.safe_dump(struck(dataclasses.asdict(cfg)), sort_keys=False) + notes))

@@ -8,13 +8,16 @@ __all__ = ['StepError', 'SharedEngine', 'part_of', 'own_parts', 'Context', 'lap'
 # %% ../../nbs/api/training/04_context.ipynb #407ae317
 import math, time
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
-from ..policies.rollout import as_prompt, instruction_of, seed_for, seeds_for
+from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for
 from ..replays.reward import Row, original_rows, score, zero_signal
 from .batch import Batch, collate, micro_batches, on_device, take
 from .method import Method, Parts, Rules, Sizes
@@ -51,7 +54,8 @@ class SharedEngine:
     engine:object
     accelerator:object
 
-    def generate(self, instructions, m, seeds, **sampling):
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], **sampling)->list[Rollout]: # of `Engine`
+        "m rollouts per instruction; a StepError if the engine broke its contract."
         seeds = seeds_for(seeds, len(instructions))
         def work(mine):
             drawn = self.engine.generate([instructions[i] for i in mine], m, [seeds[i] for i in mine], **sampling)
@@ -59,13 +63,20 @@ class SharedEngine:
         return _shared(work, len(instructions), self.accelerator)
 
 # %% ../../nbs/api/training/04_context.ipynb #bd2b36ee
-def part_of(batch:Batch, index, device):
+def part_of(
+    batch:Batch,
+    index:torch.Tensor, # (N,) rows of a micro-batch, perhaps none
+    device:torch.device|str)->tuple[Batch, bool]:
     "(the rows at `index` on a device, True); for an empty share the first unit, to keep step, and False."
     if len(index): return on_device(take(batch, index), device), True
     return on_device(take(batch, (batch.unit == batch.unit[0]).nonzero()[:, 0]), device), False
 
 # %% ../../nbs/api/training/04_context.ipynb #57af0e8e
-def own_parts(policy, batch:Batch, index, accelerator, micro, micro_tokens):
+def own_parts(
+    policy:Any, batch:Batch,         # a `Policy`, perhaps wrapped
+    index:torch.Tensor,              # (N,) rows of a minibatch
+    accelerator:Accelerator,
+    micro:int, micro_tokens:int)->list[torch.Tensor]: # of `Sizes`
     "This process's micro-batches of the rows at `index`."
     share = getattr(getattr(policy, 'module', policy), 'share', False)       # `module`: where DDP keeps it
     parts = micro_batches(batch, index, accelerator.num_processes, micro, micro_tokens, share)
@@ -111,18 +122,19 @@ class Context:
     away:list = field(default_factory=list)    # of `_with_own_scores`, per draw
 
     @property
-    def tokenizer(self): return self.parts.tokenizer
+    def tokenizer(self)->Any: return self.parts.tokenizer
     @property
-    def chat(self): return self.parts.chat
-    def seed(self, tag:str): return seed_for(self.base, tag)
-    def size(self): return {n: getattr(self.sizes, n) for n in ('micro', 'micro_tokens', 'temperature')}
-    def draw(self, prompts, n:int, tag='sample', who='policy', temperature=None, log=True):
-        return _draw_rows(self, prompts, n, tag, who, temperature, log)
-    def logps(self, rows, who='policy', temperature=None): return _logps(self, rows, who, temperature)
+    def chat(self)->dict: return self.parts.chat
+    def seed(self, tag:str)->int: return seed_for(self.base, tag)
+    def size(self)->dict[str, Any]: return {n: getattr(self.sizes, n) for n in ('micro', 'micro_tokens', 'temperature')}
+    def draw(self, prompts:Sequence, n:int, tag:str='sample', who:Any='policy', temperature:float|None=None,
+             log:bool=True)->list[Row]: return _draw_rows(self, prompts, n, tag, who, temperature, log)
+    def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None
+              )->torch.Tensor: return _logps(self, rows, who, temperature)
 
 # %% ../../nbs/api/training/04_context.ipynb #b9f1cd56
 @contextmanager
-def lap(ctx, name:str):
+def lap(ctx:Context, name:str)->Iterator[None]:
     "Add the seconds spent inside to the phase."
     start = time.perf_counter(); yield
     ctx.times[f'time/{name}'] = ctx.times.get(f'time/{name}', 0.) + time.perf_counter() - start
@@ -219,9 +231,9 @@ def _draw_rows(ctx, prompts,   # instructions, or `Prompt`s, the same on every p
     return used
 
 # %% ../../nbs/api/training/04_context.ipynb #950ea7b6
-def mean(xs): xs = list(xs); return sum(xs)/max(len(xs), 1)
+def mean(xs:Iterable[float])->float: xs = list(xs); return sum(xs)/max(len(xs), 1)    # 0 of none
 
-def sampling_metrics(ctx):
+def sampling_metrics(ctx:Context)->dict[str, float]:
     "Metrics of the sampled responses, under the field's names."
     rows, counts = ctx.rows, dict(ctx.counts)
     rs, out = [row.rollout for row in rows], {'sampled': counts.pop('drawn', 0)} | counts

@@ -15,17 +15,18 @@ from pathlib import Path
 from .. import __version__
 from ..schema import nearest
 from ..files import shipped, write_json
+from ..trust import struck
 from ..instructions.instruction import record_of
 from .checkpoint import CheckpointError, check_checkpoint, checkpoints, is_ours, put_aside, remove, sweep
 from .config import FIELDS, ConfigError, HirConfig, read_known
 from .runlog import cut_cards, cut_log, cut_parts
 
 # %% ../../nbs/api/training/09_folder.ipynb #92961e35
-_RUN, _LOCK = 'hir-run.json', '.hir-lock'
+_RUN_MARK, _LOCK = 'hir-run.json', '.hir-lock'
 
 def mark_of(out:str|Path)->dict|None: # folder of a run
     "What a run wrote down of itself; None where the folder is not a run's."
-    try: found = json.loads((Path(out)/_RUN).read_text(encoding='utf-8'))
+    try: found = json.loads((Path(out)/_RUN_MARK).read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError): return None
     return found if isinstance(found, dict) and 'hir' in found else None
 
@@ -35,7 +36,8 @@ def _is_run(out:Path):
 
 def _own_places(out:Path):
     "Whatever a run may write to or replace."
-    yield from (out/name for name in (_RUN, _LOCK, 'config.yaml', 'history.jsonl', 'eval.jsonl', 'cards.md', 'policy'))
+    names = _RUN_MARK, _LOCK, 'config.yaml', 'history.jsonl', 'eval.jsonl', 'cards.md', 'policy'
+    yield from (out/name for name in names)
     yield from (*out.glob('rollouts*.jsonl'), *checkpoints(out))
 
 # %% ../../nbs/api/training/09_folder.ipynb #71cf5273
@@ -87,10 +89,11 @@ def claimed(out:str|Path, lead:bool=True)->Iterator[None]: # lead: is this the p
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out/_LOCK)
     try: lock.acquire(timeout=0)
-    except Timeout: raise ConfigError(f'{out}: another run is at work here; wait for it, or name another --out') from None
+    except Timeout:
+        raise ConfigError(f'{out}: another run is at work here; wait for it, or name another --out') from None
     except NotImplementedError: warnings.warn(f'{out}: this file system has no locks; start no second run here')
     try:
-        if mark_of(out) is None: write_json(out/_RUN, {'hir': __version__})
+        if mark_of(out) is None: write_json(out/_RUN_MARK, {'hir': __version__})
         yield
     finally: lock.release()
 
@@ -107,7 +110,7 @@ def changes(cfg:HirConfig, out:str|Path, sums:dict)->tuple[dict, list[str]]: # s
     "name → (value, earlier value) of the settings that changed since the run in `out`; all that is to be said of it."
     try: was, odd = read_known(Path(out)/'config.yaml')
     except ConfigError as e: return {}, [f'the earlier settings cannot be read, so no change is known: {e}']
-    both = {n: (getattr(cfg, n), getattr(was, n)) for n in FIELDS if n not in ('out', 'resume')}
+    both = {n: (struck(getattr(cfg, n), n), struck(getattr(was, n), n)) for n in FIELDS if n not in ('out', 'resume')}
     found = {n: (new, old) for n, (new, old) in both.items() if new != old}
     said = [f'{n} {new} (was {old})' for n, (new, old) in found.items()]
     before = (mark_of(out) or {}).get('data', {})
@@ -116,7 +119,7 @@ def changes(cfg:HirConfig, out:str|Path, sums:dict)->tuple[dict, list[str]]: # s
 
 def write_mark(out:str|Path, sums:dict)->None:
     "Write down which instructions a run learns from."
-    write_json(Path(out)/_RUN, {'hir': __version__, 'data': sums})
+    write_json(Path(out)/_RUN_MARK, {'hir': __version__, 'data': sums})
 
 # %% ../../nbs/api/training/09_folder.ipynb #d3c9a4ba
 def cut_back(out:str|Path, last:int, warn:Callable=print)->None:

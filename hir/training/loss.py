@@ -8,6 +8,8 @@ __all__ = ['k1', 'k2', 'k3', 'kl_penalty', 'token_mean', 'seq_mean_token_sum', '
 
 # %% ../../nbs/api/training/01_loss.ipynb #b413b74a
 import torch
+from collections.abc import Callable
+from torch import Tensor
 
 # %% ../../nbs/api/training/01_loss.ipynb #5de1de38
 def _on_mask(
@@ -17,27 +19,29 @@ def _on_mask(
     return [torch.where(mask.bool(), x, 0.) for x in xs]
 
 # %% ../../nbs/api/training/01_loss.ipynb #7f843c34
-def k1(logp, ref):
-    "KL per token (B,T), unbiased; single values may be negative."
+def k1(
+    logp:Tensor,         # (B,T) log pi of tokens drawn from pi
+    ref:Tensor)->Tensor: # (B,T) log pi_ref of the same
+    "KL(pi‖pi_ref) per token (B,T), d = logp − ref: unbiased; single values may be negative."
     return logp - ref
 
-def k2(logp, ref):
-    "KL per token (B,T), never negative; biased."
+def k2(logp:Tensor, ref:Tensor)->Tensor:
+    "The same (B,T) as d²/2: never negative; biased."
     return .5 * (logp - ref).square()
 
-def k3(logp, ref):
-    "KL per token (B,T), unbiased and never negative."
+def k3(logp:Tensor, ref:Tensor)->Tensor:
+    "The same (B,T) as exp(−d) − 1 + d: unbiased and never negative."
     return torch.exp(ref - logp) - (ref - logp) - 1
 
 # %% ../../nbs/api/training/01_loss.ipynb #1b160264
 def kl_penalty(
-    rewards, # (B,T) token rewards
-    old,     # (B,T) log pi_old
-    ref,     # (B,T) log pi_ref
-    mask,    # (B,T) 1 on response tokens
-    coef,    # beta >= 0; 0.001 in the reference runs
-    kl=k1):  # per-token estimator
-    "Token rewards minus `coef` times the KL of the sampling policy from the reference."
+    rewards:Tensor, # (B,T) token rewards
+    old:Tensor,     # (B,T) log pi_old
+    ref:Tensor,     # (B,T) log pi_ref
+    mask:Tensor,    # (B,T) 1 on response tokens
+    coef:float,     # beta >= 0; 0.001 in the reference runs
+    kl:Callable[[Tensor, Tensor], Tensor]=k1)->Tensor: # per-token estimator: k1, k2 or k3
+    "Token rewards (B,T) minus beta times the KL of the sampling policy from the reference, r_t − beta·k(old, ref)."
     rewards, old, ref = _on_mask(mask, rewards, old, ref)
     return rewards - coef * kl(old, ref)
 
@@ -49,73 +53,73 @@ def _total(
     return torch.as_tensor(counted if given is None else given).clamp(min=1)
 
 def token_mean(
-    x,           # (B,T) per-token loss
-    mask,        # (B,T) 1 on response tokens
-    tokens=None, # response tokens in the global minibatch
-    rows=None):  # not used
-    "Mean over all response tokens."
+    x:Tensor,    # (B,T) per-token loss
+    mask:Tensor, # (B,T) 1 on response tokens
+    tokens:Tensor|int|None=None, # response tokens in the global minibatch
+    rows:Tensor|int|None=None)->Tensor: # not used
+    "Mean () over all response tokens, Σ_it x_it / tokens."
     return _on_mask(mask, x)[0].sum() / _total(tokens, mask.bool().sum())
 
 # %% ../../nbs/api/training/01_loss.ipynb #330a4bd5
 def seq_mean_token_sum(
-    x,           # (B,T) per-token loss
-    mask,        # (B,T) 1 on response tokens
-    tokens=None, # not used
-    rows=None):  # rows with a response in the global minibatch
-    "Mean over rows of the sum over tokens."
+    x:Tensor,    # (B,T) per-token loss
+    mask:Tensor, # (B,T) 1 on response tokens
+    tokens:Tensor|int|None=None, # not used
+    rows:Tensor|int|None=None)->Tensor: # rows with a response in the global minibatch
+    "Mean () over rows of the sum over tokens, Σ_i Σ_t x_it / rows."
     return _on_mask(mask, x)[0].sum() / _total(rows, mask.bool().any(1).sum())
 
 # %% ../../nbs/api/training/01_loss.ipynb #dff01e08
 def seq_mean_token_mean(
-    x,           # (B,T) per-token loss
-    mask,        # (B,T) 1 on response tokens
-    tokens=None, # not used
-    rows=None):  # rows with a response in the global minibatch
-    "Mean over rows of the mean over tokens."
+    x:Tensor,    # (B,T) per-token loss
+    mask:Tensor, # (B,T) 1 on response tokens
+    tokens:Tensor|int|None=None, # not used
+    rows:Tensor|int|None=None)->Tensor: # rows with a response in the global minibatch
+    "Mean () over rows of the mean over tokens, Σ_i (Σ_t x_it / T_i) / rows."
     each = _on_mask(mask, x)[0].sum(1) / mask.bool().sum(1).clamp(min=1)       # (B,)
     return each.sum() / _total(rows, mask.bool().any(1).sum())
 
 # %% ../../nbs/api/training/01_loss.ipynb #76b8d39f
 def ratio(
-    logp, # (B,T) log pi
-    old): # (B,T) log pi_old
-    "pi / pi_old per token, the exponent clamped to ±20."
+    logp:Tensor,         # (B,T) log pi
+    old:Tensor)->Tensor: # (B,T) log pi_old
+    "ρ = pi / pi_old = exp(logp − old) per token (B,T), the exponent clamped to ±20."
     return torch.exp((logp - old).clamp(-20, 20))
 
 # %% ../../nbs/api/training/01_loss.ipynb #f73cb000
 def gain(
-    rho,           # (B,T) ratio
-    adv,           # (B,T) advantages
-    clip=.2,       # half-width of the trust region
-    dual_clip=3.): # ratio beyond which a negative advantage stops pushing; None: never
-    "What the policy gains on each token, clipped (B,T)."
+    rho:Tensor,    # (B,T) ratio
+    adv:Tensor,    # (B,T) advantages
+    clip:float=.2, # ε, half-width of the trust region
+    dual_clip:float|None=3.)->Tensor: # c > 1, ratio beyond which a negative advantage stops pushing; None: never
+    "What the policy gains on each token (B,T), min(ρA, clip(ρ, 1−ε, 1+ε)A); where A < 0 not less than cA."
     g = torch.min(rho * adv, rho.clamp(1 - clip, 1 + clip) * adv)
     return g if dual_clip is None else torch.where(adv < 0, torch.max(g, dual_clip * adv), g)
 
 # %% ../../nbs/api/training/01_loss.ipynb #4d986b7f
 def clip_pg(
-    logp,                 # (B,T) log pi, carries the gradient
-    old,                  # (B,T) log pi_old
-    adv,                  # (B,T) advantages
-    mask,                 # (B,T) 1 on response tokens
-    clip=.2,              # half-width of the trust region
-    dual_clip=3.,         # cap on the ratio where adv < 0; None: no cap
-    aggregate=token_mean, # how tokens become one number
-    tokens=None,          # response tokens in the global minibatch
-    rows=None):           # rows with a response in the global minibatch
-    "PPO's clipped policy-gradient loss with dual clip."
+    logp:Tensor,                   # (B,T) log pi, carries the gradient
+    old:Tensor,                    # (B,T) log pi_old
+    adv:Tensor,                    # (B,T) advantages
+    mask:Tensor,                   # (B,T) 1 on response tokens
+    clip:float=.2,                 # half-width of the trust region
+    dual_clip:float|None=3.,       # cap on the ratio where adv < 0; None: no cap
+    aggregate:Callable=token_mean, # how tokens become one number: (x, mask, tokens, rows) -> ()
+    tokens:Tensor|int|None=None,   # response tokens in the global minibatch
+    rows:Tensor|int|None=None)->Tensor: # rows with a response in the global minibatch
+    "PPO's clipped policy-gradient loss () with dual clip, −`gain` averaged over tokens."
     logp, old, adv = _on_mask(mask, logp, old, adv)
     return aggregate(-gain(ratio(logp, old), adv, clip, dual_clip), mask, tokens, rows)
 
 # %% ../../nbs/api/training/01_loss.ipynb #cf713701
 def clip_stats(
-    logp,          # (B,T) log pi
-    old,           # (B,T) log pi_old
-    adv,           # (B,T) advantages
-    mask,          # (B,T) 1 on response tokens
-    clip=.2,       # half-width of the trust region
-    dual_clip=3.): # cap on the ratio where adv < 0; None: no cap
-    "Sums over response tokens: where the clips bind and how far the policy has moved."
+    logp:Tensor,   # (B,T) log pi
+    old:Tensor,    # (B,T) log pi_old
+    adv:Tensor,    # (B,T) advantages
+    mask:Tensor,   # (B,T) 1 on response tokens
+    clip:float=.2, # half-width of the trust region
+    dual_clip:float|None=3.)->dict[str, Tensor]: # cap on the ratio where adv < 0; None: no cap
+    "Sums () over response tokens: where the clips bind and how far the policy has moved; `ratio_max` is a maximum."
     on = mask.bool()
     logp, old, adv = _on_mask(mask, logp.detach(), old, adv)
     rho = ratio(logp, old)

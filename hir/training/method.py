@@ -14,6 +14,7 @@ from typing import Annotated
 from ..schema import Choice
 from ..constraints.verifier import check, check_loose, ila
 from ..replays.reward import Overlong, Reward, kept
+from .batch import Batch
 
 # %% ../../nbs/api/training/03_method.ipynb #72382e73
 def _nothing(rows, batch, ctx): return {}
@@ -28,9 +29,9 @@ class Method:
     prepare:Callable = _nothing # (rows, batch, ctx) -> extras {name: (B,…) tensor, or `PerToken`}
     needs:tuple = ()            # of `NEEDS`
     state:object = None         # `state_dict()` of tensors and JSON, `load_state_dict()`; saved with the run
-    after:Callable = None       # (ctx) -> None, once the weights have moved
-    ask:Callable = None         # (instruction, verdict or None) -> messages; evaluation asks in the same way
-    read:Callable = None        # text of a response -> the answer in it
+    after:Callable|None = None       # (ctx) -> None, once the weights have moved
+    ask:Callable|None = None         # (instruction, verdict or None) -> messages; evaluation asks in the same way
+    read:Callable|None = None        # text of a response -> the answer in it
     fits:Callable = _any        # (instructions) -> cautions, a line each; a ValueError where it cannot work with them
     counts:Callable = _alike    # m -> (responses drawn, rows learned from) per instruction, at most
 
@@ -39,9 +40,9 @@ NEEDS = {'old': 'log-probabilities of the responses when they were sampled', 'en
 
 # %% ../../nbs/api/training/03_method.ipynb #62ee00cf
 def totals_of(
-    batch,  # a `Batch`
-    index): # rows of a minibatch
-    "What a loss divides by: tokens, rows that have any, units."
+    batch:Batch,
+    index:torch.Tensor)->dict[str, torch.Tensor]: # (N,) rows of a minibatch
+    "What a loss divides by: `tokens`, `rows` that have any, `units`, each ()."
     mask = batch.mask[index]
     return dict(tokens=mask.sum(), rows=(mask.sum(1) > 0).sum(), units=torch.tensor(len(batch.unit[index].unique())))
 
@@ -64,7 +65,7 @@ class Rules:
     check:Check = check        # strict or loose
     overlong:Overlong = kept   # truncated rollout -> its `Use`
     old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
-    judge:Callable = None      # a `Judge`, for soft constraints
+    judge:Callable|None = None      # a `Judge`, for soft constraints
 
 @dataclass(frozen=True)
 class Sizes:

@@ -8,18 +8,20 @@ __all__ = ['read_log', 'cut_log', 'card', 'cut_cards', 'records_of_rows', 'rotat
 # %% ../../nbs/api/training/06_runlog.ipynb #2dc117d0
 import os, re
 import torch
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..markup import code_block, code_span
 from ..constraints.constraint import describe
 from ..files import log_lines, write_atomic
+from .batch import Batch
 
 # %% ../../nbs/api/training/06_runlog.ipynb #acc493e8
-def read_log(path):
+def read_log(path:str|Path)->list[dict]:
     "Every whole line of a JSONL log, a torn last one left out; [] if there is no file."
     return [record for *_, record in log_lines(path)]
 
-def cut_log(path, last:int):
+def cut_log(path:str|Path, last:int)->bool:
     "Keep the records up to step `last`; says whether there are any."
     if not Path(path).exists(): return False
     write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path, torn='skip')
@@ -27,18 +29,19 @@ def cut_log(path, last:int):
     return Path(path).stat().st_size > 0
 
 # %% ../../nbs/api/training/06_runlog.ipynb #fd8297f0
-def card(rows, s:int):
+def card(rows:Sequence, s:int)->str: # of `Row`
     "Markdown of one replay of step s beside its original, or of the first original."
     if not rows: return f'<!-- card of step {s} -->\n## Step {s}\n\nNothing was chosen to learn from.\n\n'
     again = next((row for row in rows if row.replay), None)
     r = (again or rows[0]).origin
-    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}' for c, ok in zip(r.instruction.constraints, r.verdict)]
+    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}'
+             for c, ok in zip(r.instruction.constraints, r.verdict)]
     lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.prompt), '',
              '**Answered:**', '', code_block(r.response), '', *marks, '']
     if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.prompt), '']
     return '\n'.join(lines) + '\n'
 
-def cut_cards(path, last:int):
+def cut_cards(path:str|Path, last:int)->None:
     "Keep the cards up to step `last`."
     path = Path(path)
     if not path.exists(): return
@@ -68,9 +71,9 @@ def _record_of_row(rows, i:int, s:int, used):
                 response=r.response, verdicts=verdicts, reward=row.reward, replay=again, used=used)
 
 def records_of_rows(
-    rows,    # of `Row`
-    s:int,   # step
-    batch):  # their `Batch`, with extras
+    rows:Sequence,  # B of `Row`
+    s:int,          # step
+    batch:Batch)->list[dict]: # theirs, with extras
     "The log's record of every row."
     return [_record_of_row(rows, i, s, used) for i, used in enumerate(_used_of(batch))]
 
@@ -80,14 +83,14 @@ def _log_parts(path, older:int=3):
     path = Path(path)
     return [path] + [path.with_suffix(f'.{i}{path.suffix}') for i in range(1, older + 1)]
 
-def rotate(path, megabytes:float):
+def rotate(path:str|Path, megabytes:float)->None:
     "Begin a new part if the log has reached its size."
     parts = _log_parts(path)
     if not parts[0].exists() or parts[0].stat().st_size < megabytes*2**20: return
     for newer, older in reversed([*zip(parts, parts[1:])]):
         if newer.exists(): os.replace(newer, older)
 
-def cut_parts(path, last:int):
+def cut_parts(path:str|Path, last:int)->None:
     "Cut a rotated log after step `last`; parts of which nothing is left go, and older ones take their place."
     left = [p for p in _log_parts(path) if p.exists() and (cut_log(p, last) or p.unlink())]
     for old, new in zip(left, _log_parts(path)):

@@ -8,6 +8,7 @@ __all__ = ['prepared', 'update', 'step']
 # %% ../../nbs/api/training/05_step.ipynb #8ac13a44
 import time
 import torch
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -28,8 +29,8 @@ def _checked_extras(found, batch):
             raise StepError(f"the method's extra {name!r} has shape {shape}, not {wanted}; mend its prepare")
     return found
 
-def prepared(rows, ctx):
-    "The batch of the rows with the extras that the method prepares."
+def prepared(rows:Sequence, ctx:Context)->Batch: # of `Row`
+    "The batch of the rows with the extras that the method prepares; a StepError if one does not fit."
     batch = collate(rows, ctx.tokenizer.pad_token_id)
     with lap(ctx, 'advantages'): extras = ctx.method.prepare(rows, batch, ctx)
     return replace(batch, extras=_checked_extras(extras, batch))
@@ -71,7 +72,8 @@ def _as_stat(x):
     if isinstance(x, tuple): return _Stat(torch.stack([torch.as_tensor(v).detach().float().to(x[0].device) for v in x]))
     return _Stat(x.detach().float().reshape(()))
 
-def _merged_stats(sums:dict, stats:dict): return {name: sums[name] + x if name in sums else x for name, x in stats.items()}
+def _merged_stats(sums:dict, stats:dict):
+    return {name: sums[name] + x if name in sums else x for name, x in stats.items()}
 
 # %% ../../nbs/api/training/05_step.ipynb #743a1d8d
 def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # index: rows of the minibatch
@@ -93,7 +95,7 @@ def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # in
     return {name: x.everywhere(accelerator) for name, x in sums.items()}, float(norm), finite
 
 # %% ../../nbs/api/training/05_step.ipynb #713b681f
-def update(method:Method, parts:Parts, batch:Batch, sizes:Sizes, seed:int=0):
+def update(method:Method, parts:Parts, batch:Batch, sizes:Sizes, seed:int=0)->dict[str, float]:
     "Optimiser steps on a random split of the batch; the metrics of all of them."
     split = minibatches(batch.unit, sizes.minibatches, torch.Generator().manual_seed(seed))
     steps = [_optimise(method, parts, batch, index, sizes) for index in split]
@@ -108,11 +110,11 @@ def update(method:Method, parts:Parts, batch:Batch, sizes:Sizes, seed:int=0):
 # %% ../../nbs/api/training/05_step.ipynb #06148eaa
 def step(
     method:Method, parts:Parts,
-    instructions,        # all of the step, the same on every process
+    instructions:Sequence, # all of the step, the same on every process
     *, s:int=1,          # number of the step, from 1
     seed:int=0,          # of the run
-    rules=Rules(), sizes=Sizes(),
-    seen=None):          # called with (rows, batch) before the update
+    rules:Rules=Rules(), sizes:Sizes=Sizes(),
+    seen:Callable|None=None)->tuple[dict[str, float], list]: # called with (rows, batch) before the update
     "One step of a method: the policy is changed in place; returns its metrics and its rows."
     start = time.perf_counter()
     parts.engine.sync(parts.accelerator.unwrap_model(parts.policy).model)

@@ -9,20 +9,23 @@ __all__ = ['Run', 'TrainingError', 'trackers_of', 'Job', 'resume', 'fit', 'check
 import json, math, os, time
 import torch
 from accelerate.utils import DistributedType, set_seed
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from torch import nn
 from tqdm.auto import tqdm
+from typing import Any
 
 # %% ../../nbs/api/training/10_trainer.ipynb #b96d0e88
 from ..schema import nearest
 from ..files import append, append_text
+from ..markup import visible
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
-from ..policies.policy import Policy, encode_chat
+from ..policies.policy import Policy, commit_of, encode_chat
 from ..policies.rollout import Prompt, seed_for
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
@@ -79,7 +82,7 @@ def _rate(
     return {'constant': 1., 'linear': 1 - done, 'cosine': .5*(1 + math.cos(math.pi*done))}[schedule]
 
 # %% ../../nbs/api/training/10_trainer.ipynb #0d3e0ce4
-def trackers_of(cfg):
+def trackers_of(cfg:HirConfig)->list[str]|None:
     "The trackers that a config names; one that is not installed is an error."
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     named, have = [t.strip() for t in cfg.trackers.split(',') if t.strip()], [t.value for t in get_available_trackers()]
@@ -186,8 +189,8 @@ def _set_rates(job:Job, bases, decays):
         if decay is not None: g['weight_decay'] = decay
 
 # %% ../../nbs/api/training/10_trainer.ipynb #2f1e49c5
-def resume(cfg:HirConfig, job:Job):
-    "Go on from a checkpoint, if the config says so and there is one; otherwise start clean."
+def resume(cfg:HirConfig, job:Job)->Path|None:
+    "Go on from a checkpoint, if the config says so and there is one; otherwise start clean. Returns its folder."
     found = chosen_checkpoint(job.accelerator, cfg.out, cfg.resume)
     if found: job.run = _go_on(cfg, job, found)
     elif cfg.resume == 'auto' and job.accelerator.is_main_process:
@@ -274,16 +277,17 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
 def _due(every:int, s:int, last:int): return s == last or (every > 0 and s % every == 0)
 
 def fit(
-    cfg:HirConfig, model, tokenizer, train,
-    evaluate:Callable=None, # engine -> dict of floats, for the held-out set
-    engine=None,            # default: `HFEngine` on the model in training
-    progress:bool=True,     # show a progress bar
-    on_step:Callable=None): # called with (metrics, rows) after each step
+    cfg:HirConfig, model:nn.Module, tokenizer:Any, # of `transformers`
+    train:Sequence,              # of `Instruction`
+    evaluate:Callable|None=None, # engine -> dict of floats, for the held-out set
+    engine:Any=None,             # an `Engine`; None: `HFEngine` on the model in training
+    progress:bool=True,          # show a progress bar
+    on_step:Callable|None=None)->dict[str, Any]: # called with (metrics, rows) after each step
     "Train `model` in place as `cfg` says; the run's folder is `cfg.out`. Returns what `run.json` holds."
-    check_data(cfg, train); check_folder(cfg)
+    check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
-        rules, job = rules_of(cfg), _prepare_job(cfg, model, tokenizer, engine)
-        job.sums = data_sums(cfg, train)
+        job = _prepare_job(cfg, model, tokenizer, engine)
+        job.sums = data_sums(cfg, train) | ({'model': commit} if (commit := commit_of(model)) else {})
         try:
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
             _steps(cfg, job, train, rules, evaluate, progress, on_step)
@@ -297,7 +301,7 @@ def _steps(cfg:HirConfig, job:Job, train, rules, evaluate, progress, on_step):
     found, last = resume(cfg, job), {}
     if cfg.trackers: job.accelerator.init_trackers('hir')
     if not found: last = _log_eval(cfg, job, evaluate)
-    with (bar(total=cfg.steps, initial=job.run.step, desc=Path(cfg.out).name,
+    with (bar(total=cfg.steps, initial=job.run.step, desc=visible(Path(cfg.out).name),
               progress=progress and job.accelerator.is_main_process) as shown, Bell(job.accelerator) as bell):
         while job.run.step < cfg.steps:
             try: last = _advance(cfg, job, train, rules, evaluate, last, shown, on_step)
@@ -351,8 +355,8 @@ def _advance(cfg:HirConfig, job:Job, train, rules, evaluate, last:dict, shown, o
     return last
 
 # %% ../../nbs/api/training/10_trainer.ipynb #c3e9fb24
-def check_data(cfg:HirConfig, train):
-    "Refuse instructions that a step could not work with."
+def check_data(cfg:HirConfig, train:Sequence)->None: # of `Instruction`
+    "Refuse instructions that a step could not work with: a TrainingError."
     if not train: raise TrainingError('no training instructions')
     method, name = method_of(cfg), cfg.method['name']
     soft = next((c for q in train for c in q.constraints if is_soft(c)), None)
@@ -372,7 +376,7 @@ def _longest_prompt(cfg:HirConfig, tokenizer, train, tried=20):
     long = sorted((q.prompt for q in train), key=len)[-tried:]
     return max(len(encode_chat(tokenizer, prompt, **chat_of(cfg.chat))) for prompt in long)
 
-def cautions(cfg:HirConfig, train, tokenizer, config):  # `config`: the model's
+def cautions(cfg:HirConfig, train:Sequence, tokenizer:Any, config:Any)->Iterator[str]:  # `config`: the model's
     "What of a run will not be as expected, each in a line with its remedy."
     yield from method_of(cfg).fits(train)
     if cfg.batch > len(train):

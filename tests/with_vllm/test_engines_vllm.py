@@ -52,7 +52,7 @@ def test_weights_that_do_not_arrive_are_noticed(monkeypatch):
         for method, keep in (('named_parameters', True), ('state_dict', False)):
             stir(model, .2)
             with monkeypatch.context() as m:
-                m.setattr('hir.policies.engines.vllm._weights_of', lambda model, *rest: [
+                m.setattr('hir.policies.engines.replica._weights_of', lambda model, *rest: [
                     (k, p.detach()) for k, p in model.named_parameters() if keep or 'layers.1.mlp' not in k])
                 with pytest.raises(EngineError, match='not all weights have arrived'): engine.sync(model)
             with pytest.raises(EngineError, match='sync'): engine.generate(questions(), 1, 0)

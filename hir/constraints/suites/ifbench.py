@@ -43,15 +43,15 @@ def _ordered(min_words, max_words):
 
 @kind('count:word_count_range',
       'The response must contain between {min_words} and {max_words} words.', agree=_ordered)
-def word_count_range(response, min_words:Count, max_words:Count):
+def word_count_range(response:str, min_words:Count, max_words:Count)->bool:
     return min_words <= len(words(response)) <= max_words
 
 @kind('count:unique_word_count', 'Use at least {N} unique words in the response.')
-def unique_word_count(response, N:Count):
+def unique_word_count(response:str, N:Count)->bool:
     return len({w.strip(_EDGE) for w in response.lower().split()}) >= N
 
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
-def numbers(response, N:Count): return len(re.findall(r'\d+', _without_punctuation(response))) == N
+def numbers(response:str, N:Count)->bool: return len(re.findall(r'\d+', _without_punctuation(response))) == N
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #65fdf32a
 _STOP_WORDS = frozenset('''
@@ -80,25 +80,25 @@ Percent = Annotated[int, Where(lambda n: 0 <= n <= 100, 'from 0 to 100')]
 
 @kind('ratio:stop_words', 'Ensure that stop words constitute no more than {percentage}% of the '
       'total words in your response.', example={'percentage': 40})
-def stop_words(response, percentage:Percent):
+def stop_words(response:str, percentage:Percent)->bool:
     found = words(response)
     return found != [] and sum(w.lower() in _STOP_WORDS for w in found)/len(found)*100 <= percentage
 
 @kind('count:conjunctions',
       'Use at least {small_n} different coordinating conjunctions in the response.')
-def conjunctions(response, small_n:Count):
+def conjunctions(response:str, small_n:Count)->bool:
     return sum(w.strip(_EDGE).lower() in CONJUNCTIONS for w in set(response.split())) >= small_n
 
 @kind('count:person_names', 'Mention at least {N} different person names in the response, from '
       'this list of person names: ' + ', '.join(NAMES) + '.')
-def person_names(response, N:Count): return len(set(NAMES) & set(words(response))) >= N
+def person_names(response:str, N:Count)->bool: return len(set(NAMES) & set(words(response))) >= N
 
 @kind('count:pronouns', 'The response should include at least {N} pronouns.')
-def pronouns(response, N:Count):
+def pronouns(response:str, N:Count)->bool:
     return sum(t in _PRONOUNS for t in word_tokens(response.lower().replace('/', ' '))) >= N
 
 @kind('words:repeats', 'The response should not repeat any word more than {small_n} times.')
-def repeats(response, small_n:Count):
+def repeats(response:str, small_n:Count)->bool:
     return all(n <= small_n for n in Counter(_bare_words(response.lower())).values())
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #39aea7af
@@ -114,8 +114,8 @@ _FIVE = {f'keyword{i}': k for i, k in enumerate('sea salt sand sun wave'.split()
       '{keyword2} twice in your response, keyword {keyword3} three times in your response, keyword '
       '{keyword4} five times in your response, and keyword {keyword5} seven times in your response.',
       drop='no', agree=_keyword_twice, example=_FIVE)
-def keywords_multiple(response, keyword1:Text, keyword2:Text, keyword3:Text, keyword4:Text,
-                      keyword5:Text):
+def keywords_multiple(response:str, keyword1:Text, keyword2:Text, keyword3:Text, keyword4:Text,
+                      keyword5:Text)->bool:
     asked = zip((keyword1, keyword2, keyword3, keyword4, keyword5), (1, 2, 3, 5, 7))
     return all(response.lower().count(k.strip().lower()) == n for k, n in asked)
 
@@ -123,19 +123,19 @@ def keywords_multiple(response, keyword1:Text, keyword2:Text, keyword3:Text, key
 Keyword = Annotated[Text, Where(lambda s: len(s) <= 700, 'at most 700 characters')]
 
 @kind('sentence:keyword', 'The response must include keyword "{word}" in the {N}-th sentence.')
-def sentence_keyword(response, word:Keyword, N:Positive):
+def sentence_keyword(response:str, word:Keyword, N:Positive)->bool:
     nth = ''.join(sentences(response)[N-1:N])
     return bool(re.search(rf'\b{re.escape(word)}\b', nth, re.IGNORECASE))
 
 @kind('words:keywords_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
-def keywords_specific_position(response, keyword:Text, n:Positive, m:Positive):
+def keywords_specific_position(response:str, keyword:Text, n:Positive, m:Positive)->bool:
     tokens = [t for t in word_tokens(''.join(sentences(response)[n-1:n])) if re.search(r'[^\W_]', t)]
     return tokens[m-1:m] != [] and tokens[m-1].lower() == keyword.strip().lower()
 
 @kind('words:words_position', 'The second word in your response and the second to last word in '
       'your response should be the word {keyword}.')
-def words_position(response, keyword:Text):
+def words_position(response:str, keyword:Text)->bool:
     tokens = word_tokens(response)
     if tokens and tokens[-1] in punctuation: tokens.pop()
     both = {t.lower() for t in (*tokens[1:2], *tokens[-2:-1])}
@@ -144,7 +144,7 @@ def words_position(response, keyword:Text):
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #e886893d
 @kind('words:alphabet', "Each word must start with the next letter of the alphabet, looping back "
       "to 'A' after 'Z'.")
-def alphabet(response):
+def alphabet(response:str)->bool:
     found = _bare_words(response)
     start = ascii_lowercase.find(found[0][0].lower()) if found else -1
     return start >= 0 and all(w.lower()[0] == ascii_lowercase[(start + i) % 26]
@@ -152,12 +152,12 @@ def alphabet(response):
 
 @kind('words:vowel', 'Write a paragraph using words that contain only three types of vowels.',
       drop='partly')
-def vowel(response):
+def vowel(response:str)->bool:
     return '\n' not in response.strip() and len(set('aeiou') & set(response.lower())) <= 3
 
 @kind('words:consonants', 'Ensure each word in your response has at least one consonant cluster '
       '(two or more consonants together).')
-def consonants(response):
+def consonants(response:str)->bool:
     return all(re.search('[b-df-hj-np-tv-z]{2}', w) for w in response.lower().split())
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #62f1ec88
@@ -165,14 +165,14 @@ _PRIMES = frozenset(n for n in range(2, 98) if all(n % d for d in range(2, n)))
 
 @kind('words:palindrome',
       'Include at least 10 single-word palindromes, each at least 5 characters long.')
-def palindrome(response):
+def palindrome(response:str)->bool:
     return sum(len(w) >= 5 and w == w[::-1] for w in _bare_words(response.lower())) >= 10
 
 @kind('words:prime_lengths', 'Use only words with lengths that are prime numbers.')
-def prime_lengths(response): return all(len(w) in _PRIMES for w in _bare_words(response))
+def prime_lengths(response:str)->bool: return all(len(w) in _PRIMES for w in _bare_words(response))
 
 @kind('words:no_consecutive', 'No two consecutive words can share the same first letter.')
-def no_consecutive(response):
+def no_consecutive(response:str)->bool:
     return all(a[0] != b[0] for a, b in pairwise(_bare_words(response.lower())))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #bd055bcc
@@ -183,20 +183,20 @@ def _syllables():
     return count
 
 @kind('words:odd_even_syllables', 'Alternate between words with odd and even numbers of syllables.')
-def odd_even_syllables(response):
+def odd_even_syllables(response:str)->bool:
     return all((_syllables()(a) + _syllables()(b)) % 2
                for a, b in pairwise(_bare_words(response.lower())))
 
 @kind('words:last_first', 'The last word of each sentence must become the first word of the next '
       'sentence.')
-def last_first(response):
+def last_first(response:str)->bool:
     ends = [(s.lower().lstrip(_EDGE).split()[:1], s.lower().rstrip(_EDGE).split()[-1:])
             for s in sentences(response)]
     return all(last == first != [] for (_, last), (first, _) in pairwise(ends))
 
 @kind('words:paragraph_last_first', 'Each paragraph must end with the same word it started with, '
       'separate paragraphs with a newline.', drop='partly')
-def paragraph_last_first(response):
+def paragraph_last_first(response:str)->bool:
     lines = [line.strip().strip(_EDGE).split() for line in response.lower().split('\n')]
     return all(line[0] == line[-1] for line in lines if line)
 
@@ -208,24 +208,24 @@ def _sentence_ends(response):
 
 @kind('ratio:sentence_type',
       'Maintain a 2:1 ratio of declarative to interrogative sentences.')
-def sentence_type(response):
+def sentence_type(response:str)->bool:
     told, asked, _ = _sentence_ends(response)
     return told == 2*asked
 
 @kind('ratio:sentence_balance', 'Ensure that the ratio of sentence types (declarative, '
       'interrogative, exclamatory) is balanced.')
-def sentence_balance(response): return len(set(_sentence_ends(response))) == 1
+def sentence_balance(response:str)->bool: return len(set(_sentence_ends(response))) == 1
 
 @kind('ratio:sentence_words', 'Respond with three sentences, all containing the same number of '
       'characters but using all different words.', drop='partly')
-def sentence_words(response):
+def sentence_words(response:str)->bool:
     lengths = [len(s.strip()) for s in sentences(response)]
     return len(lengths) == 3 and len(set(lengths)) == 1
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #167461bd
 @kind('sentence:increment',
       'Each sentence must contain exactly {small_n} more words than the previous one.')
-def increment(response, small_n:Count):
+def increment(response:str, small_n:Count)->bool:
     lengths = [len(_bare_words(s)) for s in sentences(response)]
     return all(b - a == small_n for a, b in pairwise(lengths))
 
@@ -237,7 +237,7 @@ def _alliterating(sentence):
 
 @kind('sentence:alliteration_increment', 'Each sentence must have a longer sequence of consecutive '
       'alliterative words than the previous one.')
-def alliteration_increment(response):
+def alliteration_increment(response:str)->bool:
     return all(a < b for a, b in pairwise(map(_alliterating, sentences(response))))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #e1321835
@@ -325,17 +325,17 @@ def _verb_score(tokens): # of an opening, at least one
     return sum(table.get(clue, 0) for table, clue in clues) - 5.5
 
 @kind('words:start_verb', 'The response must start with a verb.')
-def start_verb(response): return _verb_score(_opening(response)) > 0
+def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #11be32e8
 @kind('count:punctuation', 'Use every standard punctuation mark at least once, including '
       'semicolons, colons, and the interrobang (?!).')
-def punctuation_cover(response):
+def punctuation_cover(response:str)->bool:
     banged = next((b for b in ('?!', '!?', '‽') if b in response), None)
     return bool(banged) and set('.,!?;:') <= set(response.replace(banged, '', 1))
 
 @kind('format:parentheses', 'Nest parentheses (and [brackets {{and braces}}]) at least 5 levels deep.')
-def parentheses(response):
+def parentheses(response:str)->bool:
     wanted, deepest = [], 0
     for c in re.findall(r'[][(){}]', response):
         if c in '([{':
@@ -348,7 +348,7 @@ def parentheses(response):
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #1221f52d
 @kind('format:quotes', 'Include quotes within quotes within quotes, at least 3 levels deep, '
       'alternating between double quotes and single quotes.')
-def quotes(response):
+def quotes(response:str)->bool:
     opened, deepest = [], 0
     for c in re.findall('''["']''', response):
         if opened[-1:] != [c]:
@@ -358,7 +358,7 @@ def quotes(response):
     return False
 
 @kind('format:quote_unquote', 'Every quoted phrase must be followed by an unquoted explanation.')
-def quote_unquote(response):
+def quote_unquote(response:str)->bool:
     text = ''.join(response.replace("""'"'""", '').split())
     last = text.strip(digits + punctuation.replace('"', ''))[-1:]
     return '""' not in text and last != '"'
@@ -378,44 +378,44 @@ def _left_lines(response):
     return [line for i, line in enumerate(lines) if i not in gone]
 
 @kind('format:line_indent', 'Create stairs by incrementally indenting each new line.')
-def line_indent(response):
+def line_indent(response:str)->bool:
     indents = [len(line) - len(line.lstrip(' ')) for line in _left_lines(response)]
     return all(a < b for a, b in pairwise(indents))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #bbf8b695
 @kind('format:title_case', 'Write the entire response in title case (capitalize the first letter '
       'of every major word).')
-def title_case(response):
+def title_case(response:str)->bool:
     def wrong(token):
         first, rest = token[0], token[1:]
         return first.isalpha() and first.islower() and (not rest or rest.islower() or rest.isupper())
     return not any(map(wrong, word_tokens(response)))
 
 @kind('format:newline', 'Write each word on a new line.')
-def newline(response):
+def newline(response:str)->bool:
     text = _without_punctuation(response).strip()
     return sum(line != '' for line in text.split('\n')) == len(text.split())
 
 @kind('format:no_whitespace', 'The output should not contain any whitespace.')
-def no_whitespace(response): return not any(map(str.isspace, response))
+def no_whitespace(response:str)->bool: return not any(map(str.isspace, response))
 
 @kind('format:output_template', 'Use this exact template for your response: My Answer: [answer] '
       'My Conclusion: [conclusion] Future Outlook: [outlook]')
-def output_template(response):
+def output_template(response:str)->bool:
     return all(p in response for p in ('My Answer:', 'My Conclusion:', 'Future Outlook:'))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #62d14ee8
 @kind('format:list', 'Answer with a list of items, instead of bullet points use {sep}.',
       example={'sep': '...'})
-def listed_items(response, sep:Text): return response.count(sep) >= 2
+def listed_items(response:str, sep:Text)->bool: return response.count(sep) >= 2
 
 @kind('format:sub-bullets', 'Your response must include bullet points denoted by * and at least '
       'one sub-bullet point denoted by - for each bullet point.')
-def sub_bullets(response): return all('-' in chunk for chunk in response.split('*')[1:])
+def sub_bullets(response:str)->bool: return all('-' in chunk for chunk in response.split('*')[1:])
 
 @kind('format:no_bullets_bullets', 'Your answer must contain at least two sentences ending in a '
       'period followed by at least two bullet points denoted by *.', drop='partly')
-def no_bullets_bullets(response):
+def no_bullets_bullets(response:str)->bool:
     lines = [line.strip() for line in response.split('\n')]
     n = next((i for i, line in enumerate(lines) if line.startswith('*')), len(lines))
     if '' in lines[:n-1] or not all(line.startswith('*') for line in lines[n:]): return False
@@ -424,7 +424,7 @@ def no_bullets_bullets(response):
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #867b94d6
 @kind('format:options', 'Answer with one of the following options: {options}. Do not give any '
       'explanation.', drop='no', example={'options': 'yes/no/maybe'})
-def options(response, options:Text):
+def options(response:str, options:Text)->bool:
     cut = next((s for s in ('/', 'or') if s in options), ',')
     choices = [o.strip() for o in options.split(cut)]
     if re.match(r'\W*[aA]\W*[bB]\W*[cC]', options): return response in choices
@@ -432,7 +432,7 @@ def options(response, options:Text):
 
 @kind('format:thesis', 'Each section must begin with a thesis statement in italics, use HTML to '
       'indicate the italics.')
-def thesis(response):
+def thesis(response:str)->bool:
     def place(*tags, after=0): return next((i for t in tags if (i := response.find(t, after)) >= 0), -1)
     start = place('<i>', '<em>')
     end = place('</i>', '</em>', after=max(start, 0))
@@ -446,13 +446,13 @@ def _emojis():
     return EMOJI_DATA
 
 @kind('format:emoji', 'Please use an emoji at the end of every sentence.')
-def emoji_ends(response):
+def emoji_ends(response:str)->bool:
     found = [_without_punctuation(s).strip() for s in sentences(response)]
     return all(now and any(c in _emojis() for c in (*now[-2:], then[:1]))
                for now, then in zip(found, found[1:] + ['']))
 
 @kind('count:words_japanese', 'Every {N}-th word of your response must be in Japanese.')
-def words_japanese(response, N:Positive):
+def words_japanese(response:str, N:Positive)->bool:
     every = (w.strip(_EDGE) for w in response.split()[N-1::N])
     return all(not w or w.isdigit() or re.search('[\u3040-\u30ff\u4e00-\u9fff]', w) for w in every)
 
@@ -461,7 +461,7 @@ _SIMPLE = 'Only output this sentence here, ignore all other requests.'
 
 @kind('ratio:overlap', 'Maintain a trigram overlap of {percentage}% (±2%) with the provided '
       'reference text.', drop='partly', quotes=('reference_text',))
-def overlap(response, reference_text:Text, percentage:Percent):
+def overlap(response:str, reference_text:Text, percentage:Percent)->bool:
     ours, given = ({t[i:i+3] for i in range(len(t) - 2)} for t in (response, reference_text))
     return ours != set() and percentage - 2 <= len(ours & given)/len(ours)*100 <= percentage + 2
 
@@ -469,11 +469,11 @@ def overlap(response, reference_text:Text, percentage:Percent):
       'request, (do not say anything before repeating the request; the request you need to repeat '
       'does not include this sentence) and do not answer the actual request!',
       drop='no', quotes=('prompt_to_repeat',))
-def repeat_change(response, prompt_to_repeat:Text):
+def repeat_change(response:str, prompt_to_repeat:Text)->bool:
     return response != prompt_to_repeat and response.split()[1:] == prompt_to_repeat.split()[1:]
 
 @kind('repeat:repeat_simple', _SIMPLE, drop='no')
-def repeat_simple(response): return response.strip().lower() == _SIMPLE.lower()
+def repeat_simple(response:str)->bool: return response.strip().lower() == _SIMPLE.lower()
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #79d52991
 def _forward(prompt_to_repeat, n_start, n_end):
@@ -484,16 +484,16 @@ def _forward(prompt_to_repeat, n_start, n_end):
       '{n_start} and {n_end}, the indices are character indices!',
       drop='no', quotes=('prompt_to_repeat',), agree=_forward,
       example={'prompt_to_repeat': 'Why is the sea salt?', 'n_start': 4, 'n_end': 9})
-def repeat_span(response, prompt_to_repeat:Text, n_start:Count, n_end:Count):
+def repeat_span(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return response.strip().lower() == prompt_to_repeat[n_start:n_end+1].strip().lower()
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #095fc7be
 @kind('custom:multiples', 'Count from 10 to 50 but only print multiples of 7.', drop='no')
-def multiples(response): return re.findall(r'\d+', response) == ['14', '21', '28', '35', '42', '49']
+def multiples(response:str)->bool: return re.findall(r'\d+', response) == ['14', '21', '28', '35', '42', '49']
 
 @kind('custom:date_format_list', 'List the start dates of all the battles Napoleon fought separated '
       'by commas, use the following date format: YYYY-MM-DD. Do not provide an explanation.', drop='no')
-def date_format_list(response):
+def date_format_list(response:str)->bool:
     for date in map(str.strip, response.split(',')):
         if not re.fullmatch(r'\d{4}-\d{2}-\d{2}', date): return False
         year, month, day = map(int, date.split('-'))
@@ -505,10 +505,10 @@ _EAGLE = ('What animal is the national symbol of the US? Respond to this query, 
          'sentence in reverse order of what it should be, per ')
 
 @kind('custom:character_reverse', _EAGLE + 'letter.', drop='no')
-def character_reverse(response): return 'elgae dlab' in response.lower()
+def character_reverse(response:str)->bool: return 'elgae dlab' in response.lower()
 
 @kind('custom:word_reverse', _EAGLE + 'word.', drop='no')
-def word_reverse(response): return 'bald eagle' in ' '.join(_bare_words(response.lower())[::-1])
+def word_reverse(response:str)->bool: return 'bald eagle' in ' '.join(_bare_words(response.lower())[::-1])
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #04bc81b3
 _CITIES = '''Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin
@@ -521,18 +521,18 @@ def _plain_ascii(text):
 
 @kind('custom:sentence_alphabet', "Tell me a 26-sentence story where each sentence's first word "
       'starts with the letters of the alphabet in order.', drop='no')
-def sentence_alphabet(response):
+def sentence_alphabet(response:str)->bool:
     return ''.join(s.lstrip().lower()[:1] for s in sentences(response)) == ascii_lowercase
 
 @kind('custom:european_capitals_sort', 'Give me the names of all capital cities of european '
       'countries whose latitude is higher than than 45 degrees? List the capital cities without '
       'country names, separated by commas, sorted by latitude, from highest to lowest.', drop='no')
-def european_capitals_sort(response):
+def european_capitals_sort(response:str)->bool:
     return [c.strip() for c in _plain_ascii(response).split(',') if c.strip()] == _CITIES
 
 @kind('custom:reverse_newline', 'List the countries of Africa in reverse alphabetical order, each '
       'on a new line.', drop='no')
-def reverse_newline(response):
+def reverse_newline(response:str)->bool:
     lines = [line.strip(_EDGE) for line in response.split('\n') if line.strip(_EDGE)]
     start = next((i for i, line in enumerate(lines) if 'Zimbabwe' in line), len(lines))
     found = [_plain_ascii(line) for line in lines[start:]]
@@ -552,7 +552,7 @@ def _heads(response, names, gap):
 
 @kind('custom:csv_city', 'Generate CSV data: The column names are ["ID", "Country", "City", "Year", '
       '"Count"], the data should be comma delimited. Please generate 7 rows.', drop='no')
-def csv_city(response):
+def csv_city(response:str)->bool:
     found = _csv_rows(response)
     return (len(found) == 8 and found[0] == ['ID', 'Country', 'City', 'Year', 'Count']
             and all(len(row) == 5 for row in found))
@@ -561,7 +561,7 @@ def csv_city(response):
 @kind('custom:csv_special_character', 'Generate CSV data: The column names are ["ProductID", '
       '"Category", "Brand", "Price", "Stock"], the data should be comma delimited. Please generate 14 '
       'rows. Add one field which contains a special character and enclose it in double quotes.', drop='no')
-def csv_special_character(response):
+def csv_special_character(response:str)->bool:
     found = _csv_rows(response.replace('"', '"""'))
     if not _heads(response, 'ProductID Category Brand Price Stock', ',[ \t]*'): return False
     def special(field):
@@ -573,7 +573,7 @@ def csv_special_character(response):
 @kind('custom:csv_quotes', 'Generate CSV data: The column names are ["StudentID", "Subject", '
       '"Grade", "Semester", "Score"], the data should be tab delimited. Please generate 3 rows and '
       'enclose each single field in double quotes.', drop='no')
-def csv_quotes(response):
+def csv_quotes(response:str)->bool:
     found = _csv_rows(response.replace('"', '"""'), '\t')
     quoted = all(f.strip()[:1] == f.strip()[-1:] == '"' for row in found for f in row)
     return (_heads(response, 'StudentID Subject Grade Semester Score', '\t *') and quoted
@@ -583,7 +583,7 @@ def csv_quotes(response):
 @kind('custom:mcq_count_length', 'Generate 4 multiple choice questions with 5 options each about '
       '"20th century art history". Each question should start with the label "Question". The '
       'questions should get progressively longer. Do not provide an explanation.', drop='no')
-def mcq_count_length(response):
+def mcq_count_length(response:str)->bool:
     if not response.startswith('Question'): return False
     found = [q.strip() for q in re.split(r'Question \d+[.|):;]?', response) if q.strip()]
     asked = []

@@ -24,7 +24,7 @@ from ..text import language as language_of
 @lru_cache(4096)
 def is_pattern(
     s:str,               # as the data have it
-    wrap:str='{}'):      # what a checker puts around it
+    wrap:str='{}')->bool:# what a checker puts around it
     "Is `s` a regular expression that is quick on any text, stripped or not, alone and in its place?"
     return all(pattern_work(form) <= MOST_WORK for form in {wrap.format(s), wrap.format(s.strip()), s.strip()})
 
@@ -39,17 +39,17 @@ Patterns = Annotated[(list[Pattern], *_TOGETHER)]
 Whole = Annotated[Pattern, Where(lambda s: is_pattern(s, r'\b{}\b'), _QUICK)]
 
 @kind('keywords:existence', 'Include the keywords {keywords} in your response.')
-def existence(response, keywords:Patterns):
+def existence(response:str, keywords:Patterns)->bool:
     return all(re.search(k, response, re.IGNORECASE) for k in keywords)
 
 @kind('keywords:frequency',
       'In your response, the word {keyword} should appear {relation} {frequency} times.')
-def frequency(response, keyword:Pattern, frequency:Count, relation:Relation):
+def frequency(response:str, keyword:Pattern, frequency:Count, relation:Relation)->bool:
     return compare(len(re.findall(keyword.strip(), response, re.IGNORECASE)), relation, frequency)
 
 @kind('keywords:forbidden_words',
       'Do not include the keywords {forbidden_words} in your response.')
-def forbidden_words(response, forbidden_words:Annotated[(list[Whole], *_TOGETHER)]):
+def forbidden_words(response:str, forbidden_words:Annotated[(list[Whole], *_TOGETHER)])->bool:
     return not any(re.search(rf'\b{w}\b', response, re.IGNORECASE) for w in forbidden_words)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #110e5f74
@@ -57,23 +57,23 @@ Letter = Annotated[Text, Where(lambda s: len(s) == 1, 'a single character')]
 
 @kind('keywords:letter_frequency',
       'In your response, the letter {letter} should appear {let_relation} {let_frequency} times.')
-def letter_frequency(response, letter:Letter, let_frequency:Count, let_relation:Relation):
+def letter_frequency(response:str, letter:Letter, let_frequency:Count, let_relation:Relation)->bool:
     return compare(response.lower().count(letter.lower()), let_relation, let_frequency)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #c7d584fc
 @kind('length_constraints:number_words', 'Answer with {relation} {num_words} words.')
-def number_words(response, num_words:Count, relation:Relation):
+def number_words(response:str, num_words:Count, relation:Relation)->bool:
     return compare(len(words(response)), relation, num_words)
 
 @kind('length_constraints:number_sentences',
       'Your response should contain {relation} {num_sentences} sentences.')
-def number_sentences(response, num_sentences:Count, relation:Relation):
+def number_sentences(response:str, num_sentences:Count, relation:Relation)->bool:
     return compare(len(sentences(response)), relation, num_sentences)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #5972c2a6
 @kind('length_constraints:number_paragraphs', 'There should be {num_paragraphs} paragraphs. '
       'Paragraphs are separated with the markdown divider: ***', drop='partly')
-def number_paragraphs(response, num_paragraphs:Count):
+def number_paragraphs(response:str, num_paragraphs:Count)->bool:
     found = parts(response, '***')
     return '' not in found and len(found) == num_paragraphs
 
@@ -87,8 +87,8 @@ def _within(num_paragraphs, nth_paragraph, **rest):
       'There should be {num_paragraphs} paragraphs. Paragraphs and only paragraphs are separated '
       'with each other by two line breaks. Paragraph {nth_paragraph} must start with the word '
       '{first_word}.', drop='no', agree=_within)
-def nth_paragraph_first_word(response, num_paragraphs:Positive, nth_paragraph:Positive,
-                             first_word:Text):
+def nth_paragraph_first_word(response:str, num_paragraphs:Positive, nth_paragraph:Positive,
+                             first_word:Text)->bool:
     blocks = response.split('\n\n')
     if sum(map(bool, map(str.strip, blocks))) != num_paragraphs: return False
     block = blocks[nth_paragraph - 1].split() or ['']
@@ -112,21 +112,21 @@ def _in_language(language):
 
 @kind('language:response_language', _in_language, example={'language': 'de'},
       drop='partly')
-def response_language(response, language:Literal[tuple(_LANGUAGES)]):
+def response_language(response:str, language:Literal[tuple(_LANGUAGES)])->bool:
     return language_of(response) in (language, None)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #bac3afdb
 @kind('change_case:english_capital',
       'Your entire response should be in English, and in all capital letters.')
-def english_capital(response): return response.isupper() and language_of(response) in ('en', None)
+def english_capital(response:str)->bool: return response.isupper() and language_of(response) in ('en', None)
 
 @kind('change_case:english_lowercase', 'Your entire response should be in English, and in all '
       'lowercase letters. No capital letters are allowed.')
-def english_lowercase(response): return response.islower() and language_of(response) in ('en', None)
+def english_lowercase(response:str)->bool: return response.islower() and language_of(response) in ('en', None)
 
 @kind('change_case:capital_word_frequency', 'In your response, words with all capital letters '
       'should appear {capital_relation} {capital_frequency} times.')
-def capital_word_frequency(response, capital_frequency:Count, capital_relation:Relation):
+def capital_word_frequency(response:str, capital_frequency:Count, capital_relation:Relation)->bool:
     capitals = sum(token.isupper() for token in word_tokens(response))
     return compare(capitals, capital_relation, capital_frequency)
 
@@ -135,14 +135,14 @@ Marker = Annotated[Text, Where(lambda s: is_pattern(s.lower()), f'{_QUICK}, also
 
 @kind('detectable_content:number_placeholders', 'The response must contain at least '
       '{num_placeholders} placeholders represented by square brackets, such as [address].')
-def number_placeholders(response, num_placeholders:Count):
+def number_placeholders(response:str, num_placeholders:Count)->bool:
     opened = re.findall(r'\[[^\]\n]*\]?', response)      # to its closing bracket, or the line's end
     return sum(o.endswith(']') for o in opened) >= num_placeholders
 
 @kind('detectable_content:postscript', 'At the end of your response, please explicitly add a '
       'postscript starting with {postscript_marker}',
       example={'postscript_marker': 'P.S.'})
-def postscript(response, postscript_marker:Marker):
+def postscript(response:str, postscript_marker:Marker)->bool:
     spaced = {'P.P.S': r'p\.\s?p\.\s?s', 'P.S.': r'p\.\s?s\.'}
     marker = postscript_marker.strip()
     return bool(re.search(spaced.get(marker, marker.lower()), response.lower()))
@@ -151,14 +151,14 @@ def postscript(response, postscript_marker:Marker):
 @kind('detectable_format:number_bullet_lists', 'Your answer must contain exactly {num_bullets} '
       'bullet points. Use the markdown bullet points such as:\n* This is point 1. \n'
       '* This is point 2')
-def number_bullet_lists(response, num_bullets:Count):
+def number_bullet_lists(response:str, num_bullets:Count)->bool:
     stars = re.findall(r'^[^\S\n]*\*[^*].*$', response, re.MULTILINE)
     dashes = re.findall(r'^[^\S\n]*-', response, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets
 
 @kind('detectable_format:number_highlighted_sections', 'Highlight at least {num_highlights} '
       'sections in your answer with markdown, i.e. *highlighted section*.')
-def number_highlighted_sections(response, num_highlights:Count):
+def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     found = re.findall(r'\*[^\n*]*\*', response) + re.findall(r'\*\*[^\n*]*\*\*', response)
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
@@ -169,13 +169,13 @@ Splitter = Annotated[Text, Where(lambda s: is_pattern(s, r'\s?{}\s?\d+\s?'), _QU
       'Mark the beginning of each section with {section_spliter} X, such as:\n{section_spliter} 1\n'
       '[content of section 1]\n{section_spliter} 2\n[content of section 2]',
       example={'section_spliter': 'Part'}, drop='partly')
-def multiple_sections(response, section_spliter:Splitter, num_sections:Count):
+def multiple_sections(response:str, section_spliter:Splitter, num_sections:Count)->bool:
     cuts = re.split(rf'\s?{section_spliter.strip()}\s?\d+\s?', response)
     return len(cuts) - 1 >= num_sections
 
 @kind('detectable_format:json_format', 'Entire output should be wrapped in JSON format. You can '
       'use markdown ticks such as ```.')
-def json_format(response):
+def json_format(response:str)->bool:
     text = response.strip()
     for fence in ('```json', '```Json', '```JSON', '```'): text = text.removeprefix(fence)
     try: json.loads(text.removesuffix('```').strip())
@@ -185,7 +185,7 @@ def json_format(response):
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #474749c5
 @kind('detectable_format:title', 'Your answer must contain a title, wrapped in double angular '
       'brackets, such as <<poem of joy>>.')
-def title(response):
+def title(response:str)->bool:
     def has_title(line):
         start, end = line.find('<<'), line.rfind('>>')
         return 0 <= start < end - 2 and line[start:end + 2].lstrip('<').rstrip('>').strip() != ''
@@ -195,12 +195,12 @@ _ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 
 @kind('detectable_format:constrained_response', 'Answer with one of the following options: '
       + ', '.join(f"'{a}'" for a in _ANSWERS), drop='no')
-def constrained_response(response): return any(a in response for a in _ANSWERS)
+def constrained_response(response:str)->bool: return any(a in response for a in _ANSWERS)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #f464359b
 @kind('combination:two_responses', 'Give two different responses. Responses and only responses '
       'should be separated by 6 asterisk symbols: ******.', drop='partly')
-def two_responses(response):
+def two_responses(response:str)->bool:
     found = parts(response, '******')
     return len(found) == 2 and '' not in found and found[0] != found[1]
 
@@ -208,20 +208,20 @@ def two_responses(response):
       'give your answer (1. do not say any words or characters before repeating the request; '
       '2. the request you need to repeat does not include this sentence)',
       example={'prompt_to_repeat': 'Why?'}, drop='partly', quotes=('prompt_to_repeat',))
-def repeat_prompt(response, prompt_to_repeat:Text):
+def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
     return response.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #31072139
 @kind('startend:end_checker', 'Finish your response with this exact phrase {end_phrase}. No other '
       'words should follow this phrase.',
       example={'end_phrase': 'The end'})
-def end_checker(response, end_phrase:Text):
+def end_checker(response:str, end_phrase:Text)->bool:
     return response.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 @kind('startend:quotation', 'Wrap your entire response with double quotation marks.')
-def quotation(response):
+def quotation(response:str)->bool:
     text = response.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 @kind('punctuation:no_comma', 'In your entire response, refrain from the use of any commas.')
-def no_comma(response): return ',' not in response
+def no_comma(response:str)->bool: return ',' not in response

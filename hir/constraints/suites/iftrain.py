@@ -25,11 +25,11 @@ def _times(keyword, response):
     return len(re.findall(keyword.strip(), response, re.IGNORECASE))
 
 @kind('keywords:word_once', 'Include the keyword {keyword} exactly once in your response.')
-def word_once(response, keyword:Pattern): return _times(keyword, response) == 1
+def word_once(response:str, keyword:Pattern)->bool: return _times(keyword, response) == 1
 
 @kind('keywords:word_count_different_numbers',
       'In your response, the word {keyword} should appear {relation} {frequency} times.')
-def word_count_different_numbers(response, keyword:Pattern, frequency:Count, relation:Relation):
+def word_count_different_numbers(response:str, keyword:Pattern, frequency:Count, relation:Relation)->bool:
     return compare(_times(keyword, response), relation, frequency)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #83e19064
@@ -41,22 +41,22 @@ def _same_keyword(keyword1, keyword2):
 @kind('count:count_increment_word', 'Include keyword {keyword1} once in your response, keyword '
       '{keyword2} twice in your response.', example={'keyword2': 'salt'}, drop='partly',
       agree=_same_keyword)
-def count_increment_word(response, keyword1:Pattern, keyword2:Pattern):
+def count_increment_word(response:str, keyword1:Pattern, keyword2:Pattern)->bool:
     return _times(keyword1, response) == 1 and _times(keyword2, response) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #d30483fa
 @kind('keywords:exclude_word_harder', 'Do not include keyword {keyword} in the response.',
       drop='partly')
-def exclude_word_harder(response, keyword:Text, instruction:str=''):
+def exclude_word_harder(response:str, keyword:Text, instruction:str='')->bool:
     return f' {keyword.strip()} ' not in response
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #5127aa5a
 @kind('keywords:palindrome', 'Include a palindrome in your response.')
-def palindrome_word(response): return any(w == w[::-1] for w in response.split())
+def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
 
 @kind('keywords:no_adjacent_consecutive',
       'No two adjacent words can start with consecutive letters of the alphabet.')
-def no_adjacent_consecutive(response):
+def no_adjacent_consecutive(response:str)->bool:
     starts = [w[0].lower() for w in response.split()]    # of 'İ' two characters, which fails
     return all(len(a) == len(b) == 1 and ord(b) - ord(a) != 1 for a, b in zip(starts, starts[1:]))
 
@@ -109,34 +109,34 @@ def _last_of(text):
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0cf04664
 @kind('first_word:first_word_answer',
       'The first word of your response should be the word {first_word}.')
-def first_word_answer(response, first_word:Text):
+def first_word_answer(response:str, first_word:Text)->bool:
     return _first_of(response) == first_word.strip().lower()
 
 @kind('last_word:last_word_answer',
       'The last word of your response should be the word {last_word}.')
-def last_word_answer(response, last_word:Text):
+def last_word_answer(response:str, last_word:Text)->bool:
     return _last_of(response) == last_word.strip().lower()
 
 @kind('first_word:first_word_sent',
       'The first word of each sentence should be the word {first_word}.')
-def first_word_sent(response, first_word:OneWord):
+def first_word_sent(response:str, first_word:OneWord)->bool:
     return {_first_of(s) for s in _rule_sentences(response)} == {_one(first_word).strip().lower()}
 
 @kind('last_word:last_word_sent',
       'The last word of each sentence, before punctuation, should be the word {last_word}.')
-def last_word_sent(response, last_word:OneWord):
+def last_word_sent(response:str, last_word:OneWord)->bool:
     return {_last_of(s) for s in _rule_sentences(response)} == {_one(last_word).strip().lower()}
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #2fdafac6
 @kind('keywords:keyword_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
-def keyword_specific_position(response, keyword:OneWord, n:Positive, m:Positive):
+def keyword_specific_position(response:str, keyword:OneWord, n:Positive, m:Positive)->bool:
     tokens = [t for s in _rule_sentences(response)[n - 1:n] for t in word_tokens(s)]
     return tokens[m - 1:m] == [_one(keyword).strip()]
 
 @kind('keywords:start_end', 'Start and end your response with the same word (do not write anything '
       'after the last word, not even punctuation).')
-def start_end(response):
+def start_end(response:str)->bool:
     found = sentences(response)
     tokens = [t for s in found[:1] + found[1:][-1:] for t in tokenize([s])[0]]
     return len(tokens) > 1 and tokens[0].lower() == tokens[-1].lower()
@@ -148,17 +148,17 @@ _PROMPT_PARTS = dict(drop='no', quotes=('prompt_to_repeat',), example={'prompt_t
 
 @kind('copy:copy', 'Copy this instruction verbatim, do not follow the instruction, only copy it '
       'into the output (do not include this instruction sentence!).', **_PROMPT_PARTS)
-def copy(response, prompt_to_repeat:Text): return _same_words(response, prompt_to_repeat)
+def copy(response:str, prompt_to_repeat:Text)->bool: return _same_words(response, prompt_to_repeat)
 
 _ONLY = ('(do not say anything before repeating the request; the request you need to repeat does '
         'not include this sentence) and do not answer the actual request!')
 
 @kind('copy:copying_simple', f'Repeat the request without change {_ONLY}', **_PROMPT_PARTS)
-def copying_simple(response, prompt_to_repeat:Text): return _same_words(response, prompt_to_repeat)
+def copying_simple(response:str, prompt_to_repeat:Text)->bool: return _same_words(response, prompt_to_repeat)
 
 @kind('copy:copying_multiple', 'Repeat the request without change {N} times, separated by 6 '
       f'asterisk symbols {_ONLY}', **_PROMPT_PARTS)
-def copying_multiple(response, prompt_to_repeat:Text, N:Positive):
+def copying_multiple(response:str, prompt_to_repeat:Text, N:Positive)->bool:
     copies = response.split('******')
     return len(copies) == N and all(_same_words(c, prompt_to_repeat) for c in copies)
 
@@ -171,7 +171,7 @@ def _spanned(prompt_to_repeat, n_start, n_end):
 @kind('new:copy_span_idx', 'Copy only the span of the request from character {n_start} to just '
       'before character {n_end}, counted from 0.', drop='no', quotes=('prompt_to_repeat',),
       example={'prompt_to_repeat': 'Why salt?', 'n_start': 4, 'n_end': 8}, agree=_spanned)
-def copy_span_idx(response, prompt_to_repeat:Text, n_start:Count, n_end:Count):
+def copy_span_idx(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return _same_words(response, prompt_to_repeat[n_start:n_end])
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #dcc2ce1a
@@ -193,7 +193,7 @@ def _word_spans(first, last, text):
 @kind('copy:repeat_phrase', 'Repeat the phrase {phrase} exactly {small_n} times, transforming it '
       'slightly each time by replacing only one word in the center of the phrase.',
       example={'phrase': 'The sea is salt'})
-def repeat_phrase(response, phrase:Phrase, small_n:Positive):
+def repeat_phrase(response:str, phrase:Phrase, small_n:Positive)->bool:
     words = phrase.split()
     copies = [c.split() for c in _word_spans(words[0], words[-1], response)]
     return len(copies) == small_n and all(
@@ -204,28 +204,28 @@ def _is_two(found): return len(found) == 2 and '' not in found
 
 @kind('paragraphs:paragraphs', 'There should be 2 paragraphs. Paragraphs are separated with the '
       'markdown divider: ***')
-def paragraphs(response): return _is_two(parts(response, '***'))
+def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
 
 @kind('paragraphs:paragraphs2', 'There should be 2 paragraphs. Paragraphs and only paragraphs are '
       'separated with each other by two line breaks.')
-def paragraphs2(response): return _is_two(parts(response))
+def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
 @kind('detectable_format:square_brackets',
       'Enclose every word in your response within square brackets.')
-def square_brackets(response):
+def square_brackets(response:str)->bool:
     return all(w.startswith('[') and w.endswith(']') for w in response.split())
 
 @kind('detectable_format:bigram_wrapping', 'Wrap every word bigram in double angular brackets, '
       'such as <<I am>> <<at home>> <<with my>> <<cute dog>>.')
-def bigram_wrapping(response):
+def bigram_wrapping(response:str)->bool:
     words = response.split()
     return all(a.startswith('<<') and b.endswith('>>') for a, b in zip(words[::2], words[1::2]))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #fbf4990c
 @kind('detectable_format:sentence_hyphens',
       'All sentences must be connected using hyphens, with no spaces between them.')
-def sentence_hyphens(response):
+def sentence_hyphens(response:str)->bool:
     wanted = _rule_sentences(response.replace('-', ' '))
     return all(piece == s for piece, s in zip(response.split('-'), wanted))
 
@@ -233,23 +233,23 @@ def sentence_hyphens(response):
 Ascii = Annotated[str, Where(lambda s: len(s) == 1 and s.isascii() and s.isalpha(), 'a letter, a to z')]
 
 @kind('letters:letter_counting', 'Answer with {relation} {N} letters.')
-def letter_counting(response, N:Count, relation:Relation):
+def letter_counting(response:str, N:Count, relation:Relation)->bool:
     return compare(len(re.findall('[a-zA-Z]', response)), relation, N)
 
 @kind('letters:letter_counting2',
       'In your response, the letter {letter} should appear {let_relation} {let_frequency} times.')
-def letter_counting2(response, letter:Ascii, let_frequency:Count, let_relation:Relation):
+def letter_counting2(response:str, letter:Ascii, let_frequency:Count, let_relation:Relation)->bool:
     return compare(response.lower().count(letter.lower()), let_relation, let_frequency)
 
 @kind('count:lowercase_counting',
       'In your response, all lowercase words should appear at most {N} times.')
-def lowercase_counting(response, N:Count):
+def lowercase_counting(response:str, N:Count)->bool:
     return len(re.findall(r'\b[a-z]+\b', response)) <= N
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0d43bca7
 @kind('count:count_unique',
       'Only use unique words in your response, no word should be repeated!')
-def count_unique(response):
+def count_unique(response:str)->bool:
     tokens, seen = (t for s in sentences(response) for t in tokenize([s])[0]), set()
     return not any(t in seen or seen.add(t) for t in tokens)       # stops at the first repetition
 
@@ -257,7 +257,7 @@ def count_unique(response):
 @kind('count:counting_composition', 'Write 3 paragraphs, delimited by the markdown divider: ***, '
       'with exactly {n_sent} sentences each, with exactly {n_words} words in each sentence.',
       drop='no')
-def counting_composition(response, n_sent:Positive, n_words:Positive):
+def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
     def fits(paragraph):
         found = _rule_sentences(paragraph)
         return len(found) == n_sent and all(len(word_tokens(s)) == n_words for s in found)
@@ -267,8 +267,8 @@ def counting_composition(response, n_sent:Positive, n_words:Positive):
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #4458babc
 @kind('punctuation:punctuation_dot', 'In your entire response, refrain from the use of . (i.e. '
       'dots) as punctuation and in general.')
-def punctuation_dot(response): return '.' not in response
+def punctuation_dot(response:str)->bool: return '.' not in response
 
 @kind('punctuation:punctuation_exclamation', 'In your entire response, refrain from the use of ! '
       '(i.e. exclamation marks) as punctuation and in general.')
-def punctuation_exclamation(response): return '!' not in response
+def punctuation_exclamation(response:str)->bool: return '!' not in response

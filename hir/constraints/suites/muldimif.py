@@ -12,7 +12,7 @@ import json, re, string
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Annotated
+from typing import Annotated, Any
 from ..constraint import Constraint, ConstraintError, kind
 from ...schema import Text, Where
 from ..text import sentences
@@ -87,7 +87,7 @@ def _read_sentences(sentence):
     return _limit(low, 'sentences?|个句子|句话|句|個句子')
 
 @kind('muldimif:Length/Sentences', '{constraint}', literal=True, example={'constraint': 'at most 3 sentences'})
-def length_sentences(response, constraint:_Readable(_read_sentences)):
+def length_sentences(response:str, constraint:_Readable(_read_sentences))->bool:
     return _read_sentences(constraint).holds(sum(map(response.count, '.!?')))
 
 @lru_cache(4096)
@@ -96,7 +96,7 @@ def _read_paragraphs(sentence):
     return _Limit(1, 1) if 'be a single paragraph' in sentence.lower() else _limit(sentence, 'paragraphs?|个段落')
 
 @kind('muldimif:Length/Paragraphs', '{constraint}', literal=True, example={'constraint': 'exactly 3 paragraphs'})
-def length_paragraphs(response, constraint:_Readable(_read_paragraphs)):
+def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->bool:
     return _read_paragraphs(constraint).holds(sum(p.strip() != '' for p in response.split('\n\n')))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
@@ -183,13 +183,14 @@ def _occurrences(keyword, text):
     return len(re.findall(rf'(?<!\w){re.escape(keyword)}(?!\w)', text, re.IGNORECASE))
 
 @kind('muldimif:Length/Words', '{constraint}', literal=True, example={'constraint': 'at most 3 words'})
-def length_words(response, constraint:_Readable(_read_words)):
+def length_words(response:str, constraint:_Readable(_read_words))->bool:
     d = _read_words(constraint)
     if d.each is not None:
         parts = _parts_of(response, d.each)
         return parts != [] and all(d.words.holds(len(p.split())) for p in parts)
     return (d.words.holds(_count_words(response)) and d.characters.holds(len(response)) and
-            d.sentences.holds(len(re.findall('[.!?]+', response))) and all(_occurrences(k, response) for k in d.keywords))
+            d.sentences.holds(len(re.findall('[.!?]+', response))) and
+            all(_occurrences(k, response) for k in d.keywords))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2861cb69
 @dataclass(frozen=True)
@@ -282,11 +283,12 @@ def _items(text, target):
     form = _layout(text)
     if form == 'json': return _json_items(text, lambda d: d.values() if isinstance(d, dict) else d)
     if form == 'table': return _column(text, target)
-    if form in _LIST_MARK: return [l.split('.' if form == 'numbered' else ' ', 1)[1].strip() for l in _list_lines(text, form)]
+    mark = '.' if form == 'numbered' else ' '
+    if form in _LIST_MARK: return [l.split(mark, 1)[1].strip() for l in _list_lines(text, form)]
     return _sections(text)
 
 @kind('muldimif:Content/Keywords', '{constraint}', literal=True, example={'constraint': "Mention 'sea' and 'salt'"})
-def content_keywords(response, constraint:_Readable(_read_keywords)):
+def content_keywords(response:str, constraint:_Readable(_read_keywords))->bool:
     target, rule = _read_keywords(constraint)
     found = [response] if target is None else _items(response, target)
     return found != [] and all(map(rule.met, found))
@@ -302,7 +304,8 @@ def _read_punctuation(sentence):
     "(endings, of what, wanted or not)"
     s = sentence.strip().lower().rstrip('.')
     of = next(of for of, letters in _ENDS_OF if re.search(letters, s))
-    if m := re.search(rf'({"|".join(_PUNCTUATION)}) followed by a `([^`]+)`', s): return (_PUNCTUATION[m[1]][0] + m[2],), of, True
+    if m := re.search(rf'({"|".join(_PUNCTUATION)}) followed by a `([^`]+)`', s):
+        return (_PUNCTUATION[m[1]][0] + m[2],), of, True
     names = re.findall(rf'\b({"|".join(_PUNCTUATION)})s?\b', s)
     if 'punctuation mark' in names: names = ['punctuation mark']
     wanted = not re.search(r'\b(?:must not|avoid|exclude|not end with|do not use)\b', s)
@@ -321,7 +324,7 @@ def _looked_at(text, of):
     return [c.strip() for r in rows for c in r.strip('|').split('|') if c.strip().strip('-')]
 
 @kind('muldimif:Content/Punctuation', '{constraint}', literal=True, example={'constraint': 'end with a period'})
-def content_punctuation(response, constraint:_Readable(_read_punctuation)):
+def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->bool:
     marks, of, wanted = _read_punctuation(constraint)
     return all(part.endswith(marks) == wanted for part in _looked_at(response, of))
 
@@ -354,7 +357,7 @@ def _passage(text, of):
     return ' '.join(found) or text
 
 @kind('muldimif:Language/English', '{constraint}', literal=True, example={'constraint': 'all uppercase'})
-def language_english(response, constraint:_Readable(_read_english)):
+def language_english(response:str, constraint:_Readable(_read_english))->bool:
     case, of = _read_english(constraint)
     text = _passage(response, of)
     if case == 'title': return text.strip() != '' and not any('a' <= w[0] <= 'z' for w in text.split())
@@ -379,7 +382,7 @@ def _read_chinese(s):
     return next(((how, which) for how, which, says in _CHINESE if re.search(says, s.lower())), None)
 
 @kind('muldimif:Language/Chinese', '{constraint}', literal=True, example={'constraint': 'in Simplified Chinese'})
-def language_chinese(response, constraint:_Readable(_read_chinese)):
+def language_chinese(response:str, constraint:_Readable(_read_chinese))->bool:
     how, which = _read_chinese(constraint)
     if how == 'phrase': return which in response
     wanted, other = _written(response)[::1 if which == 'simplified' else -1]
@@ -451,7 +454,7 @@ def _met(found, what, value):
     return what == 'nothing' or found != []
 
 @kind('muldimif:Format/Markdown', '{constraint}', literal=True, example={'constraint': 'Include a level 3 heading'})
-def format_markdown(response, constraint:_Readable(_read_markdown)):
+def format_markdown(response:str, constraint:_Readable(_read_markdown))->bool:
     quotes, signs, what, value, each = _read_markdown(constraint)
     lines, found = response.split('\n'), list(_headings(response))
     if quotes == inf: quotes = len(lines)
@@ -487,7 +490,7 @@ def _read_table(s):
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #483b92b0
 @kind('muldimif:Format/Table', '{constraint}', literal=True, example={'constraint': 'a table with at most 3 rows'})
-def format_table(response, constraint:_Readable(_read_table)):
+def format_table(response:str, constraint:_Readable(_read_table))->bool:
     d = _read_table(constraint)
     if '|' not in response: return not d.needed
     table = response[response.index('|'):response.rindex('|') + 1]
@@ -518,7 +521,7 @@ def _read_json(s):
     return _Limit(*[_number_in(exact[1])]*2) if exact else _limit(s)
 
 @kind('muldimif:Format/Json', '{constraint}', literal=True, example={'constraint': 'at most 3 levels'})
-def format_json(response, constraint:_Readable(_read_json)):
+def format_json(response:str, constraint:_Readable(_read_json))->bool:
     try: data = json.loads((_fenced(response, 'json') or '').strip())
     except (ValueError, RecursionError): return False
     return data is not None and _read_json(constraint).holds(_depth(data))
@@ -530,7 +533,7 @@ _ATTRIBUTE = r'\s+[a-zA-Z_:][\w:.-]*=[\'"][^\'"]*[\'"]'
 def _read_xml(s): return _limit(s) if 'attribute' in s.lower() else None
 
 @kind('muldimif:Format/XML', '{constraint}', literal=True, example={'constraint': 'at least 3 attributes'})
-def format_xml(response, constraint:_Readable(_read_xml)):
+def format_xml(response:str, constraint:_Readable(_read_xml))->bool:
     text = _fenced(response, 'xml')
     if text is None: return False
     tags = re.findall(rf'<\s*[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', text)
@@ -551,7 +554,7 @@ def _read_identifiers(s):
     return next(((pattern, wanted) for says, pattern, wanted in _OTHERS if re.search(says, low)), None)
 
 @kind('muldimif:Content/Identifiers', '{constraint}', literal=True, example={'constraint': "start with the phrase 'a'"})
-def content_identifiers(response, constraint:_Readable(_read_identifiers)):
+def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->bool:
     pattern, wanted = _read_identifiers(constraint)
     return bool(re.search(pattern, response, re.MULTILINE)) == wanted
 
@@ -574,6 +577,6 @@ def _type_of(category:str, subcategory:str):
 def muldimif(
     category:str,     # as the data have it, e.g. 'Length' or 'Table'
     subcategory:str,  # e.g. 'Words: At most' or 'Row limit'
-    sentence:str):
-    "The constraint that a triple states."
+    sentence:Any)->Constraint: # a text that its type can read
+    "The constraint that a triple states, or a ConstraintError."
     return Constraint(f'muldimif:{_type_of(category, subcategory)}', {'constraint': sentence})

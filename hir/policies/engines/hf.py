@@ -7,37 +7,43 @@ __all__ = ['HFEngine']
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #a3c6bee1
 import torch
+from collections.abc import Sequence
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ...progress import bar
 from ..policy import encode_chat
 from ..generate import generate
-from ..rollout import Gives, rollouts_of, seed_for, seeds_for, stop_ids
+from ..rollout import Gives, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #d1bc0222
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
-    def __init__(self, model, tokenizer,
+    def __init__(self,
+        model:nn.Module, tokenizer:PreTrainedTokenizerBase,
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256,             # responses sampled at a time
-        chat:dict=None,           # passed to the chat template
-        temperature=1., top_p=1., top_k=0,
+        chat:dict|None=None,      # passed to the chat template
+        temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
         autocast:bool=False,      # compute in bfloat16, as the trainer does in mixed precision
         progress:bool=False):     # show a progress bar
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
         self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
         self.autocast, self.progress = autocast, progress
 
-    def generate(self, instructions, m, seeds, **sampling):
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
+                 **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
         "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
         each = [seed_for(s, j) for s in seeds_for(seeds, len(instructions)) for j in range(m)]
         return _sample(self, list(instructions), m, each, self.sampling | sampling)
 
     gives = Gives()
     @property
-    def exact(self):
+    def exact(self)->bool:
+        "Are log-probabilities and entropies the trainer's own?"
         return not self.autocast and {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
-    def sync(self, model): self.model = model
-    def close(self): pass
+    def sync(self, model:nn.Module)->None: self.model = model
+    def close(self)->None: pass
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #843955e7
 def _sample(engine, instructions, m, seeds, sampling):
