@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = 'nbs/images/house.svg'
 FOR = {'schema': 'settings from signatures', 'files': 'JSON Lines, safe writes', 'progress': 'bars where one watches',
-       'markup': 'text stays text', 'trust': 'what a file may ask for',
+       'markup': 'text stays text', 'trust': 'what a file may ask for', 'pattern': 'what a regular expression may cost',
        'constraints': 'what can be asked of a response, and how it is checked',
        'instructions': 'a task with its constraints; data sets, read and written',
        'policies': 'models that write responses, and the engines that sample',

@@ -40,6 +40,11 @@ Positive = Annotated[int, at_least(1)]
 Text = Annotated[str, Where(lambda s: s.strip() != '', 'a text that is not blank')]
 
 # %% ../nbs/api/00_schema.ipynb #35e868d2
+def _shown(value):
+    "`value` for an error, cut short."
+    said = repr(value)
+    return said if len(said) <= 200 else f'{said[:200]}… ({len(said):,} characters)'
+
 def _as_plain(value, kind):
     "`value` as an int, float, str, bool or dict, or a ValueError that says what was wanted."
     if kind is Any: return value
@@ -48,7 +53,7 @@ def _as_plain(value, kind):
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f'must be {kind.__name__}, not {value!r}')
     if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)): return value
-    raise ValueError(f'must be {kind.__name__}, not {type(value).__name__} {value!r}')
+    raise ValueError(f'must be {kind.__name__}, not {type(value).__name__} {_shown(value)}')
 
 # %% ../nbs/api/00_schema.ipynb #a5f7a1b4
 def as_type(
@@ -60,14 +65,14 @@ def as_type(
         if value in inner: return value
         found = near(str(value), [str(v) for v in inner])
         meant = f'; did you mean {found[0]!r}?' if found else ''
-        raise ValueError(f'must be one of {", ".join(map(repr, inner))}, not {value!r}{meant}')
+        raise ValueError(f'must be one of {", ".join(map(repr, inner))}, not {_shown(value)}{meant}')
     if origin is Annotated:
         value = as_type(value, inner[0])
         for w in inner[1:]:
-            if not w.test(value): raise ValueError(f'must be {w.says}, not {value!r}')
+            if not w.test(value): raise ValueError(f'must be {w.says}, not {_shown(value)}')
         return value
     if origin is list:
-        if not isinstance(value, (list, tuple)): raise ValueError(f'must be a list, not {value!r}')
+        if not isinstance(value, (list, tuple)): raise ValueError(f'must be a list, not {_shown(value)}')
         return [as_type(v, inner[0]) for v in value]
     return _as_plain(value, hint)
 

@@ -7,7 +7,7 @@ __all__ = ['PROMPT_VERSION', 'PROMPT', 'JudgeError', 'criterion', 'is_soft', 'qu
            'ask_one', 'ask_all', 'Judged', 'ask', 'within', 'verify_with', 'Agreement', 'agreement', 'agreement_text']
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #bd4f2d21
-import asyncio, hashlib, json, math, os, random, re
+import asyncio, hashlib, json, math, os, random, re, uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,10 +88,37 @@ def _reply_text(completion):
     return text if isinstance(text, str) and end != 'length' else ''
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #420ff2c2
+_HEAD = {'file': 'answers of a judge, for hir', 'version': 2}     # the first line of a cache
+
+def _check_cache(path):
+    "Raise a JudgeError if there is a file that we have not begun."
+    if not Path(path).exists(): return
+    if not Path(path).is_file(): raise JudgeError(f'{path}: is not a file; name another for the answers of the judge')
+    with open(path, 'rb') as f: begin = f.read(200)
+    if begin.split(b'\n')[0].strip() == json.dumps(_HEAD).encode() or not begin: return
+    old = '; an earlier version kept no endpoints, and its answers cannot be used' if b'{"key": ' in begin[:9] else ''
+    raise JudgeError(f'{path}:1: is not how a file of judged answers begins{old}; name another file, or a new one')
+
+# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0303
+def _begin_cache(path):
+    "Make the file with its first line at once, unless another process has: a link is all or nothing."
+    there = Path(path).exists()
+    if there and Path(path).stat().st_size: return _check_cache(path)
+    new = Path(f'{path}.{uuid.uuid4().hex}.new')
+    try:
+        new.write_text(json.dumps(_HEAD), encoding='utf-8')
+        if there: append_text(path, json.dumps(_HEAD))                      # but empty
+        else: os.link(new, path)
+    except FileExistsError: pass
+    except OSError: append_text(path, json.dumps(_HEAD))                    # no links on this disk
+    finally: new.unlink(missing_ok=True)
+
+# %% ../../nbs/api/constraints/07_judge.ipynb #5afe0304
 def _read_cache(path):
     "Key → answer, from every whole line; torn lines are passed over."
-    known = {}
+    _check_cache(path); known = {}
     for where, _, entry in log_lines(path, torn='skip'):
+        if entry == _HEAD: continue
         types = {k: type(v) for k, v in entry.items()} if isinstance(entry, dict) else None
         if types != {'key': str, 'ok': bool}:
             raise JudgeError(f'{where}: not an answer of a judge; is the file something else?')
@@ -104,11 +131,11 @@ class Cache:
         self.path, self.known = path, {}
         if path is None: return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if Path(path).exists(): self.known = _read_cache(path)
+        self.known = _read_cache(path)
     def add(self, key:str, ok:bool)->None:
         self.known[key] = ok
         if self.path is None: return
-        append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
+        _begin_cache(self.path); append_text(self.path, '\n' + json.dumps({'key': key, 'ok': ok}))
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #ce2be0d5
 @dataclass(frozen=True)
@@ -271,7 +298,7 @@ async def ask(
     "What the judge says to each, as `Judged`; `judge(items)` is the same for code that does not await."
     items = list(items)
     prompts = [question(*item) for item in items]
-    keys = [_question_key(judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
+    keys = [_question_key(endpoint_of(judge.base_url or _home()), judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
     blank = [not response.strip() for _, response, _ in items]
     known = judge.answers.known
     cached = sum(k in known for k, b in zip(keys, blank) if not b)

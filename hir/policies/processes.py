@@ -19,7 +19,8 @@ from pathlib import Path
 from torch import nn
 from typing import Any
 
-from .policy import Policy, unshare
+from ..constraints.verifier import check_at_work
+from .policy import Clock, Policy, unshare
 
 # %% ../../nbs/api/policies/05_processes.ipynb #1ccce15d
 class LaunchError(RuntimeError):
@@ -198,12 +199,20 @@ def recomputing(model:nn.Module)->nn.Module:
 
 # %% ../../nbs/api/policies/05_processes.ipynb #71f440c4
 class Stopped(SystemExit):
-    "The run was asked to stop; it has saved and ends with the status of a process ended by SIGTERM."
-    def __init__(self): super().__init__(128 + signal.SIGTERM)
+    "The run was asked to stop; it ends with the status of a process ended by SIGTERM."
+    def __init__(self, why:str=''): super().__init__(128 + signal.SIGTERM); self.why = why  # if not between two steps
+
+_PATIENCE = 5. # seconds that a check may be at work in a run that was asked to stop
+
+def _break_off():
+    "Raise `Stopped` if a check does not end."
+    seconds, kind = check_at_work()
+    if seconds > _PATIENCE: raise Stopped(f'the check of {kind} did not end within {seconds:.0f} seconds')
 
 class Bell:
     "Notes SIGTERM while it is open, in the main thread; elsewhere it stays silent."
-    def __init__(self, accelerator:Accelerator): self.accelerator, self.rang = accelerator, False
+    def __init__(self, accelerator:Accelerator):
+        self.accelerator, self.rang, self.clock = accelerator, False, Clock(1., _break_off)
 
     def __enter__(self):
         self.ours = threading.current_thread() is threading.main_thread()
@@ -212,6 +221,9 @@ class Bell:
 
     def __exit__(self, *error):
         if self.ours: signal.signal(signal.SIGTERM, self.before)
+        if self.rang: self.clock.__exit__()
 
-    def ring(self, *signal:Any)->None: self.rang = True
+    def ring(self, *signal:Any)->None:
+        if not self.rang: self.clock.__enter__()
+        self.rang = True
     def heard(self)->bool: return any(said(self.accelerator, self.rang))   # on any process

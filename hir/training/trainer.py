@@ -305,7 +305,7 @@ def _steps(cfg:HirConfig, job:Job, train, rules, evaluate, progress, on_step):
               progress=progress and job.accelerator.is_main_process) as shown, Bell(job.accelerator) as bell):
         while job.run.step < cfg.steps:
             try: last = _advance(cfg, job, train, rules, evaluate, last, shown, on_step)
-            except Exception as e: _rescue(cfg, job, e); raise
+            except (Exception, Stopped) as e: _rescue(cfg, job, e); raise
             if bell.heard(): _leave(cfg, job)
         _save_final(cfg, job)
 
@@ -331,15 +331,16 @@ def _interrupted(cfg:HirConfig, run:Run):
         'there is no checkpoint yet (setting save_every); --resume fresh starts again')
 
 # %% ../../nbs/api/training/10_trainer.ipynb #1187db3a
-def _rescue(cfg:HirConfig, job:Job, error:Exception):
+def _rescue(cfg:HirConfig, job:Job, error:BaseException):
     "Save the steps done before a run ends with an error, where they are all that the weights and the state hold."
     folder = Path(cfg.out)/f'checkpoint-{job.run.step:06d}'
     alone = job.accelerator.num_processes == 1 and job.method.state is None
+    if isinstance(error, Stopped): _print_once(job.accelerator, f'stopped by SIGTERM: {error.why}')
     if isinstance(error, TrainingError) or not (alone and job.whole and job.run.step) or folder.exists(): return
     try: _save_now(cfg, job)
     except Exception: return                       # what ended the run may keep it from being saved, too
-    _print_once(job.accelerator, f'ends with an error after step {job.run.step} of {cfg.steps}; saved {folder}; '
-                                 'go on with --resume auto')
+    _print_once(job.accelerator, f'ends early, after step {job.run.step} of {cfg.steps}; saved {folder}; go on with '
+                                 '--resume auto')
 
 # %% ../../nbs/api/training/10_trainer.ipynb #404ff5ee
 def _advance(cfg:HirConfig, job:Job, train, rules, evaluate, last:dict, shown, on_step):

@@ -14,6 +14,7 @@ __all__ = ['Pattern', 'Patterns', 'Whole', 'Letter', 'Marker', 'Splitter', 'is_p
 import json, re
 from functools import lru_cache
 from typing import Annotated, Literal
+from ...pattern import MOST_WORK, pattern_work
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind
 from ..text import Relation, compare, parts, sentences, word_tokens, words
@@ -24,16 +25,18 @@ from ..text import language as language_of
 def is_pattern(
     s:str,               # as the data have it
     wrap:str='{}')->bool:# what a checker puts around it
-    r"Is `s` a regular expression, and none with a repeated group, class or wildcard?"
-    try: re.compile(wrap.format(s)), re.compile(s.strip())
-    except (re.error, OverflowError, RecursionError): return False
-    return not re.search(r'((?<!\\)[.)\]]|\\[a-zA-Z])([*+]|\{\d)', s)
+    "Is `s` a regular expression that is quick on any text, stripped or not, alone and in its place?"
+    return all(pattern_work(form) <= MOST_WORK for form in {wrap.format(s), wrap.format(s.strip()), s.strip()})
 
-Pattern = Annotated[Text, Where(is_pattern, 'a regular expression without repeated parts')]
+_QUICK = 'a regular expression that is quick on any text (fewer repeats and options, or shorter)'
+Pattern = Annotated[Text, Where(is_pattern, _QUICK)]
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #7fda4395
-Patterns = Annotated[list[Pattern], Where(len, 'a list of at least one')]
-Whole = Annotated[Pattern, Where(lambda s: is_pattern(s, r'\b{}\b'), 'a pattern')]
+def _are_quick(patterns): return sum(map(pattern_work, patterns)) <= MOST_WORK
+
+_TOGETHER = Where(len, 'a list of at least one'), Where(_are_quick, 'fewer patterns, or shorter ones')
+Patterns = Annotated[(list[Pattern], *_TOGETHER)]
+Whole = Annotated[Pattern, Where(lambda s: is_pattern(s, r'\b{}\b'), _QUICK)]
 
 @kind('keywords:existence', 'Include the keywords {keywords} in your response.')
 def existence(response:str, keywords:Patterns)->bool:
@@ -46,8 +49,7 @@ def frequency(response:str, keyword:Pattern, frequency:Count, relation:Relation)
 
 @kind('keywords:forbidden_words',
       'Do not include the keywords {forbidden_words} in your response.')
-def forbidden_words(response:str,
-                    forbidden_words:Annotated[list[Whole], Where(len, 'a list of at least one')])->bool:
+def forbidden_words(response:str, forbidden_words:Annotated[(list[Whole], *_TOGETHER)])->bool:
     return not any(re.search(rf'\b{w}\b', response, re.IGNORECASE) for w in forbidden_words)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #110e5f74
@@ -129,7 +131,7 @@ def capital_word_frequency(response:str, capital_frequency:Count, capital_relati
     return compare(capitals, capital_relation, capital_frequency)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #12ed80b1
-Marker = Annotated[Text, Where(lambda s: is_pattern(s.lower()), 'a pattern, also in small letters')]
+Marker = Annotated[Text, Where(lambda s: is_pattern(s.lower()), f'{_QUICK}, also in small letters')]
 
 @kind('detectable_content:number_placeholders', 'The response must contain at least '
       '{num_placeholders} placeholders represented by square brackets, such as [address].')
@@ -161,7 +163,7 @@ def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc87f07d
-Splitter = Annotated[Text, Where(lambda s: is_pattern(s, r'\s?{}\s?\d+\s?'), 'a pattern')]
+Splitter = Annotated[Text, Where(lambda s: is_pattern(s, r'\s?{}\s?\d+\s?'), _QUICK)]
 
 @kind('detectable_format:multiple_sections', 'Your response must have {num_sections} sections. '
       'Mark the beginning of each section with {section_spliter} X, such as:\n{section_spliter} 1\n'

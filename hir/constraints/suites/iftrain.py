@@ -13,10 +13,11 @@ __all__ = ['OneWord', 'Phrase', 'Ascii', 'word_once', 'word_count_different_numb
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #fcd555da
 import re
 from typing import Annotated, Any
+from ...pattern import MOST_WORK, pattern_work
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind
 from ..text import Relation, compare, parts, sentences, tokenize, word_tokens
-from .ifeval import Pattern, is_pattern
+from .ifeval import Pattern
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #64ce6616
 def _times(keyword, response):
@@ -176,9 +177,11 @@ def copy_span_idx(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Coun
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #dcc2ce1a
 def _is_phrase(s):
     "Can the first and last word of `s` stand in a pattern, with anything between?"
-    return all(is_pattern(w) and not set(w) & set('(|') for w in (s.split()[0], s.split()[-1]))
+    ends = s.split()[0], s.split()[-1]
+    if any(set(w) & set('(|') or re.search(r'\\b', w, re.I) for w in ends): return False
+    return sum(pattern_work(w, free=False) for w in ends) <= MOST_WORK
 
-Phrase = Annotated[Text, Where(_is_phrase, 'a phrase without groups in its first and last word')]
+Phrase = Annotated[Text, Where(_is_phrase, 'a phrase with plain first and last words: no groups, repeats or edges')]
 
 def _word_spans(first, last, text):
     "What `first .*? last` finds, searching no line beyond its final `last`: else time is squared."

@@ -10,7 +10,7 @@ __all__ = ['length_sentences', 'length_paragraphs', 'length_words', 'content_key
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #c09656aa
 import json, re, string
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import inf
 from typing import Annotated, Any
 from ..constraint import Constraint, ConstraintError, kind
@@ -62,12 +62,16 @@ def _limit(
     low, high = find(_LEAST), find(_MOST)
     if low or high: return _Limit(_number_in(low[2]) if low else 0, _number_in(high[2]) if high else inf)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8910f11b
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5afe0401
+_BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),   # the benchmark: 321, and 8 quotations
+           Where(lambda s: sum(map(s.count, '"\'“”「」')) <= 60, 'a sentence of at most 60 quotation marks'))
+
 def _Readable(
     read): # sentence -> anything, or None if it cannot be read
     "The type of a sentence that `read` understands."
-    return Annotated[Text, Where(lambda s: read(s) is not None, 'a sentence that this kind can read')]
+    return Annotated[(Text, *_BOUNDS, Where(lambda s: read(s) is not None, 'a sentence that this kind can read'))]
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8910f11b
 def _unquoted(sentence):
     "The sentence without the quotation marks that some data put around it."
     s = sentence.strip()
@@ -75,7 +79,7 @@ def _unquoted(sentence):
 
 _OVERLOOKED = r'^not exceed |a total of|(?<!be )(?<!in )a single sentence'
 
-@cache
+@lru_cache(4096)
 def _read_sentences(sentence):
     low = _unquoted(sentence.lower())
     if re.search(_OVERLOOKED, low): return _Limit()
@@ -86,7 +90,7 @@ def _read_sentences(sentence):
 def length_sentences(response:str, constraint:_Readable(_read_sentences))->bool:
     return _read_sentences(constraint).holds(sum(map(response.count, '.!?')))
 
-@cache
+@lru_cache(4096)
 def _read_paragraphs(sentence):
     if 'a total of' in sentence.lower(): return _NEVER
     return _Limit(1, 1) if 'be a single paragraph' in sentence.lower() else _limit(sentence, 'paragraphs?|个段落')
@@ -155,9 +159,9 @@ class _Length:
     keywords:tuple=()         # each must occur
     each:str|None=None        # 'cell': of each cell; '': of each part; None: of the whole text
 
-_TARGET = r'(?:each(?: entry in the)?|the)\s+(.+?)\s+(?:is|in the table|column|must|consists of|contains?|should|have)'
+_TARGET = r'(?:each(?: entry in the)?|the)\s+(\S(?:.*?\S)?)\s+(?:is|in the table|column|must|consists of|contains?|should|have)'
 
-@cache
+@lru_cache(4096)
 def _read_words(sentence):
     low = _unquoted(sentence.lower())
     allowed = _limit(low, 'words?|个?(?:字|单词|词)') or ('a single word' in low and _Limit(1, 1))
@@ -235,9 +239,9 @@ def _read_rule(s):
     return _Keywords(found, least=least, one=bool(re.search(r'\bor\b', low)), **side)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #7694278e
-_EACH = r'\b(?:each|every)\s+(.+?)\s+(?:must|should|needs to|has to)\s+(.*)'
+_EACH = r'\b(?:each|every)\s+(\S(?:.*?\S)?)\s+(?:must|should|needs to|has to)\s+(.*)'
 
-@cache
+@lru_cache(4096)
 def _read_keywords(s):
     "(target, `_Keywords`): of each target, or of the whole text if it is None."
     if not re.search(r'\b(?:each|every)\b', s, re.I) or 'for each word' in s:
@@ -295,7 +299,7 @@ _PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': (
 _ENDS_OF = [('bullets', 'bullet point'), ('cells', 'table|cell'), ('lines', 'paragraph|section'),
            ('sentences', 'each|any|all'), ('text', '')]  # the first whose letters occur
 
-@cache
+@lru_cache(4096)
 def _read_punctuation(sentence):
     "(endings, of what, wanted or not)"
     s = sentence.strip().lower().rstrip('.')
@@ -328,7 +332,7 @@ def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->
 _LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'), ('title', r'\bcapitalized\b|each word in'),
          ('title', 'capital.*each|each.*capital'), ('lower', r'\blowercase\b'), ('never', 'uppercase')]
 
-@cache
+@lru_cache(4096)
 def _read_english(sentence):
     "(case, of what)"
     s = sentence.lower()
@@ -371,7 +375,7 @@ _CHINESE = [('all', 'traditional', 'must (?:use|(?:be )?convert(?:ed)? into) tra
            ('all', 'simplified', 'translate the text into simplified'),
            ('some', 'simplified', 'simplified|简体'), ('some', 'traditional', 'traditional')]
 
-@cache
+@lru_cache(4096)
 def _read_chinese(s):
     "('all' or 'some', which characters), or ('phrase', what must occur)"
     if phrase := re.search('include the phrase "+([^"]+)', s, re.I): return 'phrase', phrase[1]
@@ -422,7 +426,7 @@ def _read_heading(s):
 _SIGNS = {'bold': r'\*\*.*?\*\*|__.*?__', 'bullet points': r'^[^\S\n]*[-*+]\s'}
 _QUOTING = 'us(?:e|ing) (?:markdown )?block quotes|include a block quote|employ block quotes|as a block quote'
 
-@cache
+@lru_cache(4096)
 def _read_markdown(s):
     "(number of quoted lines or inf for all, signs, what of headings, its value, of each)"
     low = s.lower()
@@ -472,7 +476,7 @@ _PERHAPS = ('if you (?:(?:decide|choose|opt) to )?(?:include|use|utilize|incorpo
            '(?:(?:is|are) )?(?:used|included|utilized|incorporated|presented|chosen)')
 _BARE = rf'(row|column)(?: limit of|s(?: in each table)? (?:to|(?:must|does) not exceed)) {_N}'  # unit first
 
-@cache
+@lru_cache(4096)
 def _read_table(s):
     low = re.sub(_BARE, r'limit of \2 \1s', s.lower())
     rows, columns = _limit(low, 'rows?'), _limit(low, 'columns?')
@@ -493,7 +497,7 @@ def format_table(response:str, constraint:_Readable(_read_table))->bool:
     lines = [l for l in table.split('\n') if l.strip()]
     head = [h.strip().lower() for h in lines[0].strip().split('|')][1:-1]
     rows = len(lines) - (2 if '---' in ''.join(lines[1:2]) else 1)
-    return d.rows.holds(rows) and d.columns.holds(len(head)) and all(any(n in h for h in head) for n in d.names)
+    return d.rows.holds(rows) and d.columns.holds(len(head)) and all(n in '|'.join(head) and '|' not in n for n in d.names)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #531df451
 def _fenced(text, language):
@@ -510,7 +514,7 @@ def _depth(data):
     while layer: layer, deep = [c for d in layer for c in inside(d)], deep + 1
     return deep
 
-@cache
+@lru_cache(4096)
 def _read_json(s):
     if 'level' not in s.lower(): return None
     exact = re.search(rf'nesting levels? (?:of|must be) {_N}', s.lower())
@@ -525,7 +529,7 @@ def format_json(response:str, constraint:_Readable(_read_json))->bool:
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #536927cb
 _ATTRIBUTE = r'\s+[a-zA-Z_:][\w:.-]*=[\'"][^\'"]*[\'"]'
 
-@cache
+@lru_cache(4096)
 def _read_xml(s): return _limit(s) if 'attribute' in s.lower() else None
 
 @kind('muldimif:Format/XML', '{constraint}', literal=True, example={'constraint': 'at least 3 attributes'})
@@ -539,7 +543,7 @@ _BULLET, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
 _OTHERS = [('full sentences', '', True), ('no bullet points', _BULLET, False), ('bullet points', _BULLET, True),
           ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False), ('in-text citations', _CITED, True)]
 
-@cache
+@lru_cache(4096)
 def _read_identifiers(s):
     "(pattern, whether it must occur)"
     low, name = s.lower(), re.search("'([^']+)'?", s)
