@@ -99,7 +99,8 @@ def resolve(cfg:HirConfig):
     "The model of a config, without its weights, and its tokenizer."
     with loading(cfg.model):
         own = dict(trust_remote_code=False, **pinned(cfg.model, cfg.revision))
-        config, tokenizer = AutoConfig.from_pretrained(cfg.model, **own), AutoTokenizer.from_pretrained(cfg.model, **own)
+        config = AutoConfig.from_pretrained(cfg.model, **own)
+        tokenizer = AutoTokenizer.from_pretrained(cfg.model, **own)
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
     check_tokenizer(tokenizer)
     return _skeleton(cfg, config), tokenizer

@@ -6,7 +6,7 @@
 __all__ = ['DemoError', 'save_results', 'run_demo']
 
 # %% ../../nbs/api/toy/03_demo.ipynb #3b784cab
-import json, os, subprocess, sys, threading, time
+import json, subprocess, sys, threading, time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
