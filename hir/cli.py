@@ -114,7 +114,7 @@ def _settings_of(args, rest):
     return worded(values, said, path), said
 
 def _given_settings(args, rest):
-    "The config of `hir train`; modules of one's own are found in the working folder, and none is imported by a dry run."
+    "The config of `hir train`; a dry run imports no module of one's own."
     from hir.training.config import make_config
     values, said = _settings_of(args, rest)
     if args.dry_run: values, said = _without_code(values, said)
@@ -130,23 +130,30 @@ def _without_code(values, said):
     own = ':' in str(method.get('name') if isinstance(method, dict) else method)
     def plain(given):
         odd = {'method'} if own else {*code_in(given)} - {'method'}
-        kept = {n: v for n, v in given.items() if n not in {*odd, 'judge_cache'} and not (own and n.startswith('method.'))}
+        kept = {n: v for n, v in given.items() if n not in {*odd, 'judge_cache'}}
+        if own: kept = {n: v for n, v in kept.items() if not n.startswith('method.')}
         if isinstance(named := kept.get('method'), dict):
             kept['method'] = {n: v for n, v in named.items() if f'method.{n}' not in odd}
         return {n: v for n, v in kept.items() if n == 'method' or n not in code_in(given)}
     return plain(values), plain(said)
 
+# %% ../nbs/api/92_cli.ipynb #5e4ba42c
+def _code_note(own, cfg):
+    "What a run would import, and what a dry run counts with instead."
+    used = {n: cfg.method['name'] if n == 'method' else getattr(cfg, n)
+            for n in own if n != 'kinds' and hasattr(cfg, n)}
+    return ('code      imported by a run, not by a dry run: ' + ', '.join(f'{v} ({n})' for n, v in own.items())
+            + ('; counted in its place: ' + ', '.join(f'{n} {v}' for n, v in used.items()) if used else ''))
+
 def _dry_notes(args, rest, cfg):
     "What a run would import, and what of its file it would want a word for, a line each."
     values, said = _settings_of(args, rest)
-    own = code_in({n: v for n, v in values.items() if n not in said} | said)
+    left = {n: v for n, v in values.items() if n not in said}
+    own = code_in(left | said)
     if os.environ.get('HIR_KINDS'): own['HIR_KINDS'] = os.environ['HIR_KINDS']
-    if own:
-        instead = ', '.join(f'{n} {cfg.method["name"] if n == "method" else getattr(cfg, n)}' for n in own if hasattr(cfg, n) and n != 'kinds')
-        yield ('code      imported by a run, not by a dry run: ' + ', '.join(f'{v} ({n})' for n, v in own.items())
-               + (f'; counted in its place: {instead}' if instead else ''))
+    if own: yield _code_note(own, cfg)
     if args.trust or not args.config or _came_with_hir(_config_at(args.config)): return
-    for name, what in asks_of({n: v for n, v in values.items() if n not in said}).items():
+    for name, what in asks_of(left).items():
         yield f'WARNING: {args.config}: setting {name!r} {what}; a run wants --{name} on the command line, or --trust'
 
 # %% ../nbs/api/92_cli.ipynb #cc59dc89
@@ -470,7 +477,8 @@ Those of the method are written with a dot: --method dpo --method.beta .1; plain
 The file is YAML; those that came with hir are named without a path (`hir config` lists them).
 A file may set sizes and rates. For what reaches further (module:function, kinds, judge_url, resume, a folder elsewhere)
 name the setting on the command line, or say --trust, which takes the file at its word.
---dry-run imports nothing of your own and only says what the run would read, do and need. --debug shows the whole traceback of an error.
+--dry-run imports nothing of your own and only says what the run would read, do and need.
+--debug shows the whole traceback of an error.
 A line of instructions: {"task": "Write about the sea.", "constraints": [{"kind": "punctuation:no_comma", "args": {}}]}
 `hir kinds` lists the kinds; benchmarks' files are read as well. More in the guide nbs/howto/own_data.ipynb.
 
@@ -536,6 +544,7 @@ def _mendable():
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 
+# %% ../nbs/api/92_cli.ipynb #6b6380b6
 def _names_code(args):
     "Does the command line, or HIR_KINDS, name modules of one's own? Those of a run are seen to in `_given_settings`."
     if args.command == 'train': return bool(os.environ.get('HIR_KINDS')) and not args.dry_run

@@ -123,7 +123,7 @@ def _versions_of(config):
 
 # %% ../nbs/api/91_export.ipynb #665064e2
 def _settings_of_run(run, trust=False):
-    "The config of a run, with the commit it was loaded at; untrusted, a method of somebody's own stays as it was written."
+    "The config of a run, with the commit it was loaded at; untrusted, a method of one's own stays as written."
     path, commit = Path(run)/'config.yaml', ((mark_of(run) or {}).get('data') or {}).get('model')
     cfg = read_config(path, trust=True) if trust else read_known(path)[0]
     return replace(cfg, revision=commit) if isinstance(commit, str) and not cfg.revision else cfg
@@ -165,12 +165,13 @@ def model_card(
     trust:bool=False)->str:     # import the code that its settings name?
     "The text of README.md."
     cfg = _settings_of_run(run, trust); read = trust or not unread_code(run)
+    asked = _asked_so(cfg) if read else ''
     judged = f' Soft constraints were judged by {code_span(struck(cfg.judge))}.' if cfg.judge else ''
     heldout = f' Held out: {code_span(_short(cfg.heldout))}.' if cfg.heldout else ''
     cfg_of = [('Data', f'Training instructions: {code_span(_short(cfg.train))}.{heldout}{judged}'),
               ('Method', f'{_how_trained(cfg, adapter, read)}\n\n{_settings_table(cfg)}'),
               ('Results', f'After step {step}. {_results(run, step)}'),
-              ('Loading', f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{_asked_so(cfg) if read else ""}'),
+              ('Loading', f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{asked}'),
               ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
               ('Citation', f'```bibtex\n{_PAPER}\n```')]
     title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)

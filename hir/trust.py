@@ -8,7 +8,7 @@ __all__ = ['STRUCK', 'struck_text', 'struck', 'endpoint_of', 'keeps_secrets', 'c
 
 # %% ../nbs/api/04_trust.ipynb #11e457ae
 import ipaddress, json, os, re, sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,9 +17,11 @@ from .markup import visible
 
 # %% ../nbs/api/04_trust.ipynb #647dd378
 STRUCK = '***'
-_SECRET = {'secret', 'password', 'passwd', 'passphrase', 'pwd', 'credential', 'authorization', 'auth', 'apikey', 'bearer', 'cookie'}
-_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt response num '
-             'sample total of per additional extra output input added cache public sort primary foreign join index'.split())
+_SECRET = set('secret password passwd passphrase pwd credential authorization auth apikey bearer cookie'.split())
+_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt '
+             'response '
+             'num sample total of per additional extra output input added cache public sort primary foreign join '
+             'index'.split())
 
 def _is_secret(name):
     "Does a name say that its value is a secret?"
@@ -37,7 +39,8 @@ _VALUE = re.compile(r"""(?!\*\*\*)("[^"\n]*"|'[^'\n]*'|[^\s,;}&"']+)""")
 # %% ../nbs/api/04_trust.ipynb #ded4b047
 def _secrets_around():
     "What the environment holds under a secret's name."
-    return sorted({v for n, v in os.environ.items() if len(v) >= 8 and v[0] != '/' and _is_secret(n)}, key=len, reverse=True)
+    found = {v for n, v in os.environ.items() if len(v) >= 8 and v[0] != '/' and _is_secret(n)}
+    return sorted(found, key=len, reverse=True)
 
 def _named_struck(text):
     "A text without the values that follow a secret's name."
@@ -96,7 +99,7 @@ def _own_settings(method):
 def code_in(values:dict)->dict[str, str]: # a run's settings as a file has them; `method` a name or a mapping
     "Setting → the code of one's own that it names, module:function or a module."
     name, own = _own_settings(values.get('method'))
-    flat = {n: values.get(n) for n in _MODULES if n != 'method'} | {'method': name} | {f'method.{n}': v for n, v in own.items()}
+    flat = {n: values.get(n) for n in _MODULES} | {'method': name} | {f'method.{n}': v for n, v in own.items()}
     flat |= {str(n): v for n, v in values.items() if str(n).startswith('method.')}
     found = {n: v for n, v in flat.items() if isinstance(v, str) and ':' in v}
     kinds = ','.join(n for n in map(str, _as_names(values.get('kinds'))) if n)
@@ -118,13 +121,15 @@ def _odd_options(options):
     try: found = json.loads(options or '{}') if isinstance(options, str) else options
     except (ValueError, RecursionError): return []                     # refused where it is read
     plain = bool, int, float, str, type(None)
-    return [str(n) for n, v in found.items() if n not in _HARMLESS or not isinstance(v, plain)] if isinstance(found, dict) else []
+    if not isinstance(found, dict): return []                          # refused, too
+    return [str(n) for n, v in found.items() if n not in _HARMLESS or not isinstance(v, plain)]
 
 # %% ../nbs/api/04_trust.ipynb #e6afa9ef
 def _beyond(values):
     "Yield (setting, what a run would do because of it)."
-    for name, code in code_in(values).items(): yield name, f'runs code of {code.split(":")[0] if name != "kinds" else code}'
-    if odd := _odd_options(values.get('engine_options')): yield 'engine_options', f'hands {", ".join(odd)} to the engine'
+    for name, code in code_in(values).items(): yield name, f'runs code of {code.split(":")[0]}'
+    odd = _odd_options(values.get('engine_options'))
+    if odd: yield 'engine_options', f'hands {", ".join(odd)} to the engine'
     if set('/:@') & set(str(values.get('attention') or '')): yield 'attention', 'loads a kernel from the hub'
     if values.get('judge_url'): yield 'judge_url', f'sends texts to {values["judge_url"]}'
     for name in 'out', 'judge_cache':

@@ -106,7 +106,7 @@ def test_the_warning_is_true():
     ('out: 3', 'out', '3'), ('resume: no', 'resume', 'no'), ('trackers:', 'trackers', '')])
 def test_what_is_natural_in_yaml_is_read(text, name, value, tmp_path):
     (tmp_path/'run.yaml').write_text(text)
-    assert getattr(read_config(tmp_path/'run.yaml'), name) == value
+    assert getattr(read_config(tmp_path/'run.yaml', trust=True), name) == value
 
 @pytest.mark.parametrize('name, value, says', [
     ('train', ['mine.jsonl'], "setting 'train' must be text, not ['mine.jsonl']"), ('chat', [1], "'chat' must be text or a mapping"),

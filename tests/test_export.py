@@ -65,7 +65,7 @@ def test_the_card_tells_what_was_done(tmp_path):
     assert '| `lr` | `3e-06` |' in card and '| ila | 0.100 | 0.300 |' in card            # steps 0 and 2, not 4
     assert 'adapters of rank 2 were trained and added' in card and 'torch ' in card and '2512.23457' in card
     assert 'secret' not in card and '`train.jsonl`' in card and str(tmp_path) not in card
-    assert not [h for h in _HIDDEN if f'\n| `{h}` |' in card]
+    assert not [h for h in _HIDDEN if f'\n| `{h}` ' in card]
     (run/'eval.jsonl').unlink()
     assert 'ila 0.250, cla 0.500' in model_card(run, 'mine', 4)                         # the mean of the training log
     (run/'history.jsonl').unlink()

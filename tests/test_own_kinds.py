@@ -90,7 +90,7 @@ def test_eval_and_a_dry_run_read_them(module, tmp_path, capsys):
     assert main(words) == 2 and '--kinds MODULE' in capsys.readouterr().err
     assert main([*words, '--kinds', name]) == 0, capsys.readouterr().err
     for id in [k for k in constraint.KINDS if k.startswith(name)]: del constraint.KINDS[id]
-    sys.modules.pop(name); os.environ['HIR_KINDS'] = ''
+    assert name not in sys.modules; os.environ['HIR_KINDS'] = ''         # a dry run imports nothing
     assert main(['eval', '--model', 'shipped:toy/start', '--data', 'mine.jsonl', '--samples', '1', '--max-new-tokens', '4',
                  '--cpu', '--kinds', name]) == 0, capsys.readouterr().err
     assert f'{name}:rhyme' in capsys.readouterr().out

@@ -195,11 +195,13 @@ def _key_of(judge):
         raise JudgeError('OPENAI_API_KEY would go over plain http; use https, or unset the key')
     return key or 'none'
 
-_OURS = ('host', 'accept', 'accept-encoding', 'connection', 'content-type', 'content-length', 'transfer-encoding', 'user-agent')
+_OURS = ('host', 'accept', 'accept-encoding', 'connection', 'user-agent', 'content-type', 'content-length',
+         'transfer-encoding')
 
 def _http_client(judge):
     "An HTTP client that sends what is secret to the judge's endpoint alone, and what the environment adds to its own."
-    origin, home = endpoint_of(judge.base_url or _home())[:3], _is_home(judge) and keeps_secrets(judge.base_url or _home())
+    url = judge.base_url or _home()
+    origin, home = endpoint_of(url)[:3], _is_home(judge) and keeps_secrets(url)
     async def only(request):
         there = endpoint_of(str(request.url))
         if there and there[:3] == origin and home: return
@@ -298,7 +300,8 @@ async def ask(
     "What the judge says to each, as `Judged`; `judge(items)` is the same for code that does not await."
     items = list(items)
     prompts = [question(*item) for item in items]
-    keys = [_question_key(endpoint_of(judge.base_url or _home()), judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
+    about = endpoint_of(judge.base_url or _home()), judge.model, judge.options, PROMPT_VERSION
+    keys = [_question_key(*about, p) for p in prompts]
     blank = [not response.strip() for _, response, _ in items]
     known = judge.answers.known
     cached = sum(k in known for k, b in zip(keys, blank) if not b)

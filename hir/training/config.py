@@ -171,14 +171,15 @@ class _Once(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent): refuse('a setting cannot stand for another (*); write it out')
         if self.deep > _DEEP: refuse(f'more than {_DEEP} things in one another')
         node = super().compose_node(parent, index); self.deep -= 1
-        if len(node.value) > _DIGITS and node.tag.endswith((':int', ':float')): refuse(f'a number of {len(node.value)} characters')
+        if node.tag.endswith((':int', ':float')) and (n := len(node.value)) > _DIGITS: refuse(f'a number of {n} characters')
         return node
     def construct_mapping(self, node, deep=False):
         found = super().construct_mapping(node, deep)
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'{key.value[:60]!r} is there twice', key.start_mark)
+                what = f'{key.value[:60]!r} is there twice'
+                raise yaml.constructor.ConstructorError(None, None, what, key.start_mark)
             seen.add(key.value)
         return found
 
@@ -235,19 +236,21 @@ def read_config(
     return make_config(values if trust else worded(values, {}, path), str(path), base)
 
 def read_known(path:str|Path)->tuple[HirConfig, list[str]]:
-    "A config from a file of another version of hir, nothing imported; and the names in it that this version does not know."
+    "A config from a file of another version of hir, nothing imported; and the names that this version does not know."
     values = read_settings(path)
     known = {n: v for n, v in values.items() if n in FIELDS}
     written = known.pop('method') if 'method' in code_in(known) else None
     cfg = make_config(known, str(path))
-    if written: cfg = dataclasses.replace(cfg, method=_AsWritten({'name': written} if isinstance(written, str) else written))
+    if isinstance(written, str): written = {'name': written}
+    if written: cfg = dataclasses.replace(cfg, method=_AsWritten(written))
     return cfg, [n for n in values if n not in FIELDS]
 
 # %% ../../nbs/api/training/07_config.ipynb #8ec4293f
 def method_of(cfg:HirConfig)->Method:
     "The `Method` that a config names, with its settings."
     given = dict(cfg.method); name = given.pop('name')
-    if isinstance(cfg.method, _AsWritten): raise ConfigError(f"setting 'method' stands as it was written; {name} was not imported")
+    if isinstance(cfg.method, _AsWritten):
+        raise ConfigError(f"setting 'method' stands as it was written; {name} was not imported")
     try: made = method_named(name)(**given)
     except ValueError as e: raise ConfigError(str(e)) from None
     if not isinstance(made, Method): raise ConfigError(f"setting 'method': {name} gave {made!r:.60}, not a Method")
@@ -299,7 +302,7 @@ def _judge_of(cfg:HirConfig):
     "The `Judge` that a config names, or None."
     if not cfg.judge: return None
     from hir.constraints.judge import Judge
-    if STRUCK in cfg.judge_url: raise ConfigError("setting 'judge_url': a password was struck out; name the endpoint again")
+    if STRUCK in cfg.judge_url: raise ConfigError("setting 'judge_url': a password was struck out; name it again")
     try: return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
     except ValueError as e: raise ConfigError(f"setting 'judge_url': {e}") from None
 
@@ -309,7 +312,8 @@ def object_of(setting:str, text:str)->dict[str, Any]:
     try: found = json.loads(text or '{}')
     except (ValueError, RecursionError) as e: raise ConfigError(f'setting {setting!r} is not valid JSON: {e}') from None
     if not isinstance(found, dict): raise ConfigError(f'setting {setting!r} must be a JSON object')
-    if f'"{STRUCK}"' in json.dumps(found): raise ConfigError(f'setting {setting!r}: a secret was struck out; give it again')
+    if f'"{STRUCK}"' in json.dumps(found):
+        raise ConfigError(f'setting {setting!r}: a secret was struck out; give it again')
     return found
 
 def chat_of(text:str)->dict[str, Any]: return object_of('chat', text)   # passed to the chat template

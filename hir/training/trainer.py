@@ -284,7 +284,7 @@ def fit(
     progress:bool=True,          # show a progress bar
     on_step:Callable|None=None)->dict[str, Any]: # called with (metrics, rows) after each step
     "Train `model` in place as `cfg` says; the run's folder is `cfg.out`. Returns what `run.json` holds."
-    check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg)
+    check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg); trackers_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
         job = _prepare_job(cfg, model, tokenizer, engine)
         job.sums = data_sums(cfg, train) | ({'model': commit} if (commit := commit_of(model)) else {})
