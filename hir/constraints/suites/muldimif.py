@@ -63,7 +63,7 @@ def _limit(
     if low or high: return _Limit(_number_in(low[2]) if low else 0, _number_in(high[2]) if high else inf)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #5afe0401
-_BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),   # the benchmark: 321, and 8 quotations
+_BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),   # the longest has 321
            Where(lambda s: sum(map(s.count, '"\'“”「」')) <= 60, 'a sentence of at most 60 quotation marks'))
 
 def _Readable(
@@ -159,7 +159,8 @@ class _Length:
     keywords:tuple=()         # each must occur
     each:str|None=None        # 'cell': of each cell; '': of each part; None: of the whole text
 
-_TARGET = r'(?:each(?: entry in the)?|the)\s+(\S(?:.*?\S)?)\s+(?:is|in the table|column|must|consists of|contains?|should|have)'
+_TARGET = (r'(?:each(?: entry in the)?|the)\s+(\S(?:.*?\S)?)\s+'
+           r'(?:is|in the table|column|must|consists of|contains?|should|have)')
 
 @lru_cache(4096)
 def _read_words(sentence):
@@ -497,7 +498,8 @@ def format_table(response:str, constraint:_Readable(_read_table))->bool:
     lines = [l for l in table.split('\n') if l.strip()]
     head = [h.strip().lower() for h in lines[0].strip().split('|')][1:-1]
     rows = len(lines) - (2 if '---' in ''.join(lines[1:2]) else 1)
-    return d.rows.holds(rows) and d.columns.holds(len(head)) and all(n in '|'.join(head) and '|' not in n for n in d.names)
+    if not (d.rows.holds(rows) and d.columns.holds(len(head))): return False
+    return all(n in '|'.join(head) and '|' not in n for n in d.names)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #531df451
 def _fenced(text, language):
