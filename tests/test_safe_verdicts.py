@@ -148,7 +148,7 @@ def test_no_sentence_that_is_short_enough_takes_long_to_read():
 def test_verify_refuses_a_sentence_of_12_kB(tmp_path):
     path = tmp_path/'rows.jsonl'
     path.write_text(json.dumps({'response': 'Sea.', 'constraints': [['Length', 'Words: At most', 'each ' + ' '*12_000 + 'at most 3 words']]}) + '\n')
-    done = subprocess.run([sys.executable, '-m', 'hir', 'verify', str(path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-m', 'hir', 'verify', str(path), '-o', str(tmp_path/'out.jsonl')], capture_output=True, text=True, timeout=120)
     assert done.returncode and 'at most 2,000 characters' in done.stderr + done.stdout
 
 @pytest.mark.parametrize('sentence', ["Mention " + ', '.join(f"'{c}'" for c in 'abcdefghijklmnopqrstuvwxyz'[:15]), "Each line must include " + ' '.join(f"'{'-'*60}{c}'" for c in 'abcdefghijkl'),

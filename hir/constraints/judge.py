@@ -300,8 +300,8 @@ async def ask(
     "What the judge says to each, as `Judged`; `judge(items)` is the same for code that does not await."
     items = list(items)
     prompts = [question(*item) for item in items]
-    about = endpoint_of(judge.base_url or _home()), judge.model, judge.options, PROMPT_VERSION
-    keys = [_question_key(*about, p) for p in prompts]
+    at = endpoint_of(judge.base_url or _home())
+    keys = [_question_key(at, judge.model, judge.options, PROMPT_VERSION, p) for p in prompts]
     blank = [not response.strip() for _, response, _ in items]
     known = judge.answers.known
     cached = sum(k in known for k, b in zip(keys, blank) if not b)

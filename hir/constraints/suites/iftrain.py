@@ -181,7 +181,7 @@ def _is_phrase(s):
     if any(set(w) & set('(|') or re.search(r'\\b', w, re.I) for w in ends): return False
     return sum(pattern_work(w, free=False) for w in ends) <= MOST_WORK
 
-Phrase = Annotated[Text, Where(_is_phrase, 'a phrase with plain first and last words: no groups, repeats or edges')]
+Phrase = Annotated[Text, Where(_is_phrase, 'a phrase without groups, repeats or edges in its end words')]
 
 def _word_spans(first, last, text):
     "What `first .*? last` finds, searching no line beyond its final `last`: else time is squared."
