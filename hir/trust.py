@@ -18,8 +18,8 @@ from .markup import visible
 # %% ../nbs/api/04_trust.ipynb #647dd378
 STRUCK = '***'
 _SECRET = set('secret password passwd passphrase pwd credential authorization auth apikey bearer cookie'.split())
-_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt response '
-             'num sample total of per additional extra output input added cache public sort primary foreign join '
+_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt '
+             'response num sample total of per additional extra output input added cache public sort primary foreign join '
              'index'.split())
 
 def _is_secret(name):

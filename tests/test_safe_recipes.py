@@ -103,7 +103,9 @@ def test_in_safe_path_mode_nothing_is_found_there(littered):
     (littered/'own.py').write_text(KIND)
     done = command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1')
     assert done.returncode == 2 and 'cannot import' in done.stderr
-    assert command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1', PYTHONPATH=f'{ROOT}{os.pathsep}{littered}').returncode == 0
+    (littered/'named').mkdir(); (littered/'named'/'own.py').write_text(KIND)
+    done = command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1', PYTHONPATH=f'{ROOT}{os.pathsep}{littered/"named"}')
+    assert done.returncode == 0, done.stderr
 
 
 # ---- code, addresses and deletions in settings
