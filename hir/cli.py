@@ -140,8 +140,8 @@ def _without_code(values, said):
 # %% ../nbs/api/92_cli.ipynb #5e4ba42c
 def _code_note(own, cfg):
     "What a run would import, and what a dry run counts with instead."
-    used = {n: cfg.method['name'] if n == 'method' else getattr(cfg, n)
-            for n in own if n != 'kinds' and hasattr(cfg, n)}
+    used = {n: getattr(cfg, n) for n in own if n != 'kinds' and hasattr(cfg, n)}
+    if 'method' in used: used['method'] = cfg.method['name']
     return ('code      imported by a run, not by a dry run: ' + ', '.join(f'{v} ({n})' for n, v in own.items())
             + ('; counted in its place: ' + ', '.join(f'{n} {v}' for n, v in used.items()) if used else ''))
 

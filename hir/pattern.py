@@ -12,13 +12,13 @@ from math import inf
 
 # %% ../nbs/api/05_pattern.ipynb #3240e667
 MOST_WORK = 3_000      # steps from one place: .5 s for 100,000 characters
-_LONGEST_PATTERN, _MOST_GROUPS = 1_000, 40
+_LONGEST_PATTERN_PATTERN, _MOST_GROUPS = 1_000, 40
 _PARSER = importlib.import_module('re._parser' if sys.version_info >= (3, 11) else 'sre_parse')
 _RE_FLAGS = int(re.A | re.I | re.M | re.S | re.U | re.X)          # those that every Python knows
 
 def _pattern_tree(pattern):
     "What `re` makes of a pattern, or None where it, or the `re` of another Python, refuses it."
-    if len(pattern) > _LONGEST_PATTERN or pattern.count('(') > _MOST_GROUPS: return None
+    if len(pattern) > _LONGEST_PATTERN_PATTERN or pattern.count('(') > _MOST_GROUPS: return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', FutureWarning)            # '[[' may come to mean something else
@@ -49,7 +49,7 @@ def _of_branch(av, rest, sure, free):
 # %% ../nbs/api/05_pattern.ipynb #1a0b065b
 def _of_repeat(av, rest, sure, free):
     low, high, body = av
-    if high > _LONGEST_PATTERN: return inf, False
+    if high > _LONGEST_PATTERN_PATTERN: return inf, False
     work, ends = 10 + rest, sure
     for i in range(high):
         if work > MOST_WORK: break
@@ -75,7 +75,7 @@ def _of_endless(parts, i, rest, sure):
     low, _, body = parts[i][1]
     around = parts[max(i - 1, 0):i] + parts[i + 1:i + 2]
     between = len(around) == 2 and len(body) == 1 and all(_apart(p, body[0]) for p in around)
-    simple = low <= _LONGEST_PATTERN and len(body) == 1 and str(body[0][0]) in _ONE
+    simple = low <= _LONGEST_PATTERN_PATTERN and len(body) == 1 and str(body[0][0]) in _ONE
     if not simple or not (sure or between): return inf, False
     return 10 + 6*low + rest, sure and low == 0
 

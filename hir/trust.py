@@ -19,9 +19,8 @@ from .markup import visible
 STRUCK = '***'
 _SECRET = set('secret password passwd passphrase pwd credential authorization auth apikey bearer cookie'.split())
 _PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt '
-             'response '
-             'num sample total of per additional extra output input added cache public sort primary foreign join '
-             'index'.split())
+             'response num sample total of per additional extra output input added cache public sort primary foreign '
+             'join index'.split())
 
 def _is_secret(name):
     "Does a name say that its value is a secret?"

@@ -103,7 +103,9 @@ def test_in_safe_path_mode_nothing_is_found_there(littered):
     (littered/'own.py').write_text(KIND)
     done = command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1')
     assert done.returncode == 2 and 'cannot import' in done.stderr
-    assert command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1', PYTHONPATH=f'{ROOT}{os.pathsep}{littered}').returncode == 0
+    (littered/'named').mkdir(); (littered/'named'/'own.py').write_text(KIND)
+    done = command('kinds', 'own:', '--kinds', 'own', cwd=littered, PYTHONSAFEPATH='1', PYTHONPATH=f'{ROOT}{os.pathsep}{littered/"named"}')
+    assert done.returncode == 0, done.stderr
 
 
 # ---- code, addresses and deletions in settings
@@ -418,6 +420,7 @@ def test_the_revision_is_asked_of_weights_tokenizer_and_config(monkeypatch, here
         def load(own, path, **kw): asked.append((cls.__name__, path, kw.pop('revision', ''), kw['trust_remote_code'])); return real(own, shipped('toy/start'), **kw)
         monkeypatch.setattr(cls, 'from_pretrained', classmethod(load))
     for cls in (AutoConfig, AutoModelForCausalLM, AutoTokenizer): noted(cls)
+    monkeypatch.setattr('hir.policies.policy._check_hub', lambda *a: None)               # a hub that knows the name
     words = [w if w != 'shipped:toy/start' else 'owner/name' for w in TOY] + ['--revision', 'abc']
     told(capsys, 'train', *words, '--dry-run', status=0)
     assert {a[0]: a[1:] for a in asked if a[1] == 'owner/name'} == dict.fromkeys(['AutoConfig', 'AutoTokenizer'], ('owner/name', 'abc', False))

@@ -3,7 +3,6 @@
 Every kind of every suite answers texts of 100,000 characters within half a second: HIR_SLOW=1 asks for that; else
 the texts are fewer and shorter.
 """
-import ast
 import gzip
 import hashlib
 import json

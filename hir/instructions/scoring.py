@@ -163,8 +163,7 @@ def _score_chunk(items): return [_score_line(*item) for item in items]
 # %% ../../nbs/api/instructions/03_scoring.ipynb #9407189a
 def _submitted(pool, work, chunk):
     "The future result; an interrupt waits, so that a worker that starts now is not torn and never hears of it."
-    if not hasattr(signal, 'pthread_sigmask'):                                         # Windows
-        with safe_children(): return pool.submit(work, chunk)
+    if not hasattr(signal, 'pthread_sigmask'): return pool.submit(work, chunk)         # Windows
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with safe_children(): return pool.submit(work, chunk)
@@ -176,7 +175,8 @@ def _in_given_order(
     workers):# processes; 1 works in this one
     "Yield what `work` makes of each chunk, in their order."
     if workers == 1: yield from map(work, chunks); return
-    pool = ProcessPoolExecutor(workers, get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with safe_children():                                  # its first process, that counts semaphores, starts now
+        pool = ProcessPoolExecutor(workers, get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     waiting = deque()
     try:
         for chunk in chunks:

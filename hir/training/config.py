@@ -171,8 +171,7 @@ class _Once(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent): refuse('a setting cannot stand for another (*); write it out')
         if self.deep > _DEEP: refuse(f'more than {_DEEP} things in one another')
         node = super().compose_node(parent, index); self.deep -= 1
-        if node.tag.endswith((':int', ':float')) and (n := len(node.value)) > _DIGITS:
-            refuse(f'a number of {n} characters')
+        if node.tag.endswith((':int', ':float')) and len(node.value) > _DIGITS: refuse('a number that long')
         return node
     def construct_mapping(self, node, deep=False):
         found = super().construct_mapping(node, deep)
