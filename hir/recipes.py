@@ -100,7 +100,7 @@ def stand_ins(
 # %% ../nbs/api/90_recipes.ipynb #ad72fc52
 def resolve(cfg:HirConfig)->tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     "The model of a config, without its weights, and its tokenizer; a PolicyError or ConfigError where it cannot be."
-    with loading(cfg.model) as place:
+    with loading(cfg.model, cfg.revision) as place:
         own = dict(trust_remote_code=False, **pinned(cfg.model, cfg.revision))
         config, tokenizer = (auto.from_pretrained(place, **own) for auto in (AutoConfig, AutoTokenizer))
     if cfg.pad_token: tokenizer.pad_token = cfg.pad_token

@@ -117,10 +117,10 @@ def _check_place(
                       'written by save_pretrained, or OWNER/NAME on the hub, where no folder OWNER is here)')
 
 # %% ../../nbs/api/policies/00_policy.ipynb #2748b4fe
-def _check_hub(name):
+def _check_hub(name, revision=''):
     "Raise a PolicyError if a name is neither on this machine nor on the hub, after one question."
-    if isinstance(try_to_load_from_cache(name, 'config.json'), str): return
-    try: HfApi().model_info(name, timeout=10)
+    if isinstance(try_to_load_from_cache(name, 'config.json', revision=revision or None), str): return
+    try: HfApi().model_info(name, revision=revision or None, timeout=10)
     except GatedRepoError: return                                  # it is there; loading says what to do
     except RepositoryNotFoundError as e:
         raise PolicyError(f'{name}: no such folder, and no such model on the hub; a private one needs '
@@ -139,10 +139,10 @@ def _meant(path):
     return '; it holds LoRA adapters, which `hir export` of the run adds to their model'
 
 @contextmanager
-def loading(path:str|Path)->Iterator[str]:
+def loading(path:str|Path, revision:str='')->Iterator[str]:
     "Quietly, a policy is read from the place that is given; what goes wrong is a PolicyError that names it."
     _check_place(path)
-    if _on_hub(path): _check_hub(path)
+    if _on_hub(path): _check_hub(path, revision)
     try:
         with quiet(): yield os.path.expanduser(path)
     except (OSError, ValueError, ImportError, SafetensorError) as e:
@@ -174,7 +174,7 @@ def load_policy(
     revision:str='',  # of a model on the hub: a commit, a tag or a branch
     **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`, e.g. dtype='bfloat16'
     "A model and its tokenizer; a PolicyError where they cannot be loaded, or not be trained."
-    with loading(path) as place:
+    with loading(path, revision) as place:
         own = pinned(path, revision)
         model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **own, **kw)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own)
