@@ -175,7 +175,7 @@ def model_card(
               ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
               ('Citation', f'```bibtex\n{_PAPER}\n```')]
     title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)
-    lead = (f'{code_span(_short(cfg.model))}, trained with [hir](https://github.com/hir-rl/hir) '
+    lead = (f'{code_span(_short(cfg.model))}, trained with `hir` '
             'to follow instructions with many constraints.')
     parts = [f'{_front_matter(cfg, adapter)}\n# {title}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
     return '\n\n'.join(parts) + '\n'
