@@ -264,6 +264,19 @@ def test_a_torn_line_costs_only_itself(run):
     assert [r['step'] for r in read_log(log)] == [2, 3]
 
 
+# ---- a disk that gives up
+
+@pytest.mark.parametrize('error', [(28, 'No space left on device'), (30, 'Read-only file system')])
+def test_a_disk_that_gives_up_amid_a_run_costs_no_checkpoint(run, error, monkeypatch):
+    before = sums(run/'checkpoint-000002')
+    def gives_up(*a, **k): raise OSError(*error, str(run/'history.jsonl'))
+    monkeypatch.setattr('hir.training.trainer.append', gives_up); monkeypatch.setattr('hir.training.checkpoint.save_policy', gives_up)
+    with pytest.raises(OSError, match=error[1]): trained(small(run, steps=4, resume='auto'))
+    assert sums(run/'checkpoint-000002') == before and not [p for p in run.iterdir() if p.name.endswith('.tmp')]
+    monkeypatch.undo()
+    assert trained(small(run, steps=4, resume='auto'))['step'] == 4
+
+
 # ---- killed
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,7 +12,8 @@ import yaml
 from hir.cli import main
 from hir.constraints.constraint import Constraint
 from hir.evaluation.plot import element, label, plot_history, show_rollout
-from hir.evaluation.view import show_diff, show_run, show_sample, show_tokens, show_verdicts
+from hir.evaluation.view import (Recorded, recorded_batch, replay_batch, show_batch, show_diff, show_explorer, show_replay, show_run,
+                                 show_sample, show_tokens, show_verdicts)
 from hir.export import model_card
 from hir.instructions.instruction import Instruction
 from hir.markup import code_block, code_span, no_math, visible
@@ -85,7 +87,18 @@ def test_a_metric_may_be_called_anything():
     show_run(history, [], r'$\bad$'); plt.close('all')
     assert label(r'$\bad$') == no_math(r'$\bad$') == r'\$\bad\$'
 
-VIEWS = {'rollout': lambda: show_rollout(rows()[0]), 'verdicts': lambda: show_verdicts(rows()[0].rollout.instruction.constraints, SLY, 1),
+def sly_batch():
+    "The recorded batch, its tasks and responses written by a stranger."
+    batch, tokenizer = recorded_batch()
+    sly = [replace(r, response=SLY + r.response, instruction=replace(r.instruction, task=SLY + r.instruction.task)) for r in batch.rollouts]
+    return Recorded(sly, batch.hindsight), tokenizer
+
+def in_replay():
+    batch, tokenizer = sly_batch(); done = replay_batch(batch, tokenizer)
+    return show_replay(batch, tokenizer, done, next(iter(done.chosen), 0))
+
+VIEWS = {'batch': lambda: show_batch(replay_batch(*sly_batch()), 0), 'replay': in_replay, 'explorer': lambda: show_explorer(*sly_batch()),
+         'rollout': lambda: show_rollout(rows()[0]), 'verdicts': lambda: show_verdicts(rows()[0].rollout.instruction.constraints, SLY, 1),
          'diff': lambda: show_diff(SLY, SLY + ' x'), 'tokens': lambda: show_tokens([SLY], [1.]), 'sample': lambda: show_sample(SLY),
          'run': lambda: show_run([{'step': 1, 'ila': 0., 'cla': 0., SLY: 0.}], [], SLY)}
 
@@ -94,3 +107,18 @@ def test_html_of_a_text_is_escaped(view):
     found = VIEWS[view]()
     assert '<script' not in found._repr_html_()
     assert element('b', '<i>') == '<b>&lt;i&gt;</b>'
+
+
+# ---- templates of a model
+
+@pytest.mark.parametrize('escape', ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.__init__.__globals__ }}", "{{ cycler.__init__.__globals__.os.system('touch hit') }}",
+                                    "{{ self._TemplateReference__context }}{{ lipsum.__globals__['os'].system('touch hit') }}"])
+def test_a_chat_template_stays_in_its_sandbox(tmp_path, monkeypatch, escape):
+    from hir.files import shipped
+    from hir.policies.policy import encode_chat, load_policy
+    monkeypatch.chdir(tmp_path)
+    tokenizer = load_policy(shipped('toy/start'))[1]
+    tokenizer.chat_template = escape
+    try: assert not encode_chat(tokenizer, 'Write.') or 'os' not in tokenizer.decode(encode_chat(tokenizer, 'Write.'))
+    except Exception as e: assert 'unsafe' in str(e) or 'undefined' in str(e) or 'cannot be used' in str(e)
+    assert not list(tmp_path.iterdir())
