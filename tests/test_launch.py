@@ -208,7 +208,7 @@ def test_processes_without_a_device_are_refused(tmp_path):
 SHARDED = RUNS + '''
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from hir.policies.processes import is_sharded, is_zero3
+from hir.policies.processes import is_sharded, _is_zero3
 started = AcceleratorState.__init__
 def start(self, *args, **kw):
     fresh = not self._shared_state or not self.initialized
@@ -227,7 +227,7 @@ whole = hir.training.trainer._prepare_job
 def prepare(*args):
     parts = whole(*args)
     for model in (parts.policy, getattr(parts.reference, 'policy', parts.reference)):
-        zero3 = is_zero3(parts.accelerator)
+        zero3 = _is_zero3(parts.accelerator)
         assert is_sharded(parts.accelerator) and parts.accelerator.unwrap_model(model).chunk == 50
         assert any(hasattr(p, 'ds_tensor') if zero3 else isinstance(p, DTensor) for p in model.parameters())   # not all: the
     return parts                                                     # root stays whole after a forward pass

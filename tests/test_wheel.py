@@ -61,7 +61,7 @@ def test_wheel_works_from_another_folder(installed, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     lines = run(installed, '-c', 'import hir; print(hir.__file__)\n'
                 'from hir.files import shipped; print(shipped("toy/start"), len(list(shipped("toy/start").iterdir())))\n'
-                'from hir.constraints.constraint import load_suites; ids = load_suites(); print("toy:case" in ids, "punctuation:no_comma" in ids)',
+                'from hir.constraints.constraint import _load_suites; ids = _load_suites(); print("toy:case" in ids, "punctuation:no_comma" in ids)',
                 cwd=tmp_path, env=env).split('\n')
     site = str(installed.parent.parent)
     assert lines[0].startswith(site) and lines[1].startswith(site), lines
