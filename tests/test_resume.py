@@ -29,10 +29,10 @@ TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
 STEPS = 6
 CLOCKS = ('seconds', 'tokens_per_second')
 
-PLACES = {'sampling': ('hir.training.context', 'draw'), 'updating': ('hir.training.step', 'optimise', True), 'logging': ('hir.training.trainer', 'log_rows'),
-          'logged': ('hir.training.trainer', 'log_step', True), 'writing weights': ('hir.training.checkpoint', 'save_policy', True),
-          'hashing': ('hir.training.checkpoint', 'manifest_of'), 'publishing': ('hir.training.checkpoint', 'remove'),
-          'saved': ('hir.training.trainer', 'save_now', True), 'evaluating': ('hir.training.trainer', 'log_eval'), 'torn': ('hir.training.trainer', 'append')}
+PLACES = {'sampling': ('hir.training.context', '_draw_rows'), 'updating': ('hir.training.step', '_optimise', True), 'logging': ('hir.training.trainer', '_log_rows'),
+          'logged': ('hir.training.trainer', '_log_step', True), 'writing weights': ('hir.training.checkpoint', 'save_policy', True),
+          'hashing': ('hir.training.checkpoint', '_manifest_of'), 'publishing': ('hir.training.checkpoint', 'remove'),
+          'saved': ('hir.training.trainer', '_save_now', True), 'evaluating': ('hir.training.trainer', '_log_eval'), 'torn': ('hir.training.trainer', 'append')}
 
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
