@@ -1,5 +1,4 @@
 "Recipes from strangers: no module is imported, no endpoint asked, no key sent and nothing deleted on a file's word alone."
-import dataclasses
 import json
 import os
 import re

@@ -15,7 +15,7 @@ import torch
 from hir.constraints.constraint import Constraint, kind
 from hir.constraints.verifier import CheckError
 from hir.files import shipped
-from hir.instructions.instruction import Instruction, load_instructions
+from hir.instructions.instruction import load_instructions
 from hir.policies.policy import load_policy
 from hir.replays.reward import RewardError
 from hir.training.checkpoint import CheckpointError, _manifest_of, check_checkpoint, checkpoints
@@ -135,7 +135,7 @@ def test_what_we_left_half_done_is_swept(run):
     trained(small(run, steps=3, resume='auto'))
     assert not [p for p in run.iterdir() if p.name.endswith(('.tmp', '.old'))]
 
-@pytest.mark.parametrize('name', ['eval.jsonl', 'config.yaml', 'history.jsonl', 'cards.md', 'notes.txt', 'src/main.py', '.hidden/x'][:6])
+@pytest.mark.parametrize('name', ['eval.jsonl', 'config.yaml', 'history.jsonl', 'cards.md', 'notes.txt', 'src/main.py', '.hidden/x', '.git/HEAD'])
 @pytest.mark.parametrize('resume', ['no', 'auto', 'fresh'])
 def test_a_folder_with_other_things_is_no_folder_for_a_run(tmp_path, name, resume):
     (tmp_path/'out'/name).parent.mkdir(parents=True, exist_ok=True); (tmp_path/'out'/name).write_text('lr: 1')

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from functools import cache
+
 from itertools import product
 from pathlib import Path
 

@@ -17,7 +17,8 @@ from ..schema import nearest
 from ..files import shipped, write_json
 from ..trust import struck
 from ..instructions.instruction import record_of
-from .checkpoint import CheckpointError, check_checkpoint, checkpoints, is_ours, put_aside, remove, sweep
+from .checkpoint import (LITTER, CheckpointError, check_checkpoint, checkpoints, is_ours, put_aside, remove,
+                                     sweep)
 from .config import FIELDS, ConfigError, HirConfig, read_known
 from .runlog import cut_cards, cut_log, cut_parts
 
@@ -51,7 +52,7 @@ def check_folder(cfg:HirConfig)->None:
     if (out/'policy').exists() and not is_ours(out/'policy'):
         raise ConfigError(f"setting 'out': {out}/policy is not a run's and would be replaced; move it, or name "
                           'another --out')
-    there = sorted(p.name for p in out.iterdir() if not p.name.startswith('.'))
+    there = sorted(p.name for p in out.iterdir() if not p.name.startswith('.hir') and p.name not in LITTER)
     if there and not _is_run(out):
         raise ConfigError(f"setting 'out': {out} is not a run's and not empty (it holds {', '.join(there[:3])}"
                           f"{', …'*(len(there) > 3)}); name a new folder")
