@@ -73,7 +73,7 @@ from hir.instructions.instruction import load_instructions
 from hir.policies.policy import load_policy
 from hir.files import shipped
 from hir.training.trainer import fit
-cfg = read_config(sys.argv[1])
+cfg = read_config(sys.argv[1], trust=True)
 model, tokenizer = load_policy(cfg.model)
 fit(cfg, model, tokenizer, load_instructions(shipped('toy/train.jsonl'))[:48], progress=False)
 '''
