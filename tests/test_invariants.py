@@ -92,7 +92,7 @@ def test_two_processes_equal_one(tmp_path, batch):
     said = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(port),
                            str(tmp_path/'script.py'), str(tmp_path/'two.yaml')], capture_output=True, text=True,
                           env=dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1'), timeout=300)
-    assert said.returncode == 0, said.stderr[-1500:]
+    assert said.returncode == 0, said.stderr[:3000]
     weights, history = run(tmp_path/'one', batch=batch, micro=16)
     two = torch.cat([p.detach().flatten() for p in load_policy(tmp_path/'two'/'policy')[0].parameters()])
     assert far(weights, two) < 1e-5
