@@ -58,6 +58,13 @@ def lab(tmp_path_factory):
     finally: server.terminate(); server.wait(20)
 
 
+PROMPTS = """() => [...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim())
+                .map(c => c.querySelector('.jp-InputPrompt').innerText.trim())"""
+
+
+class Stalled(AssertionError): "No cell has come to its end for a long time; says how far the notebook came."
+
+
 class Notebook:
     "A notebook that was opened in the lab and run from top to bottom; console errors in `page.errors`."
     def __init__(self, chromium, lab, path):
@@ -69,10 +76,29 @@ class Notebook:
         page.goto(f'{lab}/lab/tree/{path}?reset')
         page.wait_for_selector('.jp-Notebook .jp-CodeCell')
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached')
-        page.click('.jp-Notebook .jp-CodeCell'); page.keyboard.press('Escape')
-        page.locator('.lm-MenuBar-item', has_text='Run').click(); page.locator('[data-command="runmenu:run-all"]').click()
-        page.wait_for_function('''() => {const cells = [...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content').innerText.trim());
-            return cells.length && cells.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').innerText))}''', timeout=240_000)
+        self.run_all(); self.wait_for_all()
+
+    def run_all(self):
+        "Ask for all cells; a busy lab may not hear the first time."
+        for _ in range(5):
+            self.page.click('.jp-Notebook .jp-CodeCell'); self.page.keyboard.press('Escape')
+            self.page.locator('.lm-MenuBar-item', has_text='Run').click()
+            self.page.locator('[data-command="runmenu:run-all"]').click()
+            for _ in range(40):
+                if any(p.strip(':') != '[ ]' for p in self.page.evaluate(PROMPTS)): return
+                self.page.wait_for_timeout(250)
+
+    def wait_for_all(self, patience=180):
+        "Until every cell has a number; `patience`: seconds without any cell coming to its end."
+        done, since = -1, time.monotonic()
+        while True:
+            prompts = self.page.evaluate(PROMPTS); now = sum(bool(re.fullmatch(r'\[\d+\]:?', p)) for p in prompts)
+            if prompts and now == len(prompts): return
+            if now != done: done, since = now, time.monotonic()
+            if time.monotonic() - since > patience:
+                kernel = self.page.locator('.jp-Notebook-ExecutionIndicator').first.get_attribute('data-status')
+                raise Stalled(f'{now} of {len(prompts)} cells done, kernel {kernel}, prompts {prompts}, console {self.page.errors}')
+            self.page.wait_for_timeout(250)
 
     def complaints(self):
         "Errors and warnings below the cells; a progress bar is neither."
