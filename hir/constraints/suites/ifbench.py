@@ -23,7 +23,7 @@ from string import ascii_lowercase, digits, punctuation
 from typing import Annotated
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind
-from ..text import sentences, tokenize, word_tokens, words
+from ..text import sentences, tokenize, word_tokens, regexp_words
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #b65c1590
 _EDGE = punctuation + ' '     # what is stripped from the ends of a word
@@ -44,7 +44,7 @@ def _ordered(min_words, max_words):
 @kind('count:word_count_range',
       'The response must contain between {min_words} and {max_words} words.', agree=_ordered)
 def word_count_range(response:str, min_words:Count, max_words:Count)->bool:
-    return min_words <= len(words(response)) <= max_words
+    return min_words <= len(regexp_words(response)) <= max_words
 
 @kind('count:unique_word_count', 'Use at least {N} unique words in the response.')
 def unique_word_count(response:str, N:Count)->bool:
@@ -81,7 +81,7 @@ Percent = Annotated[int, Where(lambda n: 0 <= n <= 100, 'from 0 to 100')]
 @kind('ratio:stop_words', 'Ensure that stop words constitute no more than {percentage}% of the '
       'total words in your response.', example={'percentage': 40})
 def stop_words(response:str, percentage:Percent)->bool:
-    found = words(response)
+    found = regexp_words(response)
     return found != [] and sum(w.lower() in _STOP_WORDS for w in found)/len(found)*100 <= percentage
 
 @kind('count:conjunctions',
@@ -91,7 +91,7 @@ def conjunctions(response:str, small_n:Count)->bool:
 
 @kind('count:person_names', 'Mention at least {N} different person names in the response, from '
       'this list of person names: ' + ', '.join(NAMES) + '.')
-def person_names(response:str, N:Count)->bool: return len(set(NAMES) & set(words(response))) >= N
+def person_names(response:str, N:Count)->bool: return len(set(NAMES) & set(regexp_words(response))) >= N
 
 @kind('count:pronouns', 'The response should include at least {N} pronouns.')
 def pronouns(response:str, N:Count)->bool:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from ...pattern import MOST_WORK, pattern_work
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind
-from ..text import Relation, compare, parts, sentences, word_tokens, words
+from ..text import Relation, compare, parts, sentences, word_tokens, regexp_words
 from ..text import language as language_of
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #e4f3701a
@@ -63,7 +63,7 @@ def letter_frequency(response:str, letter:Letter, let_frequency:Count, let_relat
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #c7d584fc
 @kind('length_constraints:number_words', 'Answer with {relation} {num_words} words.')
 def number_words(response:str, num_words:Count, relation:Relation)->bool:
-    return compare(len(words(response)), relation, num_words)
+    return compare(len(regexp_words(response)), relation, num_words)
 
 @kind('length_constraints:number_sentences',
       'Your response should contain {relation} {num_sentences} sentences.')
