@@ -31,7 +31,7 @@ def _check_of(c, reading):
     "The check that decides `c` in that reading, or a ConstraintError where it cannot run."
     if reading not in ('official', 'meant'): raise ValueError(f"reading must be 'official' or 'meant', not {reading!r}")
     if reading == 'official' and c.refused:
-        raise ConstraintError(f"{c.kind}: {c.refused}; correct it, or take it as text, with the reading 'meant'")
+        raise ConstraintError(f"{c.kind}: {c.refused}; the reading 'meant' takes it as text")
     return get_kind(c.kind).by(reading)
 
 def check(
