@@ -72,7 +72,7 @@ def departures(
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #28c4a698
 def _variants(response:str):
-    "The eight readings of a response that a loose verdict tries."
+    "The eight variants of a response that a loose verdict tries."
     lines = response.split('\n')
     cuts = [response] + ['\n'.join(l).strip() for l in (lines[1:], lines[:-1], lines[1:-1])]
     return cuts + [c.replace('*', '') for c in cuts]
