@@ -16,7 +16,7 @@ from .constraints.constraint import ConstraintError, use_kinds
 from .constraints.verifier import Thinking
 from .files import DataError, check_output, shipped, write_json
 from .trust import asks_of, code_in, see_working_folder, struck, struck_text
-from .instructions.instruction import load_instructions
+from .instructions.instruction import Instruction, load_instructions, save_instructions
 from .markup import shown, visible
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
@@ -414,6 +414,93 @@ def _own_kinds(p):
     p.add_argument('--kinds', metavar='MODULE', default='', help='module with kinds of constraints of your own, '
                    'in this folder or on the path; several with commas')
 
+# %% ../nbs/api/92_cli.ipynb #c3d08f27
+def _rules_only(q):
+    "The instruction; a DataError where it has a criterion that no rule decides."
+    from hir.constraints.judge import is_soft
+    if any(map(is_soft, q.constraints)): raise DataError('a criterion in words needs a judge; ask shows what rules decide')
+    return q
+
+def _instruction_asked(args):
+    "The instruction of the command line, or the n-th of a file."
+    from hir.evaluation.ask import constraint_in
+    if bool(args.task) == bool(args.data): raise DataError('ask needs a task, or a file with --data, and not both')
+    if args.task and not args.constraint:
+        raise DataError('a task needs a constraint: -c punctuation:no_comma; `hir kinds` lists them')
+    if args.task: return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint]))
+    found = _own_instructions(_located(args.data))
+    if args.constraint: raise DataError('--constraint goes with a task; the instructions of a file have their own')
+    if args.nth > len(found): raise DataError(f'{args.data}: has {len(found)} instructions, not {args.nth}')
+    return _rules_only(found[args.nth - 1])
+
+# %% ../nbs/api/92_cli.ipynb #ee2361a2
+def _ask_command(args, rest):
+    "Print answers of one policy, or of two side by side."
+    import shutil
+    from hir.evaluation.ask import answers_text
+    from hir.replays.reward import score
+    asked, said = _instruction_asked(args), {}
+    for path in dict.fromkeys([args.model, *([args.beside] if args.beside else [])]):
+        engine = _engine_asked(args, path)
+        try: drawn = engine.generate([asked], args.samples, args.seed, temperature=args.temperature)
+        finally: engine.close()
+        said[path] = score(drawn, reading=args.reading, thinking=args.thinking)
+    print(answers_text(said, shutil.get_terminal_size((100, 24)).columns))
+
+# %% ../nbs/api/92_cli.ipynb #8eac9387
+def _add_ask(sub):
+    p = sub.add_parser('ask', help='look at answers to one instruction', description='Answers to one instruction, each '
+                       'with a mark for every constraint and the words that decide.')
+    p.add_argument('model', help='folder or hub name')
+    p.add_argument('task', nargs='?', help='what to ask for, e.g. "Write about the sea."')
+    p.add_argument('-c', '--constraint', action='append', default=[], metavar='"ID JSON"',
+                   help='a kind and its arguments; again for each: -c punctuation:no_comma')
+    p.add_argument('--data', help="a file of instructions in hir's format, in place of a task")
+    p.add_argument('--nth', type=_at_least_1, default=1, help='which of its instructions (default: the first)')
+    p.add_argument('--beside', metavar='MODEL', help='a second policy, beside the first')
+    p.add_argument('-m', '--samples', type=_at_least_1, default=4, help='answers (default: %(default)s)')
+    p.add_argument('--temperature', type=_not_negative, default=1., help='of sampling; 0 is greedy (default: 1)')
+    p.add_argument('--max-new-tokens', type=_at_least_1, default=256, help='length limit (default: %(default)s)')
+    p.add_argument('--seed', type=int, default=0)
+    _add_readings(p, 'meant'); _own_kinds(p); _add_loading(p)
+    p.set_defaults(call=_ask_command, rows=64, suite='', engine='hf', engine_options='')
+
+def _add_loading(p):
+    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
+    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
+    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
+    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
+
+# %% ../nbs/api/92_cli.ipynb #91973b9f
+def _draw_command(args, rest):
+    "Write new instructions."
+    from hir.instructions.scoring import refuse_overwrite
+    from hir.instructions.synthesize import draw, kinds_drawn, load_tasks
+    refuse_overwrite([args.tasks, *args.exclude], [args.out]); check_output(args.out)
+    tasks = load_tasks(_located(args.tasks))
+    known = [q for path in args.exclude for q in load_instructions(_located(path))]
+    found = draw(tasks, args.n, args.seed, kinds_drawn(args.of), args.low, args.high, exclude=known)
+    save_instructions(args.out, found)
+    used = {c.kind for q in found for c in q.constraints}
+    print(f'{args.out}: {len(found)} instructions of {args.low} to {args.high} constraints, {len(used)} kinds, '
+          f'{len({q.task for q in found})} tasks')
+
+# %% ../nbs/api/92_cli.ipynb #3b798878
+def _add_draw(sub):
+    p = sub.add_parser('draw', help='new instructions from your own tasks', description='Draws constraints that go '
+                       'together for tasks of your own; each instruction has a response that meets it.')
+    p.add_argument('tasks', help="JSONL of tasks, one object with a field 'task' a line")
+    p.add_argument('-o', '--out', required=True, help='file to write')
+    p.add_argument('-n', type=_at_least_1, default=200, help='instructions, all different (default: %(default)s)')
+    p.add_argument('--of', nargs='+', default=[], metavar='ID', help='kinds to draw from, or how their ids begin '
+                   '(default: all that can be drawn)')
+    p.add_argument('--low', type=_at_least_1, default=2, help='fewest constraints (default: %(default)s)')
+    p.add_argument('--high', type=_at_least_1, default=6, help='most constraints (default: %(default)s)')
+    p.add_argument('--exclude', nargs='+', default=[], metavar='FILE',
+                   help='files whose instructions must not come again')
+    p.add_argument('--seed', type=int, default=0, help='same seed, same instructions')
+    p.set_defaults(call=_draw_command)
+
 # %% ../nbs/api/92_cli.ipynb #4b0d337d
 def _export_command(args, rest):
     "Write a model folder of a run, and upload it if asked to."
@@ -444,8 +531,10 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
-                           metavar='demo | train | eval | verify | study | kinds | methods | config | export')
-    for add in (_add_demo, _add_train, _add_eval, _add_verify, _add_study, _add_config, _add_export): add(sub)
+                           metavar='demo | train | eval | ask | verify | draw | study | kinds | methods | '
+                                   'config | export')
+    for add in (_add_demo, _add_train, _add_eval, _add_ask, _add_verify, _add_draw, _add_study, _add_config,
+                _add_export): add(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
@@ -522,16 +611,12 @@ def _add_eval(sub):
     what.add_argument('--scored', nargs='+', metavar='FILE', help='compare files that hir verify wrote; no model')
     p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
     p.add_argument('--samples', type=_at_least_1, help='responses per instruction (default: 4; with --suite 1)')
-    _add_suite(p); _add_readings(p, None); _own_kinds(p)
+    _add_suite(p); _add_readings(p, None); _own_kinds(p); _add_loading(p)
     p.add_argument('--max-new-tokens', type=_at_least_1, default=2048, help='length limit (default: %(default)s)')
     p.add_argument('--rows', type=_at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
-    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
-    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
-    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
     p.add_argument('--check', default='strict', choices=['strict', 'loose'])
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--out', help='write the summaries to this JSON file')
-    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
     p.set_defaults(call=_evaluate_command)
 
 # %% ../nbs/api/92_cli.ipynb #acb0ca8b
@@ -575,6 +660,7 @@ def _names_code(args):
 def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
     "Entry point of the command `hir`; the exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
     args, rest = parser().parse_known_args(argv)
+    if rest and rest[0][:1] != '-' and getattr(args, 'task', '') is None: args.task = rest.pop(0)     # after options
     if _names_code(args): see_working_folder()
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try:
