@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .schema import as_type
 from .constraints.constraint import ConstraintError, use_kinds
+from .constraints.verifier import Thinking
 from .files import DataError, check_output, shipped, write_json
 from .trust import asks_of, code_in, see_working_folder, struck, struck_text
 from .instructions.instruction import load_instructions
@@ -100,8 +102,9 @@ def _heldout_of(cfg):
     from hir.training.config import rules_of
     from hir.evaluation.evaluate import evaluate
     from hir.recipes import training_data
-    instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), replay=False)
-    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge)
+    instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), False, cfg.reading)
+    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge,
+                                  reading=rules.reading, thinking=rules.thinking)
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
 # %% ../nbs/api/92_cli.ipynb #420c7016
@@ -163,7 +166,7 @@ def _data_of(args, cfg):
     from hir.recipes import training_data
     from hir.training.config import ConfigError, method_of
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
-    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
+    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs, cfg.reading), _heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
     return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
 
@@ -247,20 +250,21 @@ def _evaluate_command(args, rest):
     if args.temperature == 0: raise ConfigError('--temperature 0 goes with --suite; here the table has a greedy column')
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
     instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
-    sampling = args.samples or 4, args.seed, function_in(Check, args.check)
+    rules = dict(check=function_in(Check, args.check), reading=args.reading or 'meant', thinking=args.thinking)
     for path in args.model: _model_asked(path, '--model')
     for path in args.model:
         engine = _engine_asked(args, path)
-        try: reports[path] = evaluate(engine, instructions, *sampling)
+        try: reports[path] = evaluate(engine, instructions, args.samples or 4, args.seed, **rules)
         finally: engine.close()
         print(f'{path}\n{evaluation_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))
-    if args.out: write_json(args.out, {name: r.summary() for name, r in reports.items()})
+    if args.out: write_json(args.out, {name: r.summary() | {'reading': r.reading} for name, r in reports.items()})
 
-# %% ../nbs/api/92_cli.ipynb #4a9a20ac
+# %% ../nbs/api/92_cli.ipynb #707084d8
 def _evaluate_suite(args):
     "Answer a suite with each policy, keep the responses, score them."
     from hir.evaluation.suite import folder_of, questions, run_suite, weights_in
+    reading = args.reading or ('meant' if args.suite in ('own', 'toy') else 'official')
     data, scores = questions(args.suite, _asked_for(args.data, 'data')), {}
     for path in args.model:
         decides = dict(model=path, weights=weights_in(_located(path)), max_new_tokens=args.max_new_tokens,
@@ -268,9 +272,11 @@ def _evaluate_suite(args):
                        **({'revision': args.revision} if args.revision else {}))
         folder = folder_of(args.responses or 'runs/eval', path)
         scores[path] = run_suite(lambda: _engine_asked(args, path), data, folder, decides, args.samples or 1,
-                                 args.temperature or 0., args.seed, rows=args.rows, progress=True)
+                                 args.temperature or 0., args.seed, reading, args.thinking, rows=args.rows,
+                                 progress=True)
     _show_scores(scores, args.out)
 
+# %% ../nbs/api/92_cli.ipynb #4a9a20ac
 def _compare_scored(args):
     "Report files that `hir verify` wrote, and compare them."
     from hir.evaluation.suite import read_scored
@@ -369,10 +375,23 @@ def _verify_command(args, rest):
         raise DataError(f'--report {args.report}: is an output already; name another file')
     if args.report: refuse_overwrite(read, [args.report]); check_output(args.report, '--report')
     found = score_file(_located(args.file), args.out, args.responses and _located(args.responses), args.key or 'prompt',
-                       args.workers, args.skip_bad, progress=True)
+                       args.workers, args.skip_bad, True, args.reading, args.thinking)
     print(scores_text(found))
     if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
     if args.report: write_json(args.report, found)
+
+# %% ../nbs/api/92_cli.ipynb #cf4b7d98
+def _tags(word):
+    "A value of `Thinking`, for argparse."
+    try: return as_type(word, Thinking)
+    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
+
+def _add_readings(p, default):
+    p.add_argument('--reading', choices=['official', 'meant'], default=default,
+                   help='check what the official code checks, or what the sentences say '
+                        f'(default: {default or "official for a benchmark, else meant"})')
+    p.add_argument('--thinking', type=_tags, default='cut', metavar='cut|keep|TAGS',
+                   help='a trace before the answer: cut <think>…</think>, keep it, or cut other tags (default: cut)')
 
 # %% ../nbs/api/92_cli.ipynb #805b05fe
 def _add_verify(sub):
@@ -387,6 +406,7 @@ def _add_verify(sub):
     p.add_argument('--skip-bad', action='store_true',
                    help='put what cannot be scored into a file beside OUT, and go on')
     p.add_argument('--report', help='write the accuracies to this JSON file')
+    _add_readings(p, 'official')
     _own_kinds(p)
     p.set_defaults(call=_verify_command)
 
@@ -502,7 +522,7 @@ def _add_eval(sub):
     what.add_argument('--scored', nargs='+', metavar='FILE', help='compare files that hir verify wrote; no model')
     p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
     p.add_argument('--samples', type=_at_least_1, help='responses per instruction (default: 4; with --suite 1)')
-    _add_suite(p); _own_kinds(p)
+    _add_suite(p); _add_readings(p, None); _own_kinds(p)
     p.add_argument('--max-new-tokens', type=_at_least_1, default=2048, help='length limit (default: %(default)s)')
     p.add_argument('--rows', type=_at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
     p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')

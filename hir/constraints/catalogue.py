@@ -9,6 +9,7 @@ __all__ = ['catalogue']
 import json
 
 from ..schema import in_words
+from .verifier import departures
 from .constraint import Constraint, ConstraintError, Kind, describe, kinds, near_kinds
 
 # %% ../../nbs/api/constraints/08_catalogue.ipynb #fd779918
@@ -35,7 +36,10 @@ def _kind_text(k:Kind):
     rows += [('example', _example_of(k)), ('  kwargs', json.dumps(k.example, ensure_ascii=False)),
              ('dropped alone', _DROPS.get(k.drop, k.drop))]
     if k.quotes: rows.append(('quotes', f'{", ".join(k.quotes)}: rewritten together with the prompt'))
-    if k.literal: rows.append(('reading', 'blank responses are checked too; loose is strict'))
+    if k.literal: rows.append(('official', 'blank responses are checked too; loose is strict'))
+    for _, what, text, args, first, second in departures(id=k.id):
+        told = ' '.join(map(str, [repr(text), *([json.dumps(args, ensure_ascii=False)] if args else [])]))
+        rows += [('departs', what), ('  e.g.', f'{told}: official {first}, meant {second}')]
     return '\n'.join([k.id, *(f'  {name:<22} {said}' for name, said in rows)])
 
 # %% ../../nbs/api/constraints/08_catalogue.ipynb #73470360

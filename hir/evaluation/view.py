@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..constraints.constraint import Constraint, describe
+from ..constraints.constraint import Constraint, Reading, describe
 from ..constraints.verifier import check, check_loose, ila
 from ..files import DataError, records, write_jsonl
 from ..policies.rollout import as_rollout, record_of_rollout
@@ -75,10 +75,11 @@ def _yes_no(ok):
 
 def show_verdicts(
     constraints:Sequence[Constraint], response:str,
-    focus:int|None=None)->Card: # position of the constraint whose words are highlighted
+    focus:int|None=None,  # position of the constraint whose words are highlighted
+    reading:Reading='official')->Card:
     "A card: every constraint strict and loose, and the response with the words that decide one of them."
     rows = []
-    found = [(c, check(c, response), check_loose(c, response)) for c in constraints]
+    found = [(c, check(c, response, reading), check_loose(c, response, reading)) for c in constraints]
     for i, (c, strict, loose) in enumerate(found):
         cells = ('▶' if i == focus else '', _yes_no(strict), _yes_no(loose), describe(c))
         rows.append(element('tr', *(element('td', x, css=_CELL) for x in cells)))

@@ -63,6 +63,8 @@ class Rules:
     "The run's switches, each a function."
     reward:Reward = ila        # verdict -> float, or rollouts -> one float each
     check:Check = check        # strict or loose
+    reading:str = 'meant'      # of the sentences: meant or official
+    thinking:str = 'cut'       # of `split_thinking`
     overlong:Overlong = kept   # truncated rollout -> its `Use`
     old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
     judge:Callable|None = None      # a `Judge`, for soft constraints
