@@ -26,10 +26,10 @@ def _counts(c):
     found = {v for v in values if isinstance(v, int)} | {int(n) for n in re.findall(r'\b\d{1,2}\b', str(c)[:1_000])}
     return sorted({1, 2, 3, 5} | {m for n in found if 0 < n < 60 for m in (n, n + 1)})[:20]
 
-def _again(texts, c):
-    "Each text once and several times, with a blank, a line, or a divider of the sentence between."
+def _again(texts, c, least=1):
+    "Each text `least` times and more, with a blank, a line, or a divider of the sentence between."
     between = dict.fromkeys([*_BETWEEN, *(f'\n{m}\n' for m in re.findall(r'(?<!\S)[^\w\s]{3,20}', str(c)[:1_000]))])
-    return [b.join([text]*n) for text in texts for n in _counts(c) for b in between]
+    return [b.join([text]*n) for text in texts for n in _counts(c) if n >= least for b in between]
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #91f00038
 _PAIRS = ('*', '*'), ('<<', '>>'), ('[', ']'), ('"', '"'), ("'", "'")
@@ -54,12 +54,12 @@ def no_answers(c:Constraint)->dict[str, list[str]]:
     prompt, marks = str(c), _marks(c)
     prompts = prompt, f'{_TASK} {prompt}', f'{prompt}\n\n{_TASK}'
     return {'empty': ['', ' \n'], 'word': ['yes', 'Yes.', 'YES'],
-            'repeated': _again([_SENTENCE, _SENTENCE.capitalize(), _SENTENCE.upper()], c),
+            'repeated': _again([_SENTENCE, _SENTENCE.capitalize(), _SENTENCE.upper()], c, 2),
             'copied': [f(text) for text in prompts for f in (str, str.lower, str.upper)],
             'named': _again(_named_words(c), c),
             'marks': _again(marks, c) + [mark.join(['a']*n) for mark in marks for n in _counts(c)]}
 
-WAYS = {'empty': 'nothing, or blanks', 'word': 'one word', 'repeated': 'a sentence, perhaps several times',
+WAYS = {'empty': 'nothing, or blanks', 'word': 'one word', 'repeated': 'a sentence, several times',
         'copied': 'the sentence of the constraint, perhaps with a task', 'named': 'the words it names, alone',
         'marks': 'its marks, alone'}
 
