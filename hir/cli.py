@@ -314,8 +314,21 @@ def _study(args, rest):
 
 def _list_kinds(args, rest):
     "List kinds of constraints, or show one."
+    if args.hack or args.reading: return _show_hacks(args)
     from hir.constraints.catalogue import catalogue
     print(catalogue(args.asked))
+
+# %% ../nbs/api/92_cli.ipynb #8b455d24
+def _show_hacks(args):
+    "Texts that meet kinds of constraints and answer nothing."
+    from hir.constraints.hack import hack_table
+    if not args.hack: raise DataError('--reading goes with --hack; without, there is nothing to check')
+    print(hack_table(args.asked, args.reading or ''))
+
+def _add_hack(p):
+    p.add_argument('--hack', action='store_true',
+                   help='show which of them are met by texts that answer nothing; for one kind, the texts')
+    p.add_argument('--reading', choices=['official', 'meant'], help='with --hack: in this reading only (default: both)')
 
 # %% ../nbs/api/92_cli.ipynb #82377048
 def _method_page(name:str):
@@ -539,7 +552,7 @@ def parser()->argparse.ArgumentParser:
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
                    help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
-    _own_kinds(k)
+    _add_hack(k); _own_kinds(k)
     k.set_defaults(call=_list_kinds)
     _add_methods(sub)
     for each in sub.choices.values():           # before the command or behind it

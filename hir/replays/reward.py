@@ -76,6 +76,7 @@ class Use:
     reward:bool = True # to earn what its verdict says; otherwise it earns 0
     replay:bool = True # to be replayed
     loss:bool = True   # to be learned from; otherwise it counts in statistics and advantages only
+    guards:tuple = ()  # names of those that refuse it (see `guard`)
 
 def kept(rollout:Rollout)->Use: return Use()
 def masked(rollout:Rollout)->Use: return Use(replay=False, loss=False)       # a replay would be masked as well

@@ -18,6 +18,7 @@ from typing import Any
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
 from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
+from ..replays.guard import guard_counts, guarded
 from ..replays.reward import Row, original_rows, score, zero_signal
 from .batch import Batch, collate, micro_batches, on_device, take
 from .method import Method, Parts, Rules, Sizes
@@ -227,6 +228,7 @@ def _draw_rows(ctx, prompts,   # instructions, or `Prompt`s, the same on every p
     judged = _judged_only(ctx, _sampled(ctx, asked, n, tag, who, sampling))
     judged = [r if asked[r.group].group is None else replace(r, group=asked[r.group].group) for r in judged]
     rows = original_rows(_with_scores(ctx, judged, who, temperature), ctx.rules.reward, ctx.rules.overlong)
+    rows = guarded(rows, ctx.rules.guard); _add_counts(ctx, **guard_counts(rows, ctx.rules.guard))
     if log: ctx.rows.extend(rows)
     used = [row for row in rows if row.use.row]
     if len(used) < len(rows): _add_counts(ctx, dropped=len(rows) - len(used))
