@@ -111,8 +111,6 @@ def _headings(text):
         title = line.lstrip('#')
         if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
 
-def _said(text): return [s for s in meant_sentences(text) if words(s)]
-
 def _paragraphs_of(text): return [p for p in _BLANK_LINE.split(_HEADING.sub('\n', text)) if words(p)]
 
 def _tables_in(text):
@@ -133,7 +131,7 @@ def _list_items(text):
 def _things(text, target):
     "What 'each …' speaks of."
     if 'heading' in target: return [title for _, title in _headings(text)]
-    if 'sentence' in target: return _said(text)
+    if 'sentence' in target: return meant_sentences(text)
     if tables := _tables_in(text):
         if 'row' in target: return [' '.join(row) for t in tables for row in t[1:]]
         cells = [(head, cell) for t in tables for row in t[1:] for head, cell in zip(t[0], row) if cell]
@@ -165,17 +163,18 @@ def _holds_of_each(text, limit, each, count):
 @meant('muldimif:Length/Sentences',
        ('counts every mark as an end', 'At 3.5... it was.', {'constraint': 'at most one sentence'}),
        ('knows no full stop of another script', '海很大。盐很白。', {'constraint': 'at most one sentence'}),
-       ('overlooks a total', 'A. B. C.', {'constraint': 'not exceed a total of 2 sentences'}),
+       ('overlooks a total', 'It is. It was. Go.', {'constraint': 'not exceed a total of 2 sentences'}),
        ('overlooks a single sentence', 'It is. It was.', {'constraint': 'it is presented as a single sentence'}),
-       ('counts the whole text for each thing', '- It is.\n- It was.', {'constraint': 'each item must be at most 1 sentence'}))
-def _sentence_count(response:str, constraint:_Readable(_read_sentences))->bool:
-    return _holds_of_each(response, _meant_limit(constraint, _SENTENCE), _each_in(constraint), lambda t: len(_said(t)))
+       ('counts the whole text for each thing', '- It is.\n- It was.',
+        {'constraint': 'each item must be at most 1 sentence'}))
+def _length_sentences(response, constraint):
+    return _holds_of_each(response, _meant_limit(constraint, _SENTENCE), _each_in(constraint), lambda t: len(meant_sentences(t)))
 
 @meant('muldimif:Length/Paragraphs',
        ('forbids what sets a total', 'One.', {'constraint': 'not exceeding a total of 2 paragraphs'}),
        ('counts a heading as a paragraph', '# Sea\n\nSalt.', {'constraint': 'at least 2 paragraphs'}),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.', {'constraint': 'exactly 2 paragraphs'}))
-def _paragraph_count(response:str, constraint:_Readable(_read_paragraphs))->bool:
+def _length_paragraphs(response, constraint):
     return _holds_of_each(response, _meant_limit(constraint, _PARAGRAPH), _each_in(constraint), lambda t: len(_paragraphs_of(t)))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
@@ -281,28 +280,23 @@ def _quoted(sentence):
     return tuple(k for k in (f.strip().rstrip('.,;') for f in found) if k)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #040aedf4
-_HANZI = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]')
-_SPACED_WORD = re.compile(r'(?<!\S)[^\w\s]*\w')
-
-def _word_count(text):
-    "Words between blanks, and Chinese characters."
-    rest, characters = _HANZI.subn(' ', text)
-    return characters + len(_SPACED_WORD.findall(rest))
-
 @meant('muldimif:Length/Words',
-       ('counts nothing else once there is a Chinese or full-width mark', 'one two three four。', {'constraint': 'at most 3 words'}),
+       ('counts nothing else once there is a Chinese or full-width mark', 'one two three four。',
+        {'constraint': 'at most 3 words'}),
        ('counts marks as words', '- a - b', {'constraint': 'exactly 2 words'}),
-       ('takes "each word" for parts', 'A B C\nD E F', {'constraint': 'use capitalized letters for each word and contain at most 4 words'}),
-       ('counts headers as cells', '| How many grains |\n|---|\n| two |', {'constraint': 'each cell must have at most 1 word'}))
-def _word_limit(response:str, constraint:_Readable(_read_words))->bool:
+       ('takes "each word" for parts', 'A B C\nD E F',
+        {'constraint': 'use capitalized letters for each word and contain at most 4 words'}),
+       ('counts headers as cells', '| How many grains |\n|---|\n| two |',
+        {'constraint': 'each cell must have at most 1 word'}))
+def _length_words(response, constraint):
     official, each = _read_words(constraint), _each_in(constraint)
     def after_colon(thing): return thing.partition(':')[2] if words(thing.partition(':')[2]) else thing
     if each is not None:
         things = _things(response, each)
-        return things != [] and all(official.words.holds(_word_count(t)) or official.words.holds(_word_count(after_colon(t)))
+        return things != [] and all(official.words.holds(len(words(t))) or official.words.holds(len(words(after_colon(t))))
                                     for t in things)
-    return (official.words.holds(_word_count(response)) and official.characters.holds(len(response)) and
-            official.sentences.holds(len(_said(response))) and all(count_keyword(response, k) for k in _quoted(constraint)))
+    return (official.words.holds(len(words(response))) and official.characters.holds(len(response)) and
+            official.sentences.holds(len(meant_sentences(response))) and all(count_keyword(response, k) for k in _quoted(constraint)))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2861cb69
 @dataclass(frozen=True)
@@ -423,17 +417,19 @@ def _keeps(rule, text):
     "Does a text keep to a `_Keywords`, as a reader finds them?"
     def has(k): return count_keyword(text, k)
     if rule.capital and not _in_case(text, 'title') or rule.period and not _ends_in(text, _WIDE['.']): return False
-    if not rule.words.holds(_word_count(text)) or any(map(has, rule.avoid)): return False
+    if not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
     if not all(has(k) for topics, k in rule.given if any(map(has, topics))): return False
     return not rule.have or (any if rule.one else all)(has(k) >= rule.least for k in rule.have)
 
 @meant('muldimif:Content/Keywords',
        ('ends a keyword at its apostrophe', "Kellogg went.", {'constraint': "Include the keyword 'Kellogg's'"}),
-       ('takes a full stop for a part of the keyword', 'On principle, yes', {'constraint': "Include the keyword 'principle.'"}),
+       ('takes a full stop for a part of the keyword', 'On principle, yes',
+        {'constraint': "Include the keyword 'principle.'"}),
        ('finds "or" anywhere', 'The sea', {'constraint': "Include 'sea' and 'salt', be it now or later"}),
-       ('understands "each" before must and should only', '- sea\n- a sea', {'constraint': "Include 'sea' in each item"}),
+       ('understands "each" before must and should only', '- sea\n- a sea',
+        {'constraint': "Include 'sea' in each item"}),
        ('reads "not" as a wish', 'The sea', {'constraint': "Do not mention 'sea'"}))
-def _mentions(response:str, constraint:_Readable(_read_keywords))->bool:
+def _content_keywords(response, constraint):
     each, rule = _each_in(constraint), _meant_keywords(constraint)
     things = [response] if each is None else _things(response, each)
     return things != [] and all(_keeps(rule, t) for t in things)
@@ -500,7 +496,7 @@ def _meant_punctuation(sentence):
        ('overlooks "every"', 'Yes? No.', {'constraint': 'every sentence ends with a period'}),
        ('passes any mark where one is named', 'No?', {'constraint': 'a period as the final punctuation mark'}),
        ('lets a text without the things pass', 'None', {'constraint': 'bullet points end with a period'}))
-def _ending(response:str, constraint:_Readable(_read_punctuation))->bool:
+def _content_punctuation(response, constraint):
     marks, each, wanted, at_end = _meant_punctuation(constraint)
     if not at_end: return not any(mark in response for mark in marks)
     if each is None: return _ends_in(response, marks) == wanted
@@ -563,8 +559,9 @@ def _spoken_of(text, of):
        ('does not see through marks', 'The "salt" Sea', {'constraint': 'each word must be capitalized'}),
        ('looks at letters of ASCII only', 'été', {'constraint': 'each word must be capitalized'}),
        ('judges the whole text where there are no headings', 'SEA', {'constraint': 'all headings in all uppercase'}),
-       ('judges the lines beside a table', 'See:\n| A |\n|---|\n| salt |', {'constraint': 'table entries in lowercase'}))
-def _letter_case(response:str, constraint:_Readable(_read_english))->bool:
+       ('judges the lines beside a table', 'See:\n| A |\n|---|\n| salt |',
+        {'constraint': 'table entries in lowercase'}))
+def _language_english(response, constraint):
     (case, of), low = _read_english(constraint), constraint.lower()
     if case == 'never' or 'capitalized form' in low: case = 'upper' if 'uppercase' in low else 'title'
     found = _spoken_of(response, of)
@@ -596,12 +593,14 @@ def language_chinese(response:str, constraint:_Readable(_read_chinese))->bool:
     return bool(wanted) if how == 'some' else not (other or re.search('[A-Za-z]', response))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #32f55a6a
+_HANZI = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]')
+
 @meant('muldimif:Language/Chinese',
        ('takes curly quotation marks for Chinese', '“Salt”', {'constraint': 'in Simplified Chinese'}),
        ('is content with one character', 'Salt (盐) is white', {'constraint': 'in Simplified Chinese'}),
        ('fails characters that are both', '海', {'constraint': 'in Simplified Chinese'}),
        ('fails any Latin letter', '鹽（NaCl）是白色的', {'constraint': 'must use Traditional Chinese characters'}))
-def _chinese(response:str, constraint:_Readable(_read_chinese))->bool:
+def _language_chinese(response, constraint):
     how, which = _read_chinese(constraint)
     if how == 'phrase': return count_keyword(response, which) > 0
     wanted, other = (len(set(filter(_HANZI.match, s))) for s in _written(response)[::1 if which == 'simplified' else -1])
@@ -701,11 +700,13 @@ _DRAWN = {'bold': r'\*\*[^*\n]*\w[^*\n]*\*\*|__[^_\n]*\w[^_\n]*__', 'bullet poin
 @meant('muldimif:Format/Markdown',
        ('reads "a heading at level 2" as asking for nothing', 'Sea', {'constraint': 'include a heading at level 2'}),
        ('reads "two heading levels" as asking for nothing', '# Sea', {'constraint': 'use two heading levels'}),
-       ('judges every heading where each thing has one', '# Seas\n## Baltic', {'constraint': 'use a level 2 heading for each sea'}),
-       ('reads "a block quote" as asking for nothing', 'Sea', {'constraint': 'be formatted as a block quote in Markdown'}),
+       ('judges every heading where each thing has one', '# Seas\n## Baltic',
+        {'constraint': 'use a level 2 heading for each sea'}),
+       ('reads "a block quote" as asking for nothing', 'Sea',
+        {'constraint': 'be formatted as a block quote in Markdown'}),
        ('takes four asterisks for bold text', '****', {'constraint': 'use bold'}),
        ('demands headings where any must not exceed', 'Sea', {'constraint': 'any headings must not exceed level 2'}))
-def _markdown(response:str, constraint:_Readable(_read_markdown))->bool:
+def _format_markdown(response, constraint):
     (quotes, signs, *_), low, found = _read_markdown(constraint), constraint.lower(), list(_headings(response))
     if 'block quote' in low:
         lines = [l for l in response.split('\n') if l.strip()]
@@ -775,11 +776,14 @@ def _fits_table(d, rows):
 
 @meant('muldimif:Format/Table',
        ('lets no table pass a limit of rows', 'None', {'constraint': 'It must not exceed 3 rows'}),
-       ('demands a table where the sentence asks for none', 'None', {'constraint': 'Any table included must not exceed 3 rows'}),
-       ('cuts names of columns at the letters a, n and d', '| Na |\n|---|\n| x |', {'constraint': 'a table with the columns: Nana'}),
-       ('takes lines between two tables for rows', '| A |\n|---|\n| x |\nSo\nit\nis\n| A |\n|---|\n| x |', {'constraint': 'a table with at most 2 rows'}),
+       ('demands a table where the sentence asks for none', 'None',
+        {'constraint': 'Any table included must not exceed 3 rows'}),
+       ('cuts names of columns at the letters a, n and d', '| Na |\n|---|\n| x |',
+        {'constraint': 'a table with the columns: Nana'}),
+       ('takes lines between two tables for rows', '| A |\n|---|\n| x |\nSo\nit\nis\n| A |\n|---|\n| x |',
+        {'constraint': 'a table with at most 2 rows'}),
        ('lets any list pass', '- a\n- b', {'constraint': 'The list must contain no more than one name'}))
-def _table(response:str, constraint:_Readable(_read_table))->bool:
+def _format_table(response, constraint):
     d, tables = _meant_table(constraint), _tables_in(response)
     if tables: return all(_fits_table(d, rows) for rows in tables)
     if 'tab' in constraint.lower() or not (items := _list_items(response)): return not d.needed
@@ -822,7 +826,7 @@ def _json_in(text):
 @meant('muldimif:Format/Json',
        ('lets a number pass', '42', {'constraint': 'at most 3 levels'}),
        ('does not see JSON in prose, or in another fence', 'So:\n```\n[1]\n```', {'constraint': 'at most 3 levels'}))
-def _json_depth(response:str, constraint:_Readable(_read_json))->bool:
+def _format_json(response, constraint):
     data = _json_in(response)
     return data is not None and _read_json(constraint).holds(_depth(data))
 
@@ -842,7 +846,7 @@ def format_xml(response:str, constraint:_Readable(_read_xml))->bool:
 @meant('muldimif:Format/XML',
        ('lets a text without XML pass', 'none', {'constraint': 'each element must have no more than one attribute'}),
        ('fails a fence that does not end', '```xml\n<a b="1">', {'constraint': 'at most one attribute'}))
-def _attributes(response:str, constraint:_Readable(_read_xml))->bool:
+def _format_xml(response, constraint):
     low, tags = constraint.lower(), re.findall(rf'<[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', response)
     counts = [len(re.findall(_ATTRIBUTE, tag)) for tag in tags]
     if not counts: return re.search(r'\bif\b', low) is not None
@@ -871,15 +875,17 @@ def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #4e7e90d1
 _POINT, _DATED = r'^[^\S\n]*[-*+•][^\S\n]+\S', r'\[\d{1,4}\]|\([^()\n]{0,100}?\b[12]\d{3}[a-z]?\b[^()\n]{0,40}\)'
 _OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, True), ('in-text citations', _DATED, True),
-                 ('no lists', rf'{_POINT}|^[^\S\n]*\d{{1,3}}[.)]\s', False), ('no number points', r'^[^\S\n]*\d{1,3}[.)]\s', False)]
+                 ('no lists', rf'{_POINT}|^[^\S\n]*\d{{1,3}}[.)]\s', False),
+       ('no number points', r'^[^\S\n]*\d{1,3}[.)]\s', False)]
 
 @meant('muldimif:Content/Identifiers',
        ('lets any text pass as full sentences', 'Sea, salt', {'constraint': 'in full sentences'}),
        ('takes bold text for a bullet point', '**Sea** is', {'constraint': 'No bullet points'}),
-       ('finds what each should start with anywhere', 'No Example: here', {'constraint': "Each example must start with 'Example:'"}),
+       ('finds what each should start with anywhere', 'No Example: here',
+        {'constraint': "Each example must start with 'Example:'"}),
        ('does not see through Markdown', '**Dear sea**', {'constraint': "start with the phrase 'Dear'"}),
        ('knows citations of one name only', 'It is (Lee et al., 1999).', {'constraint': 'with in-text citations'}))
-def _identified(response:str, constraint:_Readable(_read_identifiers))->bool:
+def _content_identifiers(response, constraint):
     low, text = constraint.lower(), undressed(response).strip()
     lines, name = [l.strip() for l in _HEADING.sub('', response).split('\n') if words(l)], ''.join(_quoted(constraint)[:1]).lower()
     if 'full sentences' in low: return lines != [] and all(_ends_in(l, ('.', '!', '?', ':', '。', '！', '？')) for l in lines)
