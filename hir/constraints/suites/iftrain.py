@@ -32,7 +32,7 @@ _AS_PATTERN = 'takes the keyword for a pattern', 'I write C++.', {'keyword': 'C+
 def word_once(response:str, keyword:Text)->bool: return _times(keyword, response) == 1
 
 @meant('keywords:word_once', _INSIDE, _AS_PATTERN)
-def _once(response:str, keyword:Text)->bool: return count_keyword(response, keyword) == 1
+def _word_once(response, keyword): return count_keyword(response, keyword) == 1
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #8e4297ea
 _AT_LEAST_ONE = {'frequency': 1, 'relation': 'at least'}
@@ -44,7 +44,7 @@ def word_count_different_numbers(response:str, keyword:Text, frequency:Count, re
 
 @meant('keywords:word_count_different_numbers',
        *((*d[:2], d[2] | _AT_LEAST_ONE) for d in (_INSIDE, _AS_PATTERN)))
-def _word_count(response:str, keyword:Text, frequency:Count, relation:Relation)->bool:
+def _word_count_different_numbers(response, keyword, frequency, relation):
     return compare(count_keyword(response, keyword), relation, frequency)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #83e19064
@@ -62,7 +62,7 @@ def count_increment_word(response:str, keyword1:Text, keyword2:Text)->bool:
 @meant('count:count_increment_word',
        ('finds keywords inside other words', 'Sea, salt, salty.', {'keyword1': 'sea', 'keyword2': 'salt'}),
        ('takes keywords for patterns', 'C++, .NET, .NET.', {'keyword1': 'C++', 'keyword2': '.NET'}))
-def _increment(response:str, keyword1:Text, keyword2:Text)->bool:
+def _count_increment_word(response, keyword1, keyword2):
     return count_keyword(response, keyword1) == 1 and count_keyword(response, keyword2) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #d30483fa
@@ -72,12 +72,12 @@ def exclude_word_harder(response:str, keyword:Text, instruction:str='')->bool:
     return f' {keyword.strip()} ' not in response
 
 @meant('keywords:exclude_word_harder',
-       ('sees the keyword between two blanks only', 'Salt, and sand and.', {'keyword': 'sand'}),
+       ('sees the keyword between two blanks only', 'Salt, sand.', {'keyword': 'sand'}),
        ('sees it in its own case only', 'Sea And salt', {'keyword': 'and'}))
-def _excluded(response:str, keyword:Text, instruction:str='')->bool: return count_keyword(response, keyword) == 0
+def _exclude_word_harder(response, keyword, instruction=''): return count_keyword(response, keyword) == 0
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #5127aa5a
-_ASIDE = re.compile(r"""[\n".!?;()*_]+|(?<!\w)'|'(?!\w)""")       # what sets a phrase apart
+_SET_APART = re.compile(r"""[\n".!?;()*_]+|(?<!\w)'|'(?!\w)""")       # what sets a phrase apart
 
 def _is_palindrome(phrase):
     s = re.sub(r'[\W_]', '', phrase).casefold()
@@ -89,9 +89,10 @@ def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in respon
 @meant('keywords:palindrome',
        ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters', 'At noon.'),
        ('knows no phrase', 'He said, "never odd or even".'))
-def _palindrome(response:str)->bool:
-    phrases = _ASIDE.split(straight(response))
-    return any(map(_is_palindrome, words(response) + phrases + [p for s in phrases for p in s.split(':')]))
+def _palindrome_word(response):
+    phrases = _SET_APART.split(straight(response))
+    return (any(len(w) > 2 and w == w[::-1] and len(set(w)) > 1 for w in words(response.casefold()))
+            or any(map(_is_palindrome, phrases + [p for s in phrases if ':' in s for p in s.split(':')])))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #db7e2ed0
 @kind('keywords:no_adjacent_consecutive',
@@ -102,7 +103,7 @@ def no_adjacent_consecutive(response:str)->bool:
 
 @meant('keywords:no_adjacent_consecutive',
        ('takes a mark before a word for its first letter', 'An "apple" bounced'), ('takes digits for letters', '1 2'))
-def _no_consecutive(response:str)->bool:
+def _no_adjacent_consecutive(response):
     starts = [w[0].lower() for w in words(response)]
     return starts != [] and not any(a.isalpha() and b.isalpha() and ord(b[0]) - ord(a[0]) == 1
                                     for a, b in zip(starts, starts[1:]))
@@ -154,22 +155,22 @@ def _last_of(text):
     return re.sub(r'[^\w\s]', '', ''.join(text.rsplit(None, 1)[-1:])).lower()
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #fc8bd859
-_MARKS = ' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—。，、；：！？（）《》【】•·'      # none of them begins or ends a word
+_OUTER_MARKS = ' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—。，、；：！？（）《》【】•·'      # none of them begins or ends a word
 _GOES_ON = re.compile(r"['-][^\W_]|[+#]")
 
-def _bare(text):
+def _bare_word(text):
     "A text in small letters without Markdown, the number of a list item, and marks at its ends."
-    return re.sub(r'\A\d{1,3}[.)]\s+', '', undressed(text).casefold().strip(_MARKS))
+    return re.sub(r'\A\d{1,3}[.)]\s+', '', undressed(text).casefold().strip(_OUTER_MARKS))
 
-def _opens(text, word):
+def _has_first(text, word):
     "Is it the first word of a text?"
-    text, word = _bare(text.lstrip(_MARKS)[:len(word) + 100]), _bare(word)
+    text, word = _bare_word(text.lstrip(_OUTER_MARKS)[:len(word) + 100]), _bare_word(word)
     rest = text[len(word):]
     return word != '' and text.startswith(word) and not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
 
-def _closes(text, word):
+def _has_last(text, word):
     "Is it the last word of a text?"
-    text, word = _bare(text.rstrip(_MARKS)[-len(word) - 100:]), _bare(word)
+    text, word = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:]), _bare_word(word)
     rest = text[:len(text) - len(word)]
     return (word != '' and text.endswith(word) and not re.search(r"[^\W_]['-]\Z", rest)
             and count_keyword(rest[-2:] + word, word) > 0)
@@ -180,9 +181,10 @@ def _closes(text, word):
 def first_word_answer(response:str, first_word:Text)->bool:
     return _first_of(response) == first_word.strip().lower()
 
-@meant('first_word:first_word_answer', ('takes a mark for a part of the word', '"The," he said.', {'first_word': 'the'}),
+@meant('first_word:first_word_answer', ('takes a mark for a part of the word', '"The," he said.',
+        {'first_word': 'the'}),
        ('does not see through Markdown', '# The sea', {'first_word': 'the'}))
-def _first_answer(response:str, first_word:Text)->bool: return _opens(response, first_word)
+def _first_word_answer(response, first_word): return _has_first(response, first_word)
 
 @kind('last_word:last_word_answer',
       'The last word of your response should be the word {last_word}.')
@@ -192,23 +194,20 @@ def last_word_answer(response:str, last_word:Text)->bool:
 @meant('last_word:last_word_answer', ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
        ('takes a mark after a blank for a word', 'Do it !', {'last_word': 'it'}),
        ('takes another word for this one', "It's", {'last_word': 'its'}))
-def _last_answer(response:str, last_word:Text)->bool: return _closes(response, last_word)
+def _last_word_answer(response, last_word): return _has_last(response, last_word)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #5d6ec8d3
-def _spoken(text):
-    "The sentences of a text that say something."
-    return [s for s in meant_sentences(text) if re.search(r'[^\W_]', s)]
-
 @kind('first_word:first_word_sent',
       'The first word of each sentence should be the word {first_word}.')
 def first_word_sent(response:str, first_word:OneWord)->bool:
     return {_first_of(s) for s in _rule_sentences(response)} == {_one(first_word).strip().lower()}
 
-@meant('first_word:first_word_sent', ('takes a mark for a part of the word', 'The sea. "The salt."', {'first_word': 'the'}),
-       ('cuts sentences at wrong places', 'The sea (e.g. salt) is', {'first_word': 'the'}))
-def _first_sent(response:str, first_word:OneWord)->bool:
-    found = _spoken(response)
-    return found != [] and all(_opens(s, _one(first_word)) for s in found)
+@meant('first_word:first_word_sent', ('takes a mark for a part of the word', 'The sea. "The salt."',
+        {'first_word': 'the'}),
+       ('cuts sentences at wrong places', 'The sea, no. 5, is', {'first_word': 'the'}))
+def _first_word_sent(response, first_word):
+    found = meant_sentences(response)
+    return found != [] and all(_has_first(s, _one(first_word)) for s in found)
 
 @kind('last_word:last_word_sent',
       'The last word of each sentence, before punctuation, should be the word {last_word}.')
@@ -217,9 +216,9 @@ def last_word_sent(response:str, last_word:OneWord)->bool:
 
 @meant('last_word:last_word_sent', ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
        ('takes a second mark for a sentence', 'The sea?!', {'last_word': 'sea'}))
-def _last_sent(response:str, last_word:OneWord)->bool:
-    found = _spoken(response)
-    return found != [] and all(_closes(s, _one(last_word)) for s in found)
+def _last_word_sent(response, last_word):
+    found = meant_sentences(response)
+    return found != [] and all(_has_last(s, _one(last_word)) for s in found)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #2fdafac6
 @kind('keywords:keyword_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
@@ -232,11 +231,11 @@ def keyword_specific_position(response:str, keyword:OneWord, n:Positive, m:Posit
        ('counts marks as words', 'Well, the sea is salt.', {'keyword': 'sea', 'n': 1, 'm': 3}),
        ('minds capitals', 'Sea.', {'keyword': 'sea', 'n': 1, 'm': 1}),
        ('cuts words in two', "I don't.", {'keyword': "don't", 'n': 1, 'm': 2}))
-def _positioned(response:str, keyword:OneWord, n:Positive, m:Positive)->bool:
-    sentence, keyword = ''.join(_spoken(undressed(response))[n - 1:n]), _bare(_one(keyword))
+def _keyword_specific_position(response, keyword, n, m):
+    sentence, keyword = ''.join(meant_sentences(undressed(response))[n - 1:n]), _bare_word(_one(keyword))
     spaced = [t for t in sentence.split() if re.search(r'[^\W_]', t)]
     size = len(keyword.split()) - 1 + m
-    return keyword != '' and keyword in (_bare(' '.join(ws[m - 1:size])) for ws in (words(sentence), spaced))
+    return keyword != '' and keyword in (_bare_word(' '.join(ws[m - 1:size])) for ws in (words(sentence), spaced))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #ae4dac8d
 @kind('keywords:start_end', 'Start and end your response with the same word (do not write anything '
@@ -248,12 +247,12 @@ def start_end(response:str)->bool:
 
 @meant('keywords:start_end', ('cuts words in two', "Don't say don't"), ('takes a mark for a word', '! So !'),
        ('does not see through Markdown', '**Sea** is a sea'))
-def _start_end(response:str)->bool:
+def _start_end(response):
     text = undressed(response).strip()
     found, tokens = words(text), text.split()
     if len(found) < 2: return False
     return (text.endswith(found[-1]) and found[0].casefold() == found[-1].casefold()
-            or _bare(tokens[0]) == tokens[-1].casefold() and tokens[-1].strip(_MARKS) == tokens[-1])   # C++
+            or _bare_word(tokens[0]) == tokens[-1].casefold() and tokens[-1].strip(_OUTER_MARKS) == tokens[-1])   # C++
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0b0d49fc
 def _same_words(a, b): return a.strip().lower() == b.strip().lower()
@@ -270,7 +269,7 @@ _DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a c
 def copy(response:str, prompt_to_repeat:Text)->bool: return _same_words(response, prompt_to_repeat)
 
 @meant('copy:copy', *_DRESSED)
-def _copied(response:str, prompt_to_repeat:Text)->bool: return _plain(response) == _plain(prompt_to_repeat)
+def _copy(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #860e1af4
 _ONLY = ('(do not say anything before repeating the request; the request you need to repeat does '
@@ -280,7 +279,7 @@ _ONLY = ('(do not say anything before repeating the request; the request you nee
 def copying_simple(response:str, prompt_to_repeat:Text)->bool: return _same_words(response, prompt_to_repeat)
 
 @meant('copy:copying_simple', *_DRESSED)
-def _copied_simply(response:str, prompt_to_repeat:Text)->bool: return _plain(response) == _plain(prompt_to_repeat)
+def _copying_simple(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
 @kind('copy:copying_multiple', 'Repeat the request without change {N} times, separated by 6 '
       f'asterisk symbols {_ONLY}', **_PROMPT_PARTS)
@@ -291,7 +290,7 @@ def copying_multiple(response:str, prompt_to_repeat:Text, N:Positive)->bool:
 @meant('copy:copying_multiple', ('fails a divider at the end', 'Why salt?******Why salt?******', {'N': 2}),
        ('fails asterisks with blanks between', 'Why salt?\n* * * * * *\nWhy salt?', {'N': 2}),
        *((what, text, {'N': 1}) for what, text in _DRESSED))
-def _copied_often(response:str, prompt_to_repeat:Text, N:Positive)->bool:
+def _copying_multiple(response, prompt_to_repeat, N):
     copies, wanted = list(map(_plain, re.split(r'\*(?: ?\*){5}', response))), _plain(prompt_to_repeat)
     copies = copies[copies[0] == '':len(copies) - (copies[-1] == '')]
     return len(copies) == N and all(c == wanted for c in copies)
@@ -310,7 +309,7 @@ def copy_span_idx(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Coun
 
 @meant('new:copy_span_idx', ('leaves out the last character that the official sentence includes', 'salt?'),
        ('fails a copy in quotation marks', '"salt"'))
-def _copied_span(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
+def _copy_span_idx(response, prompt_to_repeat, n_start, n_end):
     return _plain(response) in [_plain(prompt_to_repeat[n_start:end]) for end in (n_end, n_end + 1)]
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #dcc2ce1a
@@ -343,12 +342,13 @@ def repeat_phrase(response:str, phrase:Text, small_n:Positive)->bool:
 
 _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
 
-@meant('copy:repeat_phrase', ('minds capitals', 'Is the lake is salt?', _ONE_LAKE), ('ends a copy inside a word', 'The lake is salty', _ONE_LAKE),
+@meant('copy:repeat_phrase', ('minds capitals', 'Is the lake is salt?', _ONE_LAKE),
+       ('ends a copy inside a word', 'The lake is salty', _ONE_LAKE),
        ('loses a copy at the end of a line', 'The lake is\nsalt', _ONE_LAKE),
        ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
        ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
-def _rephrased(response:str, phrase:Text, small_n:Positive)->bool:
-    wanted, spoken = _bare(phrase).split(), [_bare(w) for w in undressed(response).split()]
+def _repeat_phrase(response, phrase, small_n):
+    wanted, spoken = _bare_word(phrase).split(), [_bare_word(w) for w in undressed(response).split()]
     size, changed = len(wanted), []
     for i, end in enumerate(spoken[size - 1:]):
         if (spoken[i], end) == (wanted[0], wanted[-1]):
@@ -373,7 +373,7 @@ def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
 
 @meant('paragraphs:paragraphs', ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
        ('takes bold italics for dividers', 'One ***big*** sea.\n***\nTwo.'))
-def _paragraphs(response:str)->bool: return _is_two(_starred(response))
+def _paragraphs(response): return _is_two(_starred(response))
 
 @kind('paragraphs:paragraphs2', 'There should be 2 paragraphs. Paragraphs and only paragraphs are '
       'separated with each other by two line breaks.')
@@ -381,7 +381,7 @@ def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 @meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response:str)->bool:
+def _paragraphs2(response):
     return sum(p.strip() != '' for p in re.split(r'\n[^\S\n]*\n', response)) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
@@ -395,9 +395,10 @@ def _nothing_but(pattern, text, holds):
 def square_brackets(response:str)->bool:
     return all(w.startswith('[') and w.endswith(']') for w in response.split())
 
-@meant('detectable_format:square_brackets', ('fails a mark outside', '[The] [sea].'), ('lets brackets without a word pass', '[] []'),
+@meant('detectable_format:square_brackets', ('fails a mark outside', '[The] [sea].'),
+       ('lets brackets without a word pass', '[] []'),
        ('sees only the ends of what blanks separate', '[The]sea[is]'))
-def _bracketed(response:str)->bool:
+def _square_brackets(response):
     return _nothing_but(r'\[([^][]+)\]', response, lambda inside: len(inside.split()) == 1 and words(inside) != [])
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #7a42e443
@@ -409,7 +410,7 @@ def bigram_wrapping(response:str)->bool:
 
 @meant('detectable_format:bigram_wrapping', ('fails a mark outside', '<<The sea>> <<is salt>>.'),
        ('lets a single word pass', 'Sea'), ('lets more brackets inside pass', '<<The>> <<sea>>'))
-def _bigrams(response:str)->bool:
+def _bigram_wrapping(response):
     for mark in ('>>', '<<'):                                       # an odd last word, bare or wrapped alone
         head, mark, last = response.rpartition(mark)
         if len(words(last)) == 1: response = head + mark; break
@@ -426,9 +427,9 @@ def sentence_hyphens(response:str)->bool:
 
 @meant('detectable_format:sentence_hyphens', ('lets a single sentence pass', 'Just one.'),
        ('takes a hyphenated word for two sentences', 'A well-known sea.-It is salt.'))
-def _hyphenated(response:str)->bool:
+def _sentence_hyphens(response):
     pieces = _JOINT.split(straight(response).strip())
-    return len(pieces) > 1 and all(p == p.strip() and len(_spoken(p)) == 1 for p in pieces)
+    return len(pieces) > 1 and all(p == p.strip() and len(meant_sentences(p)) == 1 for p in pieces)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #d110e8ec
 Ascii = Annotated[str, Where(lambda s: len(s) == 1 and s.isascii() and s.isalpha(), 'a letter, a to z')]
@@ -438,7 +439,7 @@ def letter_counting(response:str, N:Count, relation:Relation)->bool:
     return compare(len(re.findall('[a-zA-Z]', response)), relation, N)
 
 @meant('letters:letter_counting', ('counts letters of ASCII only', 'Été', {'N': 3, 'relation': 'at least'}))
-def _letter_count(response:str, N:Count, relation:Relation)->bool:
+def _letter_counting(response, N, relation):
     return compare(sum(map(str.isalpha, response)), relation, N)
 
 @kind('letters:letter_counting2',
@@ -454,7 +455,7 @@ def lowercase_counting(response:str, N:Count)->bool:
 
 @meant('count:lowercase_counting', ("counts \"don't\" twice", "I don't", {'N': 1}),
        ('counts letters of ASCII only', 'été', {'N': 0}))
-def _lowercase(response:str, N:Count)->bool: return sum(map(str.islower, words(response))) <= N
+def _lowercase_counting(response, N): return sum(map(str.islower, words(response))) <= N
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0d43bca7
 @kind('count:count_unique',
@@ -465,7 +466,7 @@ def count_unique(response:str)->bool:
 
 @meant('count:count_unique', ('takes marks for words', 'Sea. Salt.'), ('minds capitals', 'The sea, the'),
        ('cuts words in two', "Can't cannot can"))
-def _unique(response:str)->bool:
+def _count_unique(response):
     found = [w.casefold() for w in words(straight(response))]
     return 0 < len(set(found)) == len(found)
 
@@ -481,28 +482,29 @@ def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
     return len(blocks) == 3 and all(map(fits, blocks))
 
 @meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1, 'n_words': 2}),
-       ('does not know the divider * * *', 'Go!\n* * *\nGo!\n* * *\nGo!', {'n_sent': 1, 'n_words': 2}),
+       ('does not know the divider * * *', 'Go\n* * *\nGo\n* * *\nGo', {'n_sent': 1, 'n_words': 1}),
        ('fails a divider at the end', 'On\n***\nOn\n***\nOn\n***', {'n_sent': 1, 'n_words': 1}))
-def _composed(response:str, n_sent:Positive, n_words:Positive)->bool:
+def _counting_composition(response, n_sent, n_words):
     def fits(paragraph):
-        found = _spoken(undressed(paragraph))
+        found = meant_sentences(undressed(paragraph))
         return len(found) == n_sent and all(len(words(s)) == n_words for s in found)
     blocks = _starred(response)
     return len(blocks) == 3 and all(map(fits, blocks))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #4458babc
-_DOTTED, _EXCLAIMED = re.compile('[.…‥。．｡﹒]'), re.compile('[!¡！‼⁉❗❕﹗]')
+_ANY_DOT, _ANY_EXCLAMATION = re.compile('[.…‥。．｡﹒]'), re.compile('[!¡！‼⁉❗❕﹗]')
 
 @kind('punctuation:punctuation_dot', 'In your entire response, refrain from the use of . (i.e. '
       'dots) as punctuation and in general.')
 def punctuation_dot(response:str)->bool: return '.' not in response
 
-@meant('punctuation:punctuation_dot', ('knows no full stop of another script', '海。'), ('takes an ellipsis for no dots', 'Sea…'))
-def _no_dot(response:str)->bool: return not _DOTTED.search(response)
+@meant('punctuation:punctuation_dot', ('knows no full stop of another script', '海。'),
+       ('takes an ellipsis for no dots', 'Sea…'))
+def _punctuation_dot(response): return not _ANY_DOT.search(response)
 
 @kind('punctuation:punctuation_exclamation', 'In your entire response, refrain from the use of ! '
       '(i.e. exclamation marks) as punctuation and in general.')
 def punctuation_exclamation(response:str)->bool: return '!' not in response
 
 @meant('punctuation:punctuation_exclamation', ('knows no exclamation mark of another script', '海！'))
-def _no_exclamation(response:str)->bool: return not _EXCLAIMED.search(response)
+def _punctuation_exclamation(response): return not _ANY_EXCLAMATION.search(response)
