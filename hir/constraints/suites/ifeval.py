@@ -350,7 +350,7 @@ def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
 _STARRED = re.compile(r'(\*(?<![0-9A-Za-z*\\]\*)\*{0,2})(?=[^*\n]*[^\W_])(?![\s*])[^*\n]+(?<!\s)\1(?!\*)')
-_UNDERLINED = re.compile(r'(_(?<![\w\\]_)_?)(?=[^_\n]*[^\W_])(?![\s_])[^_\n]+(?<!\s)\1(?!\w)')
+_UNDERLINED = re.compile(r'(_(?<![\w\\*]_)_?)(?=[^_\n]*[^\W_])(?![\s_*])[^_\n]+(?<!\s)\1(?!\w)')
 
 @meant('detectable_format:number_highlighted_sections',
        ('counts what stands between signs', '2 * 3 * 4', {'num_highlights': 1}),
