@@ -17,11 +17,17 @@ from typing import Literal
 from unicodedata import category, name as name_of
 
 # %% ../../nbs/api/constraints/01_text.ipynb #b2933741
-_WORD = re.compile(r"[^\W_][\w\u0300-\u036f]*(?:['’-][^\W_][\w]*)*")
+_PLACES = (0x300, 0x1e00), (0x3099, 0x309b), (0xa66f, 0xac00), (0xfe00, 0xfe30), (0x11000, 0x11f60)  # of marks
+_JOINED = ''.join(c for place in _PLACES for c in map(chr, range(*place)) if category(c)[0] == 'M')
+_JOINED += '\u00ad\u200c\u200d\u2060'                              # and joiners that nobody sees
+_LONE = r'\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
+_LETTERS_OF = rf'[^\W_{_LONE}]+(?:[{_JOINED}]+[^\W_{_LONE}]*)*'
+_BETWEEN = r"[-'’&_‐‑.,:/](?:(?<![.,:/])|(?<=\d.)(?=\d)|(?<=\b\w\.)(?=\w\b))"
+_MEANT_WORD = re.compile(rf'{_LETTERS_OF}(?:{_BETWEEN}{_LETTERS_OF})*(?:://(?<=https://)[!-~]+)?|[{_LONE}][{_JOINED}]*')
 
 def words(text:str)->list[str]:
     "The words of a text, as a reader counts them."
-    return _WORD.findall(text)
+    return _MEANT_WORD.findall(text)
 
 def regexp_words(text:str)->list[str]:
     r"Runs of word characters, `\w+`, as the official code counts words."
@@ -149,10 +155,83 @@ def sentences(text:str)->list[str]:
         taken = len(closing[0]) if closing else 0
     return out
 
-# %% ../../nbs/api/constraints/01_text.ipynb #20d37600
+# %% ../../nbs/api/constraints/01_text.ipynb #2b2de324
+_ELSEWHERE = '。．｡！？।॥؟۔።፧፨။។៕։՜՞‽⁇⁈⁉'                 # full stops that need no blank after them
+_SHUT = r"""'"”’»›)\]}*_`~」』】〉》）］｝"""                       # what follows a mark in the same sentence
+_MARKED = re.compile(rf'[.!?…{_ELSEWHERE}][{_SHUT}]*$')
+_WORDY = re.compile(r'[^\W_]')
+_LINE = re.compile(r"""\s*(?:
+    (?P<heading>\#{1,6}\s.*|\*\*[^*]+\*\*:?|<<.+>>|```.*)$ | [A-Za-z]\.\s |
+    (?P<item>(?:[-*+•◦‣▪·–—]|\**\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.)]\**)\s+(?=.*\w)))""", re.VERBOSE)
+
+def _blocks(text:str):
+    "The paragraphs of a text and the items of its lists, without bullets and numbers; no headings."
+    block = []
+    for line in map(str.strip, text.splitlines()):
+        found, blank = _LINE.match(line), not _WORDY.search(line)
+        heading = found and found['heading'] and not _MARKED.search(line)
+        if block and (found or blank) and block[-1][-1] not in ':,;':
+            yield ' '.join(block)
+            block = []
+        if not (blank or heading): block.append(line[found.end('item') if found and found['item'] else 0:])
+    if block: yield ' '.join(block)
+
+# %% ../../nbs/api/constraints/01_text.ipynb #789788f9
+_NEVER_LAST = set("""
+    mr mrs ms mx dr prof rev hon gov capt lt col sgt gen sen rep st messrs e.g i.e eg ie cf vs viz""".split())
+_NUMBERED = set("""
+    no nos p pp ch vol vols fig figs eq eqs sec art jan feb mar apr jun jul aug sep sept oct nov dec""".split())
+_SHORTENED = set('etc al inc ltd co corp jr sr dept est misc approx bros ave blvd'.split())
+_COUNTRIES = set('u.s u.k u.n e.u'.split())
+_LETTERED = set("""
+    plan option vitamin class grade group team type part section appendix exhibit answer choice step case
+    phase point version scenario hepatitis room""".split())
+_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[a-z]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
+
+def _is_common(word:str):
+    "Is it a word that is usually written small?"
+    word = re.match(r'\w*', word)[0].lower()
+    return word in _EITHER or word in _SMALL or word.endswith(_SUFFIXES)
+
+# %% ../../nbs/api/constraints/01_text.ipynb #2422d4af
+def _is_short(
+    before:list[str], # the words before a full stop, e.g. ['the', 'U.S']
+    after:str,        # the word after it, e.g. 'Army'
+    gap:str)->bool:   # the blanks between
+    "Does the full stop belong to the word before it, as in 'Dr. Smith', and end no sentence?"
+    word = before[-1].lstrip('"\'“‘([*_').lower() if before else ''
+    if word in _NEVER_LAST or len(before) == 1 and _COUNTER.fullmatch(word): return True
+    if word == '1' and before[-2][-1] == ':': return True          # Steps: 1. Sit.
+    if word in _NUMBERED: return after[0].isdigit()
+    if len(word) == 1 and word.isalpha(): return not (_is_common(after) or before[-2].lower() in _LETTERED)
+    if not (word in _SHORTENED or '.' in word and _DOTTED.fullmatch(word)): return False
+    return after[0].islower() or word in _COUNTRIES and gap == ' ' and not _is_common(after)
+
+# %% ../../nbs/api/constraints/01_text.ipynb #faa801c1
+_END_MARK = re.compile(rf'((?:(?<![.!?…])[.!?…]|[{_ELSEWHERE}])[.!?…{_ELSEWHERE}]*)([{_SHUT}]*)(?:\[\d+\])*(\s*)')
+_AFTER_END = re.compile(r'(?=(.))\W{0,20}(\w[\w.]{0,30})')
+
+def _meant_ends(block:str):
+    "Where sentences end inside a block."
+    start = 0
+    for m in _END_MARK.finditer(block):
+        mark, shut, gap = m.groups()
+        if mark[-1] in '.!?…' and not gap and block[m.end():m.end() + 1] < '\u3005': continue  # '3.14', not '.好'
+        if not (following := _AFTER_END.match(block, m.end())): continue
+        after, touches = following[2], not gap and following[1].isalnum()
+        if (shut or mark[-2:] == '..' or mark[-1] == '…') and (after[0].islower() or touches): continue
+        if mark == '.' and _is_short(block[max(start, m.start() - 40):m.start()].split(), after, gap): continue
+        yield (start := m.end())
+
 def meant_sentences(text:str)->list[str]:
-    "The sentences of a text, as a reader counts them."
-    return sentences(text)
+    "The sentences of a text, as a reader counts them; none where there is no word."
+    out = []
+    for block in _blocks(text):
+        for start, end in pairwise((0, *_meant_ends(block), len(block))):
+            piece = block[start:end].strip()
+            if _WORDY.search(piece) or not out: out.append(piece)
+            else: out[-1] += ' ' + piece
+    return out or [text.strip()][:bool(_WORDY.search(text))]
 
 # %% ../../nbs/api/constraints/01_text.ipynb #c3550d20
 _TREEBANK_RULES = [(re.compile(pattern), to) for pattern, to in [
