@@ -24,13 +24,20 @@ from ..text import language as language_of
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #86c554ec
 _QUOTES = str.maketrans({**dict.fromkeys('“”„‟«»「」『』＂', '"'), **dict.fromkeys('‘’‚‛‹›´＇', "'")})
 _LINE_MARKS = re.compile(r'^[ \t]*(?:```[^\n`]*(?:\n|\Z)|(?:#{1,6}[ \t]+|>[ \t]?)+)', re.MULTILINE)
-_EMPHASIS = re.compile(r'(?<![\w*`])[*_`]+(?=[^\s*_`])|(?<=[^\s*_`])[*_`]+(?![\w*`])')
+
+def _kept(run):
+    "Of a run of '*', '_' and '`': nothing where it touches a word from outside, else all."
+    before, after = run.string[max(run.start() - 1, 0):run.start()], run.string[run.end():run.end() + 1]
+    opens, closes = after.strip() and not before.isalnum(), before.strip() and not after.isalnum()
+    return '' if opens or closes else run[0]
+
+def _bare(text):
+    if '#' in text or '>' in text or '```' in text: text = _LINE_MARKS.sub('', text)
+    return re.sub('[*_`]+', _kept, text)
 
 def straight(text:str)->str:
     "A text with straight quotation marks and apostrophes."
-    return text.translate(_QUOTES)
-
-def _bare(text): return _EMPHASIS.sub('', _LINE_MARKS.sub('', text))
+    return text if text.isascii() else text.translate(_QUOTES)
 
 def undressed(text:str)->str:
     "A text without Markdown's code fences, marks of headings, quotes, emphasis and code, and with straight quotes."
@@ -48,7 +55,7 @@ def _runs_on(text, i):
     left, right = text[max(i - 2, 0):i].rstrip('_')[-1:], text[i:i + 2].lstrip('_')[:1]
     return bool(left and right) and _in_word(left) and _in_word(right)
 
-@lru_cache(16)
+@lru_cache(32)
 def _folded(text, dressed):
     "A text in small letters, with single blanks."
     return ' '.join((straight(text) if dressed else undressed(text)).casefold().split())
@@ -166,12 +173,13 @@ def number_paragraphs(response:str, num_paragraphs:Count)->bool:
     found = parts(response, '***')
     return '' not in found and len(found) == num_paragraphs
 
-_BOLD_ITALIC = re.compile(r'(?<![^\s("“])\*{3}(?=\S)([^*\n]+)(?<=\S)\*{3}(?![^\W_])')
+_BOLD_ITALIC = re.compile(r'\*{3}(?<![^\s("“]\*{3})(?=[^\s*])([^*\n]+)(?<=\S)\*{3}(?![^\W_])')
+_STAR_ROW = re.compile(r'^[ \t]*(?:\\?\*[ \t]*){3,}$', re.MULTILINE)
 
 def _between_stars(text, n):
     "What stands between rows of `n` asterisks, which may have blanks between them; nothing blank."
-    row = rf'^[^\S\n]*(?:\\?\*[^\S\n]*){{{n}}}$|(?<![*\\])(?:\\?\*){{{n}}}(?!\\?\*)'
-    return [p for p in re.split(row, _BOLD_ITALIC.sub(r'\1', text), flags=re.MULTILINE) if p.strip()]
+    if '* *' in text or r'\*' in text: text = _STAR_ROW.sub(lambda row: re.sub(r'[^*]', '', row[0]), text)
+    return [p for p in re.split(rf'\*(?<!\*\*)\*{{{n - 1}}}(?!\*)', _BOLD_ITALIC.sub(r'\1', text)) if p.strip()]
 
 @meant('length_constraints:number_paragraphs',
        ('knows no divider with blanks', 'one\n* * *\ntwo', {'num_paragraphs': 2}),
@@ -277,15 +285,13 @@ def number_placeholders(response:str, num_placeholders:Count)->bool:
     opened = re.findall(r'\[[^\]\n]*\]?', response)      # to its closing bracket, or the line's end
     return sum(o.endswith(']') for o in opened) >= num_placeholders
 
-_TASK_BOX = re.compile(r'^[^\S\n]*(?:[*+-]|\d{1,3}[.)])[^\S\n]+\[[ xX]\]', re.MULTILINE)
-
 @meant('detectable_content:number_placeholders',
        ('counts links', 'See [here](a.b)', {'num_placeholders': 1}),
-       ('counts boxes to tick', '- [ ] buy salt', {'num_placeholders': 1}),
+       ('counts boxes to tick', '- [x] buy salt', {'num_placeholders': 1}),
        ('counts empty brackets, and numbers of notes', '[] so [1]', {'num_placeholders': 1}))
 def _number_placeholders(response, num_placeholders):
-    found = re.findall(r'\[([^\[\]\n]+)\](?!\()', _TASK_BOX.sub('', response))
-    return sum(bool(re.search(r'\w', f)) and not re.fullmatch(r'\^?\d{1,3}', f) for f in found) >= num_placeholders
+    found = re.findall(r'\[([^\[\]\n]+)\](?!\()', response)
+    return sum(bool(re.search(r'\w', f)) and not re.fullmatch(r'[xX]|\^?\d{1,3}', f) for f in found) >= num_placeholders
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #a86047e9
 @kind('detectable_content:postscript', 'At the end of your response, please explicitly add a '
@@ -296,9 +302,13 @@ def postscript(response:str, postscript_marker:Text)->bool:
     marker = postscript_marker.strip()
     return bool(re.search(spaced.get(marker, marker.lower()), response.lower()))
 
-_BEGINS = r'(?:^[^\w\n]{0,20}(?:\d{1,3}[.)]\s?)?|[.!?…。！？"\')\]]\s{1,9}["\'(]?)'        # a line, or a sentence
+_BEFORE = re.compile(r'(?:^[^\w\n]{0,20}(?:\d{1,3}[.)]\s?)?|[.!?…。！？"\')\]]\s{1,9}["\'(]?)$', re.MULTILINE)
 
-def _as_text(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).split()))
+def _beginnings(pattern, text):
+    "The matches of a pattern with which a line or a sentence begins."
+    return [m for m in re.finditer(pattern, text, re.I) if _BEFORE.search(text, max(m.start() - 40, 0), m.start())]
+
+def _as_text(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).split() or words.split()))
 
 @meant('detectable_content:postscript',
        ('finds it inside a word', 'dept.p.s. x'),
@@ -306,9 +316,9 @@ def _as_text(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).spli
        ('wants nothing after it', 'Bye.\n\nP.S.'),
        ('takes other markers for patterns', 'x p-p-s- y', {'postscript_marker': 'P.P.S.'}))
 def _postscript(response, postscript_marker):
-    letters = re.sub(r'[\s.]', '', postscript_marker).upper()
+    letters, text = re.sub(r'[\s.]', '', postscript_marker).upper(), undressed(response)
     marker = r'\.\s?'.join(letters) + r'\.?' if letters in ('PS', 'PPS') and '.' in postscript_marker else _as_text(postscript_marker)
-    *_, after = re.split(_BEGINS + rf'{marker}(?![^\W_])', undressed(response), flags=re.I | re.M)[1:] or ['']
+    after = ''.join(text[m.end():] for m in _beginnings(rf'{marker}(?![^\W_])', text)[-1:])
     return bool(re.search(r'\w', after)) and after.count('\n\n') < 4
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #332ddbd3
@@ -339,14 +349,15 @@ def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     found = re.findall(r'\*[^\n*]*\*', response) + re.findall(r'\*\*[^\n*]*\*\*', response)
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
-_HIGHLIGHT = re.compile(r'(?<![0-9A-Za-z*\\])(\*{1,3})(?![\s*])([^*\n]+)(?<!\s)\1(?!\*)|(?<![\w\\])(__?)(?![\s_])([^_\n]+)(?<!\s)\3(?!\w)')
+_STARRED = re.compile(r'(\*(?<![0-9A-Za-z*\\]\*)\*{0,2})(?=[^*\n]*[^\W_])(?![\s*])[^*\n]+(?<!\s)\1(?!\*)')
+_UNDERLINED = re.compile(r'(_(?<![\w\\*]_)_?)(?=[^_\n]*[^\W_])(?![\s_*])[^_\n]+(?<!\s)\1(?!\w)')
 
 @meant('detectable_format:number_highlighted_sections',
        ('counts what stands between signs', '2 * 3 * 4', {'num_highlights': 1}),
        ('counts bold italics twice', '***x***', {'num_highlights': 2}),
        ('knows no underscores', '_x_', {'num_highlights': 1}))
 def _number_highlighted_sections(response, num_highlights):
-    return sum(bool(re.search(r'[^\W_]', m[0])) for m in _HIGHLIGHT.finditer(response)) >= num_highlights
+    return len(_STARRED.findall(response)) + len(_UNDERLINED.findall(response)) >= num_highlights
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc87f07d
 @kind('detectable_format:multiple_sections', 'Your response must have {num_sections} sections. '
@@ -366,9 +377,10 @@ _LABEL = (r'(\d{1,4}|[ivx]{1,6}|(?-i:[A-Z])|one|two|three|four|five|six|seven|ei
        ('counts a section that is only mentioned', 'As in part 1 it is', {'section_spliter': 'part', 'num_sections': 1}),
        ('lets sections be empty', 'Part 1\nPart 2', {'section_spliter': 'Part', 'num_sections': 2}))
 def _multiple_sections(response, section_spliter, num_sections):
-    mark = _BEGINS + _as_text(section_spliter) + r'(?:[^\w\n]|_){0,4}' + _LABEL
-    cuts = re.split(mark, undressed(response), flags=re.I | re.M)
-    return len({label.lower() for label, text in zip(cuts[1::2], cuts[2::2]) if re.search(r'\w', text)}) == num_sections
+    text, mark = undressed(response), _as_text(section_spliter) + r'(?:[^\w\n]|_){0,4}' + _LABEL
+    found = _beginnings(mark, text)
+    ends = [m.start() for m in found[1:]] + [len(text)]
+    return len({m[1].lower() for m, end in zip(found, ends) if re.search(r'\w', text[m.end():end])}) == num_sections
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #cca2879d
 @kind('detectable_format:json_format', 'Entire output should be wrapped in JSON format. You can '
@@ -407,7 +419,9 @@ _TITLE = re.compile(r'(?:(?<![0-9A-Za-z])<<(?! )|^[^\w\n]{0,20}<<)([^<\n]*?)>>|�
        ('takes signs of a program for brackets', '1 << 2; y >> 1'),
        ('lets a title of marks pass', '<<->>'),
        ('knows no brackets of other scripts', '《春天》'))
-def _title(response): return any(re.search(r'[^\W_]', ''.join(t)) for t in _TITLE.findall(response))
+def _title(response):
+    opened = any(mark in response for mark in ('<<', '《', '«'))
+    return opened and any(re.search(r'[^\W_]', ''.join(t)) for t in _TITLE.findall(response))
 
 _ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 
@@ -450,6 +464,7 @@ def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
        ('wants no answer', 'Why?'),
        ('lets the last word go on', 'Say higher', {'prompt_to_repeat': 'Say hi'}))
 def _repeat_prompt(response, prompt_to_repeat):
+    response = response.lstrip()[:2*len(prompt_to_repeat) + 1000]      # the rest does not matter
     for dressed in (True, False):
         text, start = _folded(response, dressed), _folded(prompt_to_repeat, dressed)
         if text.startswith(start) and not _runs_on(text, len(start)): return bool(re.search(r'\w', text[len(start):]))
@@ -469,9 +484,9 @@ def end_checker(response:str, end_phrase:Text)->bool:
        ('finds it inside a word', 'He saw.', {'end_phrase': 'aw.'}),
        ('takes another case for the exact phrase', 'Not the end'))
 def _end_checker(response, end_phrase):
-    text, phrase = (' '.join(undressed(t).split()) for t in (response, end_phrase))
+    text, phrase = (' '.join(undressed(t).split()) for t in (response.rstrip()[-2*len(end_phrase) - 200:], end_phrase))
     phrase = phrase.strip('"')
-    forms = [phrase, phrase.upper()] + [phrase.lower()]*text.islower()
+    forms = [phrase, phrase[:1].upper() + phrase[1:], phrase.upper()] + [phrase.lower()]*response.islower()
     ends = [(at, at + len(f)) for f in forms if (at := text.rfind(f)) >= 0]
     return any(not _runs_on(text, at) and not re.search(r'[^\W_]', text[end:]) for at, end in ends)
 
@@ -482,12 +497,13 @@ def quotation(response:str)->bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 _MARK = re.compile('["“”„«»「」『』＂]')
+_NEXT_MARK = re.compile(rf'\s*{_MARK.pattern}')
 
 def _opens(text, i):
     "Does the quotation mark at `i` open a quotation?"
     if text[i] in '„«「『' or i == 0: return True
     if text[i] == '“': return text[0] != '„'
-    return text[i] in '"＂' and text[i - 1] in ' \t\n([{—–-“«「' and not text[i + 1:i + 2].isspace()
+    return text[i] in '"＂' and text[i - 1] in ' \t\n([{—–-"“«「' and not text[i + 1:i + 2].isspace()
 
 @meant('startend:quotation',
        ('knows no curly quotes', '“All of it.”'),
@@ -495,11 +511,14 @@ def _opens(text, i):
        ('sees asterisks', '**"a"**'),
        ('lets nothing in quotes pass', '""'))
 def _quotation(response):
-    text, depth = re.sub(f'(?<={_MARK.pattern})[.!?。]$', '', _bare(response).strip()), 0
+    text, depth = _bare(response).strip(), 0
+    if text[-1:] in '.!?。' and _MARK.match(text[-2:]): text = text[:-1]
+    if not _MARK.match(text): return False
     for m in _MARK.finditer(text):
         depth += 1 if _opens(text, m.start()) else -1
-        if depth <= 0 and m.end() < len(text): return False
-    return bool(_MARK.match(text) and _MARK.match(text[-1]) and re.search(r'\w', text))
+        if depth <= 0 and m.end() < len(text) and not _NEXT_MARK.match(text, m.end()): return False
+        depth = max(0, depth)
+    return bool(_MARK.match(text[-1]) and re.search(r'\w', text))
 
 @kind('punctuation:no_comma', 'In your entire response, refrain from the use of any commas.')
 def no_comma(response:str)->bool: return ',' not in response
