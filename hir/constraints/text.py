@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Relation', 'words', 'regexp_words', 'compare', 'parts', 'sentences', 'meant_sentences', 'tokenize', 'word_tokens',
-           'language']
+           'language', 'reads_as']
 
 # %% ../../nbs/api/constraints/01_text.ipynb #1d9ab317
 import json, random, re
@@ -14,7 +14,7 @@ from itertools import chain, pairwise, zip_longest
 from operator import ge, lt
 from pathlib import Path
 from typing import Literal
-from unicodedata import category
+from unicodedata import category, name as name_of
 
 # %% ../../nbs/api/constraints/01_text.ipynb #b2933741
 _PLACES = (0x300, 0x1e00), (0x3099, 0x309b), (0xa66f, 0xac00), (0xfe00, 0xfe30), (0x11000, 0x11f60)  # of marks
@@ -332,3 +332,29 @@ def language(text:str)->str|None:
         total += prob/7
         if total.max() > .5: break
     return names[total.argmax()] if total.max() > .1 else 'unknown'
+
+# %% ../../nbs/api/constraints/01_text.ipynb #7026a8b0
+_SCRIPTS = dict(zip('ar fa ur bn el gu he hi mr ne ja kn ko ml pa bg mk ru uk ta te th zh-cn zh-tw'.split(), (
+    'ARABIC ARABIC ARABIC BENGALI GREEK GUJARATI HEBREW DEVANAGARI DEVANAGARI DEVANAGARI CJK KANNADA HANGUL '
+    'MALAYALAM GURMUKHI CYRILLIC CYRILLIC CYRILLIC CYRILLIC TAMIL TELUGU THAI CJK CJK').split()))   # others are Latin
+_ENOUGH, _CLEAR = 15, 12                    # letters; how much better another language must be, in nats
+
+def _script_of(letter):
+    "Name of a letter's script, e.g. 'LATIN'; kana count as 'CJK'."
+    script = name_of(letter, '?').split()[0]
+    return 'CJK' if script in ('HIRAGANA', 'KATAKANA', 'KATAKANA-HIRAGANA', 'IDEOGRAPHIC') else script
+
+def reads_as(
+    text:str,
+    code:str)->bool: # of a language that `language` knows
+    "May a text be in that language? Not without letters, nor where they clearly speak for another."
+    letters = [c for c in text[:10_000] if c.isalpha()]
+    shown = letters[::len(letters)//100 + 1]
+    if 2*sum(_script_of(c) == _SCRIPTS.get(code, 'LATIN') for c in shown) < max(1, len(shown)): return False
+    text = text.lower() if text.isupper() else text                    # capitals say little
+    if len(letters) < _ENOUGH or language(text) == code: return True
+    import numpy as np
+    drawn, (names, _, shares) = _grams_in(text), _profiles()
+    drawn = drawn[::len(drawn)//1000 + 1]
+    likely = np.log(np.array([shares[row] for row in drawn]) + .5/10_000).sum(0) if drawn else [0]*len(names)
+    return max(likely) - likely[names.index(code)] <= _CLEAR

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Annotated, Literal
 from ...pattern import MOST_WORK, pattern_work
 from ...schema import Count, Positive, Text, Where
-from ..constraint import kind
-from ..text import Relation, compare, parts, sentences, word_tokens, regexp_words
+from ..constraint import kind, meant
+from ..text import Relation, compare, meant_sentences, parts, reads_as, regexp_words, sentences, word_tokens, words
 from ..text import language as language_of
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #86c554ec
@@ -30,9 +30,11 @@ def straight(text:str)->str:
     "A text with straight quotation marks and apostrophes."
     return text.translate(_QUOTES)
 
+def _bare(text): return _EMPHASIS.sub('', _LINE_MARKS.sub('', text))
+
 def undressed(text:str)->str:
     "A text without Markdown's code fences, marks of headings, quotes, emphasis and code, and with straight quotes."
-    return straight(_EMPHASIS.sub('', _LINE_MARKS.sub('', text)))
+    return straight(_bare(text))
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #4b315cb6
 _UNSPACED = re.compile(    # Thai, Lao, Burmese, Khmer, kana, Han and Hangul
@@ -96,15 +98,36 @@ Keywords = Annotated[list[Text], Where(len, 'a list of at least one')]
 def existence(response:str, keywords:Keywords)->bool:
     return all(re.search(k, response, re.IGNORECASE) for k in keywords)
 
+@meant('keywords:existence',
+       ('takes a keyword for a pattern', 'cat', {'keywords': ['C++']}),
+       ('finds no keyword that holds a mark of patterns', 'It costs $100 now', {'keywords': ['$100']}),
+       ('finds a keyword inside other words', 'toward', {'keywords': ['war']}),
+       ('cannot run where a keyword is no pattern', 'hi :)', {'keywords': [':)']}))
+def _existence(response, keywords): return all(count_keyword(response, k) for k in keywords)
+
 @kind('keywords:frequency', 'In your response, the word {keyword} should appear {relation} {frequency} times.',
       bound=quick('keyword'))
 def frequency(response:str, keyword:Text, frequency:Count, relation:Relation)->bool:
     return compare(len(re.findall(keyword.strip(), response, re.IGNORECASE)), relation, frequency)
 
+@meant('keywords:frequency',
+       ('counts inside other words', 'War, warm, toward', {'keyword': 'war', 'frequency': 3, 'relation': 'at least'}),
+       ('takes a keyword for a pattern', 'a.b a-b', {'keyword': 'a.b', 'frequency': 2, 'relation': 'at least'}))
+def _frequency(response, keyword, frequency, relation):
+    return compare(count_keyword(response, keyword), relation, frequency)
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #b8f8d6b5
 @kind('keywords:forbidden_words', 'Do not include the keywords {forbidden_words} in your response.',
       bound=quick('forbidden_words', wrap=r'\b{}\b'))
 def forbidden_words(response:str, forbidden_words:Keywords)->bool:
     return not any(re.search(rf'\b{w}\b', response, re.IGNORECASE) for w in forbidden_words)
+
+@meant('keywords:forbidden_words',
+       ('finds no word that begins or ends with a mark', 'I use .NET', {'forbidden_words': ['.NET']}),
+       ('finds no word between others without a space', '我有一只猫在家', {'forbidden_words': ['猫']}),
+       ('finds no word in underscores', 'a _sea_', {'forbidden_words': ['sea']}),
+       ('takes a word for a pattern', 'a cab', {'forbidden_words': ['c.b']}))
+def _forbidden_words(response, forbidden_words): return not any(count_keyword(response, w) for w in forbidden_words)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #110e5f74
 Letter = Annotated[Text, Where(lambda s: len(s) == 1, 'a single character')]
@@ -119,10 +142,22 @@ def letter_frequency(response:str, letter:Letter, let_frequency:Count, let_relat
 def number_words(response:str, num_words:Count, relation:Relation)->bool:
     return compare(len(regexp_words(response)), relation, num_words)
 
+@meant('length_constraints:number_words',
+       ('cuts words at apostrophes and hyphens', "Don't go", {'num_words': 3, 'relation': 'less than'}),
+       ('cuts words at vowel signs', 'मुझे हिन्दी', {'num_words': 3, 'relation': 'less than'}))
+def _number_words(response, num_words, relation): return compare(len(words(response)), relation, num_words)
+
 @kind('length_constraints:number_sentences',
       'Your response should contain {relation} {num_sentences} sentences.')
 def number_sentences(response:str, num_sentences:Count, relation:Relation)->bool:
     return compare(len(sentences(response)), relation, num_sentences)
+
+@meant('length_constraints:number_sentences',
+       ('knows no full stop of other scripts', '今天很好。我们去玩。', {'num_sentences': 2, 'relation': 'less than'}),
+       ('ends a sentence at "no. 5"', 'See no. 5 for this.', {'num_sentences': 2, 'relation': 'less than'}),
+       ('ends a sentence at the number of a list', '1. First item.\n2. Second item.', {'num_sentences': 3, 'relation': 'less than'}))
+def _number_sentences(response, num_sentences, relation):
+    return compare(len(meant_sentences(response)), relation, num_sentences)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #5972c2a6
 @kind('length_constraints:number_paragraphs', 'There should be {num_paragraphs} paragraphs. '
@@ -130,6 +165,19 @@ def number_sentences(response:str, num_sentences:Count, relation:Relation)->bool
 def number_paragraphs(response:str, num_paragraphs:Count)->bool:
     found = parts(response, '***')
     return '' not in found and len(found) == num_paragraphs
+
+_BOLD_ITALIC = re.compile(r'(?<![^\s("“])\*{3}(?=\S)([^*\n]+)(?<=\S)\*{3}(?![^\W_])')
+
+def _between_stars(text, n):
+    "What stands between rows of `n` asterisks, which may have blanks between them; nothing blank."
+    row = rf'^[^\S\n]*(?:\\?\*[^\S\n]*){{{n}}}$|(?<![*\\])(?:\\?\*){{{n}}}(?!\\?\*)'
+    return [p for p in re.split(row, _BOLD_ITALIC.sub(r'\1', text), flags=re.MULTILINE) if p.strip()]
+
+@meant('length_constraints:number_paragraphs',
+       ('knows no divider with blanks', 'one\n* * *\ntwo', {'num_paragraphs': 2}),
+       ('divides at bold italics', 'a ***very*** b', {'num_paragraphs': 3}),
+       ('fails two dividers in a row', 'one\n***\n***\ntwo', {'num_paragraphs': 2}))
+def _number_paragraphs(response, num_paragraphs): return len(_between_stars(response, 3)) == num_paragraphs
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #430cef80
 def _within(num_paragraphs, nth_paragraph, **rest):
@@ -148,6 +196,22 @@ def nth_paragraph_first_word(response:str, num_paragraphs:Positive, nth_paragrap
     block = blocks[nth_paragraph - 1].split() or ['']
     start = re.split('''[.,?!'"]''', block[0].lstrip("'").lstrip('"'))[0]
     return ''.join(map(str.lower, start)) == first_word.lower()
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #f1605fcf
+_OPENING = ' \t"\'([{<*_#>-+•–—¿¡.…'
+
+@meant('length_constraints:nth_paragraph_first_word',
+       ('counts a blank line at the start as a paragraph', '\n\nSea is.\n\nSand is.',
+        {'num_paragraphs': 2, 'nth_paragraph': 1, 'first_word': 'sea'}),
+       ('sees asterisks', '**Sea** is.\n\nSand is.', {'num_paragraphs': 2, 'nth_paragraph': 1, 'first_word': 'Sea'}),
+       ('cuts a word at its apostrophe only', "Don't go.", {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': "don't"}),
+       ('takes a colon for a letter', 'Sea: salt', {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'sea'}),
+       ('wants one word', 'Once upon a time', {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'once upon'}))
+def _nth_paragraph_first_word(response, num_paragraphs, nth_paragraph, first_word):
+    blocks = [b for b in re.split(r'\n[^\S\n]*\n', response) if b.strip()]
+    if len(blocks) != num_paragraphs: return False
+    text, word = _folded(blocks[nth_paragraph - 1], False), _folded(first_word, False)
+    return any(t.startswith(word) and not _runs_on(t, len(word)) for t in (text, text.lstrip(_OPENING)))
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #75fa6380
 _LANGUAGES = dict(pair.split(':') for pair in '''
@@ -168,21 +232,43 @@ def _in_language(language):
       drop='partly')
 def response_language(response:str, language:Literal[tuple(_LANGUAGES)])->bool:
     return language_of(response) in (language, None)
+@meant('language:response_language',
+       ('lets digits pass', '42', {'language': 'ur'}),
+       ('guesses at short texts', 'OK', {'language': 'en'}))
+def _response_language(response, language): return reads_as(response, language)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #bac3afdb
 @kind('change_case:english_capital',
       'Your entire response should be in English, and in all capital letters.')
 def english_capital(response:str)->bool: return response.isupper() and language_of(response) in ('en', None)
 
+@meant('change_case:english_capital',
+       ('reads capitals badly, and names', 'ON MONDAY I MET DR. OTTO BAUER IN BERLIN.'),
+       ('guesses at short texts', 'HELLO'))
+def _english_capital(response): return response.isupper() and reads_as(response, 'en')
+
 @kind('change_case:english_lowercase', 'Your entire response should be in English, and in all '
       'lowercase letters. No capital letters are allowed.')
 def english_lowercase(response:str)->bool: return response.islower() and language_of(response) in ('en', None)
 
+@meant('change_case:english_lowercase', ('guesses at short texts', '400 error'))
+def _english_lowercase(response): return response.islower() and reads_as(response, 'en')
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #aaa998ee
 @kind('change_case:capital_word_frequency', 'In your response, words with all capital letters '
       'should appear {capital_relation} {capital_frequency} times.')
 def capital_word_frequency(response:str, capital_frequency:Count, capital_relation:Relation)->bool:
     capitals = sum(token.isupper() for token in word_tokens(response))
     return compare(capitals, capital_relation, capital_frequency)
+
+_CAPITAL = re.compile(r"[^\W_](?:[^\s/|—–…]*[^\W_])?")
+
+@meant('change_case:capital_word_frequency',
+       ('counts "I", "A" and other letters', 'I saw a man. I ran.', {'capital_frequency': 2, 'capital_relation': 'less than'}),
+       ('counts "I\'M" twice', "I'M late", {'capital_frequency': 2, 'capital_relation': 'at least'}))
+def _capital_word_frequency(response, capital_frequency, capital_relation):
+    found = (w.removesuffix("'s") for w in _CAPITAL.findall(undressed(response)))
+    return compare(sum(len(w) > 1 and w.isupper() for w in found), capital_relation, capital_frequency)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #12ed80b1
 @kind('detectable_content:number_placeholders', 'The response must contain at least '
@@ -191,6 +277,17 @@ def number_placeholders(response:str, num_placeholders:Count)->bool:
     opened = re.findall(r'\[[^\]\n]*\]?', response)      # to its closing bracket, or the line's end
     return sum(o.endswith(']') for o in opened) >= num_placeholders
 
+_TASK_BOX = re.compile(r'^[^\S\n]*(?:[*+-]|\d{1,3}[.)])[^\S\n]+\[[ xX]\]', re.MULTILINE)
+
+@meant('detectable_content:number_placeholders',
+       ('counts links', 'See [here](a.b)', {'num_placeholders': 1}),
+       ('counts boxes to tick', '- [ ] buy salt', {'num_placeholders': 1}),
+       ('counts empty brackets, and numbers of notes', '[] so [1]', {'num_placeholders': 1}))
+def _number_placeholders(response, num_placeholders):
+    found = re.findall(r'\[([^\[\]\n]+)\](?!\()', _TASK_BOX.sub('', response))
+    return sum(bool(re.search(r'\w', f)) and not re.fullmatch(r'\^?\d{1,3}', f) for f in found) >= num_placeholders
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #a86047e9
 @kind('detectable_content:postscript', 'At the end of your response, please explicitly add a '
       'postscript starting with {postscript_marker}',
       example={'postscript_marker': 'P.S.'}, bound=quick('postscript_marker', form=str.lower))
@@ -198,6 +295,21 @@ def postscript(response:str, postscript_marker:Text)->bool:
     spaced = {'P.P.S': r'p\.\s?p\.\s?s', 'P.S.': r'p\.\s?s\.'}
     marker = postscript_marker.strip()
     return bool(re.search(spaced.get(marker, marker.lower()), response.lower()))
+
+_BEGINS = r'(?:^[^\w\n]{0,20}(?:\d{1,3}[.)]\s?)?|[.!?…。！？"\')\]]\s{1,9}["\'(]?)'        # a line, or a sentence
+
+def _as_text(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).split()))
+
+@meant('detectable_content:postscript',
+       ('finds it inside a word', 'dept.p.s. x'),
+       ('finds it in the middle of a sentence, and at the start', 'P.S. Hi.\n\nOne.\n\nTwo.\n\nThree.\n\nFour.'),
+       ('wants nothing after it', 'Bye.\n\nP.S.'),
+       ('takes other markers for patterns', 'x p-p-s- y', {'postscript_marker': 'P.P.S.'}))
+def _postscript(response, postscript_marker):
+    letters = re.sub(r'[\s.]', '', postscript_marker).upper()
+    marker = r'\.\s?'.join(letters) + r'\.?' if letters in ('PS', 'PPS') and '.' in postscript_marker else _as_text(postscript_marker)
+    *_, after = re.split(_BEGINS + rf'{marker}(?![^\W_])', undressed(response), flags=re.I | re.M)[1:] or ['']
+    return bool(re.search(r'\w', after)) and after.count('\n\n') < 4
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #332ddbd3
 @kind('detectable_format:number_bullet_lists', 'Your answer must contain exactly {num_bullets} '
@@ -208,21 +320,57 @@ def number_bullet_lists(response:str, num_bullets:Count)->bool:
     dashes = re.findall(r'^[^\S\n]*-', response, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets
 
+_BULLET = re.compile(r'^([^\S\n>]*)(?:>[^\S\n]?)?(?:[*+•◦‣▪●-][^\S\n]+|[•◦‣▪●-](?=[^\W\d_])|\*(?=[^\W\d_][^*\n]*$))'
+                     r'(?=.*[^\s*_-])', re.MULTILINE)
+
+@meant('detectable_format:number_bullet_lists',
+       ('knows no "+"', '+ a\n+ b', {'num_bullets': 2}),
+       ('counts rules and numbers below zero', '* a\n---\n-5', {'num_bullets': 1}),
+       ('counts lines in italics', '*Sea*\n* a', {'num_bullets': 1}),
+       ('counts the points under a point', '* a\n  * b\n* c', {'num_bullets': 2}))
+def _number_bullet_lists(response, num_bullets):
+    indents = [len(m.expandtabs()) for m in _BULLET.findall(response)]
+    return num_bullets in (len(indents), indents.count(min(indents, default=0)))
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #8b735ce8
 @kind('detectable_format:number_highlighted_sections', 'Highlight at least {num_highlights} '
       'sections in your answer with markdown, i.e. *highlighted section*.')
 def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     found = re.findall(r'\*[^\n*]*\*', response) + re.findall(r'\*\*[^\n*]*\*\*', response)
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
+_HIGHLIGHT = re.compile(r'(?<![0-9A-Za-z*\\])(\*{1,3})(?![\s*])([^*\n]+)(?<!\s)\1(?!\*)|(?<![\w\\])(__?)(?![\s_])([^_\n]+)(?<!\s)\3(?!\w)')
+
+@meant('detectable_format:number_highlighted_sections',
+       ('counts what stands between signs', '2 * 3 * 4', {'num_highlights': 1}),
+       ('counts bold italics twice', '***x***', {'num_highlights': 2}),
+       ('knows no underscores', '_x_', {'num_highlights': 1}))
+def _number_highlighted_sections(response, num_highlights):
+    return sum(bool(re.search(r'[^\W_]', m[0])) for m in _HIGHLIGHT.finditer(response)) >= num_highlights
+
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc87f07d
 @kind('detectable_format:multiple_sections', 'Your response must have {num_sections} sections. '
       'Mark the beginning of each section with {section_spliter} X, such as:\n{section_spliter} 1\n'
-      '[content of section 1]\n{section_spliter} 2\n[content of section 2]',
-      example={'section_spliter': 'Part'}, drop='partly', bound=quick('section_spliter', wrap=r'\s?{}\s?\d+\s?'))
+      '[content of section 1]\n{section_spliter} 2\n[content of section 2]', example={'section_spliter': 'Part'},
+      drop='partly', bound=quick('section_spliter', wrap=r'\s?{}\s?\d+\s?'))
 def multiple_sections(response:str, section_spliter:Text, num_sections:Count)->bool:
     cuts = re.split(rf'\s?{section_spliter.strip()}\s?\d+\s?', response)
     return len(cuts) - 1 >= num_sections
 
+_LABEL = (r'(\d{1,4}|[ivx]{1,6}|(?-i:[A-Z])|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
+          r'thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty)(?![^\W_])')
+
+@meant('detectable_format:multiple_sections',
+       ('knows no Roman numbers', 'Section I\nx\nSection II\ny', {'section_spliter': 'Section', 'num_sections': 2}),
+       ('lets more sections pass', 'Part 1\nx\nPart 2\ny', {'section_spliter': 'Part', 'num_sections': 1}),
+       ('counts a section that is only mentioned', 'As in part 1 it is', {'section_spliter': 'part', 'num_sections': 1}),
+       ('lets sections be empty', 'Part 1\nPart 2', {'section_spliter': 'Part', 'num_sections': 2}))
+def _multiple_sections(response, section_spliter, num_sections):
+    mark = _BEGINS + _as_text(section_spliter) + r'(?:[^\w\n]|_){0,4}' + _LABEL
+    cuts = re.split(mark, undressed(response), flags=re.I | re.M)
+    return len({label.lower() for label, text in zip(cuts[1::2], cuts[2::2]) if re.search(r'\w', text)}) == num_sections
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #cca2879d
 @kind('detectable_format:json_format', 'Entire output should be wrapped in JSON format. You can '
       'use markdown ticks such as ```.')
 def json_format(response:str)->bool:
@@ -231,6 +379,18 @@ def json_format(response:str)->bool:
     try: json.loads(text.removesuffix('```').strip())
     except (ValueError, RecursionError): return False
     return True
+
+def _not_json(constant): raise ValueError(f'{constant} is not JSON')
+
+@meant('detectable_format:json_format',
+       ('knows three names of a fence', '```jsonc\n{"a":1}\n```'),
+       ('lets a bare value pass', '42'),
+       ('lets NaN pass, which JSON has not', '[NaN]'))
+def _json_format(response):
+    text = response.strip(' \t\r\n\ufeff')
+    if fence := re.match(r'`+\w*\s*|~{3,}\w*\s*', text): text = text[fence.end():].rstrip('`~')
+    try: return isinstance(json.loads(text, parse_int=str, parse_constant=_not_json), (dict, list))
+    except (ValueError, RecursionError): return False
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #474749c5
 @kind('detectable_format:title', 'Your answer must contain a title, wrapped in double angular '
@@ -241,11 +401,25 @@ def title(response:str)->bool:
         return 0 <= start < end - 2 and line[start:end + 2].lstrip('<').rstrip('>').strip() != ''
     return any(map(has_title, response.split('\n')))
 
+_TITLE = re.compile(r'(?:(?<![0-9A-Za-z])<<(?! )|^[^\w\n]{0,20}<<)([^<\n]*?)>>|《([^《\n]*?)》|«([^«\n]*?)»', re.MULTILINE)
+
+@meant('detectable_format:title',
+       ('takes signs of a program for brackets', '1 << 2; y >> 1'),
+       ('lets a title of marks pass', '<<->>'),
+       ('knows no brackets of other scripts', '《春天》'))
+def _title(response): return any(re.search(r'[^\W_]', ''.join(t)) for t in _TITLE.findall(response))
+
 _ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 
 @kind('detectable_format:constrained_response', 'Answer with one of the following options: '
       + ', '.join(f"'{a}'" for a in _ANSWERS), drop='no')
 def constrained_response(response:str)->bool: return any(a in response for a in _ANSWERS)
+
+@meant('detectable_format:constrained_response',
+       ('wants the same case', 'my answer is yes.'),
+       ('sees asterisks, and wants the full stop', 'My answer is **no**'),
+       ('lets two answers pass', 'My answer is yes. My answer is no.'))
+def _constrained_response(response): return sum(bool(count_keyword(response, a[:-1])) for a in _ANSWERS) == 1
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #f464359b
 @kind('combination:two_responses', 'Give two different responses. Responses and only responses '
@@ -254,12 +428,32 @@ def two_responses(response:str)->bool:
     found = parts(response, '******')
     return len(found) == 2 and '' not in found and found[0] != found[1]
 
+@meant('combination:two_responses',
+       ('takes a change of case for a different response', 'Sea.\n******\nsea.'),
+       ('divides at seven asterisks', 'a\n*******\nb'),
+       ('fails two dividers in a row', 'a\n******\n******\nb'))
+def _two_responses(response):
+    found = _between_stars(response, 6)
+    return len(found) == 2 and _folded(found[0], False) != _folded(found[1], False)
+
 @kind('combination:repeat_prompt', 'First repeat the request word for word without change, then '
       'give your answer (1. do not say any words or characters before repeating the request; '
       '2. the request you need to repeat does not include this sentence)',
       example={'prompt_to_repeat': 'Why?'}, drop='partly', quotes=('prompt_to_repeat',))
 def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
     return response.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc60545b
+@meant('combination:repeat_prompt',
+       ('wants the same blanks and line breaks', 'Say hi. Now. ok', {'prompt_to_repeat': 'Say  hi.\nNow.'}),
+       ('sees asterisks and curly quotes', '**What’s salt?** A taste.', {'prompt_to_repeat': "What's salt?"}),
+       ('wants no answer', 'Why?'),
+       ('lets the last word go on', 'Say higher', {'prompt_to_repeat': 'Say hi'}))
+def _repeat_prompt(response, prompt_to_repeat):
+    for dressed in (True, False):
+        text, start = _folded(response, dressed), _folded(prompt_to_repeat, dressed)
+        if text.startswith(start) and not _runs_on(text, len(start)): return bool(re.search(r'\w', text[len(start):]))
+    return False
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #31072139
 @kind('startend:end_checker', 'Finish your response with this exact phrase {end_phrase}. No other '
@@ -268,10 +462,47 @@ def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
 def end_checker(response:str, end_phrase:Text)->bool:
     return response.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
+@meant('startend:end_checker',
+       ('sees asterisks', '**The end.**', {'end_phrase': 'The end.'}),
+       ('cannot find a phrase that ends in a quotation mark', 'He said "no"', {'end_phrase': '"no"'}),
+       ('wants nothing after it, not even a full stop', 'It was. The end.'),
+       ('finds it inside a word', 'He saw.', {'end_phrase': 'aw.'}),
+       ('takes another case for the exact phrase', 'Not the end'))
+def _end_checker(response, end_phrase):
+    text, phrase = (' '.join(undressed(t).split()) for t in (response, end_phrase))
+    phrase = phrase.strip('"')
+    forms = [phrase, phrase.upper()] + [phrase.lower()]*text.islower()
+    ends = [(at, at + len(f)) for f in forms if (at := text.rfind(f)) >= 0]
+    return any(not _runs_on(text, at) and not re.search(r'[^\W_]', text[end:]) for at, end in ends)
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #720aa199
 @kind('startend:quotation', 'Wrap your entire response with double quotation marks.')
 def quotation(response:str)->bool:
     text = response.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
+_MARK = re.compile('["“”„«»「」『』＂]')
+
+def _opens(text, i):
+    "Does the quotation mark at `i` open a quotation?"
+    if text[i] in '„«「『' or i == 0: return True
+    if text[i] == '“': return text[0] != '„'
+    return text[i] in '"＂' and text[i - 1] in ' \t\n([{—–-“«「' and not text[i + 1:i + 2].isspace()
+
+@meant('startend:quotation',
+       ('knows no curly quotes', '“All of it.”'),
+       ('lets two quotations pass', '"a" and "b"'),
+       ('sees asterisks', '**"a"**'),
+       ('lets nothing in quotes pass', '""'))
+def _quotation(response):
+    text, depth = re.sub(f'(?<={_MARK.pattern})[.!?。]$', '', _bare(response).strip()), 0
+    for m in _MARK.finditer(text):
+        depth += 1 if _opens(text, m.start()) else -1
+        if depth <= 0 and m.end() < len(text): return False
+    return bool(_MARK.match(text) and _MARK.match(text[-1]) and re.search(r'\w', text))
+
 @kind('punctuation:no_comma', 'In your entire response, refrain from the use of any commas.')
 def no_comma(response:str)->bool: return ',' not in response
+
+@meant('punctuation:no_comma', ('knows no comma of other scripts', '你好，海'))
+def _no_comma(response): return not re.search('[,՝،߸፣᠂᠈、﹐﹑，､︐︑]', response)

@@ -9,13 +9,15 @@ __all__ = ['length_sentences', 'length_paragraphs', 'length_words', 'content_key
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #c09656aa
 import json, re, string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from math import inf
 from typing import Annotated, Any
-from ..constraint import Constraint, ConstraintError, kind
+from ..constraint import Constraint, ConstraintError, kind, meant
 from ...schema import Text, Where
-from ..text import sentences
+from ..text import meant_sentences, sentences, words
+from .ifeval import count_keyword, straight, undressed
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #927b240a
 _NUMBER_WORDS = {word: n for n, word in enumerate('''zero one two three four five six seven eight nine ten eleven
@@ -98,6 +100,82 @@ def _read_paragraphs(sentence):
 @kind('muldimif:Length/Paragraphs', '{constraint}', literal=True, example={'constraint': 'exactly 3 paragraphs'})
 def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->bool:
     return _read_paragraphs(constraint).holds(sum(p.strip() != '' for p in response.split('\n\n')))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a7e0751
+_BLANK_LINE, _HEADING = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
+_EACH_ONE = re.compile(r"\b(?:each|every)\s+((?:(?!(?:must|should|is|has|with|includ|contain)\w*\b)[\w'-]+\s?){1,3})")
+
+def _headings(text):
+    "(level, title) of every heading."
+    for line in map(str.strip, text.split('\n')):
+        title = line.lstrip('#')
+        if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
+
+def _paragraphs_of(text): return [p for p in _BLANK_LINE.split(_HEADING.sub('\n', text)) if words(p)]
+
+def _tables_in(text):
+    "The tables of a text: rows of cells, the first row its header, without the line of dashes."
+    blocks = [list(b) for has, b in groupby(map(str.strip, text.split('\n')), lambda l: '|' in l) if has]
+    tables = [[[c.strip() for c in l.removeprefix('|').removesuffix('|').split('|')] for l in b
+               if not re.fullmatch(r'[\s|:+-]+', l)] for b in blocks]
+    return [t for t in tables if len(t) > 1]
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a3e07dfd
+def _list_items(text):
+    "The items of the outermost list, the numbered one if there is one."
+    for mark in (r'\d{1,3}[.)]', '[-*+•]'):
+        _, *items = re.split(rf'^ ?{mark}[ \t]+', text, flags=re.M)
+        if items: return [*items[:-1], re.split(r'\n[ \t]*\n(?=\S)', items[-1])[0]]
+    return []
+
+def _things(text, target):
+    "What 'each …' speaks of."
+    if 'heading' in target: return [title for _, title in _headings(text)]
+    if 'sentence' in target: return meant_sentences(text)
+    if tables := _tables_in(text):
+        if 'row' in target: return [' '.join(row) for t in tables for row in t[1:]]
+        cells = [(head, cell) for t in tables for row in t[1:] for head, cell in zip(t[0], row) if cell]
+        wanted = set(words(target))
+        return [c for head, c in cells if wanted & set(words(head.lower()))] or [c for _, c in cells]
+    if not re.search('section|paragraph|slide', target) and (items := _list_items(text)): return items
+    _, *bodies = _HEADING.split(text) if 'paragraph' not in target else ['']
+    return [b for b in bodies if words(b)] or _paragraphs_of(text)
+
+def _each_in(sentence):
+    "What each or every is said of, with up to two more words; None if of nothing, or of words."
+    found = _EACH_ONE.search(sentence.lower())
+    return None if not found or re.match('word', found[1]) else found[1]
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #02e1e55f
+_SENTENCE, _PARAGRAPH = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
+
+@lru_cache(4096)
+def _meant_limit(sentence, unit):
+    "The `_Limit` that a sentence sets."
+    low = _unquoted(sentence.lower()).replace('precisely', 'exactly')
+    return _limit(low, unit) or (_Limit(1, 1) if re.search(r'\b(?:a single|one)\b', low) else _Limit())
+
+def _holds_of_each(text, limit, each, count):
+    "Is the limit kept by the text, or by each thing in it?"
+    things = [text] if each is None else _things(text, each)
+    return things != [] and all(limit.holds(count(thing)) for thing in things)
+
+@meant('muldimif:Length/Sentences',
+       ('counts every mark as an end', 'At 3.5... it was.', {'constraint': 'at most one sentence'}),
+       ('knows no full stop of another script', '海很大。盐很白。', {'constraint': 'at most one sentence'}),
+       ('overlooks a total', 'It is. It was. Go.', {'constraint': 'not exceed a total of 2 sentences'}),
+       ('overlooks a single sentence', 'It is. It was.', {'constraint': 'it is presented as a single sentence'}),
+       ('counts the whole text for each thing', '- It is.\n- It was.',
+        {'constraint': 'each item must be at most 1 sentence'}))
+def _length_sentences(response, constraint):
+    return _holds_of_each(response, _meant_limit(constraint, _SENTENCE), _each_in(constraint), lambda t: len(meant_sentences(t)))
+
+@meant('muldimif:Length/Paragraphs',
+       ('forbids what sets a total', 'One.', {'constraint': 'not exceeding a total of 2 paragraphs'}),
+       ('counts a heading as a paragraph', '# Sea\n\nSalt.', {'constraint': 'at least 2 paragraphs'}),
+       ('does not see a line of blanks as blank', 'One.\n \nTwo.', {'constraint': 'exactly 2 paragraphs'}))
+def _length_paragraphs(response, constraint):
+    return _holds_of_each(response, _meant_limit(constraint, _PARAGRAPH), _each_in(constraint), lambda t: len(_paragraphs_of(t)))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
 _HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df\u3000-\u303f\uff00-\uffef]')
@@ -192,6 +270,33 @@ def length_words(response:str, constraint:_Readable(_read_words))->bool:
     return (d.words.holds(_count_words(response)) and d.characters.holds(len(response)) and
             d.sentences.holds(len(re.findall('[.!?]+', response))) and
             all(_occurrences(k, response) for k in d.keywords))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #2ea26d44
+_QUOTED = re.compile(r"""(?<!\w)'([^'"\n]*(?:\b'\w[^'"\n]*)*)'(?!\w)|"+([^"]+)"+""")
+
+def _quoted(sentence):
+    "The keywords that a sentence quotes."
+    found = (a or b for a, b in _QUOTED.findall(straight(_unquoted(sentence))))
+    return tuple(k for k in (f.strip().rstrip('.,;') for f in found) if k)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #040aedf4
+@meant('muldimif:Length/Words',
+       ('counts nothing else once there is a Chinese or full-width mark', 'one two three four。',
+        {'constraint': 'at most 3 words'}),
+       ('counts marks as words', '- a - b', {'constraint': 'exactly 2 words'}),
+       ('takes "each word" for parts', 'A B C\nD E F',
+        {'constraint': 'use capitalized letters for each word and contain at most 4 words'}),
+       ('counts headers as cells', '| How many grains |\n|---|\n| two |',
+        {'constraint': 'each cell must have at most 1 word'}))
+def _length_words(response, constraint):
+    official, each = _read_words(constraint), _each_in(constraint)
+    def after_colon(thing): return thing.partition(':')[2] if words(thing.partition(':')[2]) else thing
+    if each is not None:
+        things = _things(response, each)
+        return things != [] and all(official.words.holds(len(words(t))) or official.words.holds(len(words(after_colon(t))))
+                                    for t in things)
+    return (official.words.holds(len(words(response))) and official.characters.holds(len(response)) and
+            official.sentences.holds(len(meant_sentences(response))) and all(count_keyword(response, k) for k in _quoted(constraint)))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2861cb69
 @dataclass(frozen=True)
@@ -294,6 +399,41 @@ def content_keywords(response:str, constraint:_Readable(_read_keywords))->bool:
     found = [response] if target is None else _items(response, target)
     return found != [] and all(map(rule.met, found))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #624439a3
+_FORBIDS = r"(?:not|never|n't) (?:be )?(?:mention|includ|us|contain|appear|featur)|\b(?:avoid|without|exclud|refrain)"
+
+@lru_cache(4096)
+def _meant_keywords(s):
+    "The `_Keywords` of a sentence, by its first reading, with what is quoted as meant."
+    rule = _read_rule(s) or _Keywords()
+    found, one = _quoted(s) or rule.have + rule.avoid, re.search(r"""['"”」][,;]?\s*or\s*(?:the\s\w+\s)?['"“「]""", s) is not None
+    if rule.given: return rule
+    if rule.have and rule.avoid: return replace(rule, have=found[:1], avoid=found[1:2], plain=False)
+    forbidden = rule.avoid or re.search(_FORBIDS, s, re.I)
+    return replace(rule, have=() if forbidden else found, avoid=found if forbidden else (), one=one)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #09d231cb
+def _keeps(rule, text):
+    "Does a text keep to a `_Keywords`, as a reader finds them?"
+    def has(k): return count_keyword(text, k)
+    if rule.capital and not _in_case(text, 'title') or rule.period and not _ends_in(text, _WIDE['.']): return False
+    if not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
+    if not all(has(k) for topics, k in rule.given if any(map(has, topics))): return False
+    return not rule.have or (any if rule.one else all)(has(k) >= rule.least for k in rule.have)
+
+@meant('muldimif:Content/Keywords',
+       ('ends a keyword at its apostrophe', "Kellogg went.", {'constraint': "Include the keyword 'Kellogg's'"}),
+       ('takes a full stop for a part of the keyword', 'On principle, yes',
+        {'constraint': "Include the keyword 'principle.'"}),
+       ('finds "or" anywhere', 'The sea', {'constraint': "Include 'sea' and 'salt', be it now or later"}),
+       ('understands "each" before must and should only', '- sea\n- a sea',
+        {'constraint': "Include 'sea' in each item"}),
+       ('reads "not" as a wish', 'The sea', {'constraint': "Do not mention 'sea'"}))
+def _content_keywords(response, constraint):
+    each, rule = _each_in(constraint), _meant_keywords(constraint)
+    things = [response] if each is None else _things(response, each)
+    return things != [] and all(_keeps(rule, t) for t in things)
+
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b7f6f396
 _PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': ('!',), 'semicolon': (';',),
          'punctuation mark': tuple(string.punctuation)}
@@ -328,6 +468,40 @@ def _looked_at(text, of):
 def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->bool:
     marks, of, wanted = _read_punctuation(constraint)
     return all(part.endswith(marks) == wanted for part in _looked_at(response, of))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #06ae4dc8
+_WIDE = {'.': ('.', '。', '．', '｡'), '?': ('?', '？', '؟'), '!': ('!', '！'), ';': (';', '；')}
+_ALL_MARKS = tuple(string.punctuation) + ('…', '。', '，', '！', '？', '；', '：')
+
+def _ends_in(text, marks):
+    "Does a text end in one of the marks, before what closes it?"
+    text = straight(text).rstrip()
+    return text.endswith(marks) or text.rstrip(' \t\n"\'*_`)]|~').endswith(marks)
+
+@lru_cache(4096)
+def _meant_punctuation(sentence):
+    "(endings, what of each, wanted or not, only at the end): as the first reading, where that is right."
+    low = sentence.lower()
+    marks, _, wanted = _read_punctuation(sentence)
+    names = [n for n in _PUNCTUATION if n != 'punctuation mark' and re.search(rf'\b{n}s?\b', low)]
+    if ' followed by a `' not in low: marks = sum((_WIDE[_PUNCTUATION[n][0]] for n in names), ()) or _ALL_MARKS
+    each = _each_in(low) or next((w for w in ('bullet point', 'cell', 'sentence', 'paragraph', 'section')
+                                  if re.search(rf'\b(?:all|any)\b[\w\s]*\b{w}s?\b|\b{w}s\b', low)), None)
+    return marks, each, wanted, not re.search(r'\bus(?:e|ing)\b', low) or wanted
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #e14b7ef8
+@meant('muldimif:Content/Punctuation',
+       ('takes any letters "all" for all sentences', 'Yes? No.', {'constraint': 'Finally, end with a period'}),
+       ('fails what closes a text', 'He said "No."', {'constraint': 'end with a period'}),
+       ('overlooks "every"', 'Yes? No.', {'constraint': 'every sentence ends with a period'}),
+       ('passes any mark where one is named', 'No?', {'constraint': 'a period as the final punctuation mark'}),
+       ('lets a text without the things pass', 'None', {'constraint': 'bullet points end with a period'}))
+def _content_punctuation(response, constraint):
+    marks, each, wanted, at_end = _meant_punctuation(constraint)
+    if not at_end: return not any(mark in response for mark in marks)
+    if each is None: return _ends_in(response, marks) == wanted
+    things = _list_items(response) if 'bullet' in each else _things(_HEADING.sub('', response), each)
+    return things != [] and all(_ends_in(t, marks) == wanted for t in things)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #44cca149
 _LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'), ('title', r'\bcapitalized\b|each word in'),
@@ -364,6 +538,35 @@ def language_english(response:str, constraint:_Readable(_read_english))->bool:
     if case == 'title': return text.strip() != '' and not any('a' <= w[0] <= 'z' for w in text.split())
     return case != 'never' and text.strip() != '' and text == (text.upper() if case == 'upper' else text.lower())
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5ccbc291
+def _in_case(text, case):
+    "Are the letters, or first letters, of a text so?"
+    found = words(undressed(text))
+    if case != 'title': return found != [] and text.lower() != text.upper() and text == getattr(text, case)()
+    return found != [] and not any(w[0].islower() for w in found)
+
+def _spoken_of(text, of):
+    "The texts whose letters are looked at."
+    if of == 'text': return [text]
+    if of == 'headings': return [title for _, title in _headings(text)]
+    if of in ('keys', 'values'): return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
+    rows = [t[:1] if of == 'header' else t[1:] if of == 'entries' else t for t in _tables_in(text)]
+    return [cell for t in rows for row in t for cell in row if words(cell)]
+
+@meant('muldimif:Language/English',
+       ('lets "entirely in uppercase" never pass', 'SEA', {'constraint': 'entirely in uppercase letters'}),
+       ('lets a text without letters pass', '42', {'constraint': 'all uppercase'}),
+       ('does not see through marks', 'The "salt" Sea', {'constraint': 'each word must be capitalized'}),
+       ('looks at letters of ASCII only', 'été', {'constraint': 'each word must be capitalized'}),
+       ('judges the whole text where there are no headings', 'SEA', {'constraint': 'all headings in all uppercase'}),
+       ('judges the lines beside a table', 'See:\n| A |\n|---|\n| salt |',
+        {'constraint': 'table entries in lowercase'}))
+def _language_english(response, constraint):
+    (case, of), low = _read_english(constraint), constraint.lower()
+    if case == 'never' or 'capitalized form' in low: case = 'upper' if 'uppercase' in low else 'title'
+    found = _spoken_of(response, of)
+    return found != [] and all(_in_case(t, case) or not words(t) for t in found) and any(map(words, found))
+
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b495c6a4
 def _written(text):
     "(simplified, traditional): the characters of a text that are only one of both."
@@ -388,6 +591,21 @@ def language_chinese(response:str, constraint:_Readable(_read_chinese))->bool:
     if how == 'phrase': return which in response
     wanted, other = _written(response)[::1 if which == 'simplified' else -1]
     return bool(wanted) if how == 'some' else not (other or re.search('[A-Za-z]', response))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #32f55a6a
+_HANZI = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]')
+
+@meant('muldimif:Language/Chinese',
+       ('takes curly quotation marks for Chinese', '“Salt”', {'constraint': 'in Simplified Chinese'}),
+       ('is content with one character', 'Salt (盐) is white', {'constraint': 'in Simplified Chinese'}),
+       ('fails characters that are both', '海', {'constraint': 'in Simplified Chinese'}),
+       ('fails any Latin letter', '鹽（NaCl）是白色的', {'constraint': 'must use Traditional Chinese characters'}))
+def _language_chinese(response, constraint):
+    how, which = _read_chinese(constraint)
+    if how == 'phrase': return count_keyword(response, which) > 0
+    wanted, other = (len(set(filter(_HANZI.match, s))) for s in _written(response)[::1 if which == 'simplified' else -1])
+    if re.search(r'\binclude\b|\bsome\b', constraint.lower()): return wanted > 0
+    return 2*len(_HANZI.findall(response)) > sum(map(str.isalpha, response)) and 10*other <= wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #496995d0
 _FORMAT_VERBS = 'includ(?:e|ing)|use|using|formatted|presented|organized|structured|feature|should be|incorporate'
@@ -437,12 +655,6 @@ def _read_markdown(s):
     heading = _read_heading(s) or (('nothing', None) if quotes or signs else None)
     return heading and (quotes, signs, *heading, 'each' in low or 'any' in low)
 
-def _headings(text):
-    "(level, title) of every heading."
-    for line in map(str.strip, text.split('\n')):
-        title = line.lstrip('#')
-        if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
-
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #705a09bf
 def _met(found, what, value):
     "Do the headings have what is asked of them?"
@@ -462,6 +674,50 @@ def format_markdown(response:str, constraint:_Readable(_read_markdown))->bool:
     if sum(l.strip().startswith('>') for l in lines) < quotes: return False
     if not all(re.search(_SIGNS[sign], response, re.M) for sign in signs): return False
     return found != [] and all(_met([h], what, value) for h in found) if each else _met(found, what, value)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #50215038
+_NAMED_LEVELS = rf'(?:levels?|h) ?{_N}(?: (?:and|to) {_N}(?! heading))?'
+_SO_MANY_LEVELS = rf'(at least |at most |exactly |up to |a (?:maximum|minimum) of |under |more than )?{_N} (?:\w+ )?(?:heading )?levels'
+
+@lru_cache(4096)
+def _meant_heading(s):
+    "(what, its value) that a sentence asks of the headings."
+    low, (what, value) = s.lower(), _read_heading(s) or ('nothing', None)
+    if what not in ('nothing', 'some') or 'heading' not in low: return what, value
+    if m := re.search(rf'up to level {_N}', low): return 'deepest', _number_in(m[1])
+    if m := re.search(rf'(?:begin|start) with an? (?:heading )?level {_N}', low): return 'first', _number_in(m[1])
+    levels = {_number_in(g) for m in re.finditer(_NAMED_LEVELS, low) for g in m.groups() if g}
+    levels |= {len(marks) for marks in re.findall(r"['‘“\"(](#+)", s)}
+    if levels: return 'has', levels
+    if m := re.search(_SO_MANY_LEVELS, low): return 'levels', m[1] and _limit(m[0], r'levels?') or _Limit(_number_in(m[2]))
+    return ('levels', _Limit(2)) if re.search('two levels|sub-?headings', low) else ('some', None)
+
+def _quote_blocks(text): return len(re.findall(r'^[ \t]*>.*(?:\n[ \t]*>.*)*', text, re.M))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #0380278e
+_DRAWN = {'bold': r'\*\*[^*\n]*\w[^*\n]*\*\*|__[^_\n]*\w[^_\n]*__', 'bullet points': r'^[^\S\n]*[-*+•]\s+\S'}
+
+@meant('muldimif:Format/Markdown',
+       ('reads "a heading at level 2" as asking for nothing', 'Sea', {'constraint': 'include a heading at level 2'}),
+       ('reads "two heading levels" as asking for nothing', '# Sea', {'constraint': 'use two heading levels'}),
+       ('judges every heading where each thing has one', '# Seas\n## Baltic',
+        {'constraint': 'use a level 2 heading for each sea'}),
+       ('reads "a block quote" as asking for nothing', 'Sea',
+        {'constraint': 'be formatted as a block quote in Markdown'}),
+       ('takes four asterisks for bold text', '****', {'constraint': 'use bold'}),
+       ('demands headings where any must not exceed', 'Sea', {'constraint': 'any headings must not exceed level 2'}))
+def _format_markdown(response, constraint):
+    (quotes, signs, *_), low, found = _read_markdown(constraint), constraint.lower(), list(_headings(response))
+    if 'block quote' in low:
+        lines = [l for l in response.split('\n') if l.strip()]
+        if _quote_blocks(response) < (quotes if 0 < quotes < inf else 1): return False
+        if re.search(r'\b(?:all|entire|whole)\b', low) and not all(l.strip().startswith('>') for l in lines): return False
+    if not all(re.search(_DRAWN[sign], response, re.M) for sign in signs): return False
+    what, value = _meant_heading(constraint)
+    if what == 'titled': return (value[0], _plain_title(value[1])) in [(level, _plain_title(t)) for level, t in found]
+    return _met(found, what, value) or what == 'deepest' and not found and re.search(r'\b(?:any|if)\b', low) is not None
+
+def _plain_title(title): return undressed(title).casefold().strip(' #:.')
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #833aefe6
 @dataclass(frozen=True)
@@ -501,6 +757,38 @@ def format_table(response:str, constraint:_Readable(_read_table))->bool:
     if not (d.rows.holds(rows) and d.columns.holds(len(head))): return False
     return all(n in '|'.join(head) and '|' not in n for n in d.names)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #764b7525
+@lru_cache(4096)
+def _meant_table(s):
+    low = re.sub(r'\bonly (?=one\b|\d)', '', s.lower().replace('precisely', 'exactly'))
+    table = _read_table(low) or _read_table(s)
+    perhaps = re.search(r'\b(?:if|when|whenever|unless)\b|\bany (?:\w+ )?(?:tables?|tabular)\b', low)
+    names = re.search(r'\bcolumns?(?: should be|:)\s+([^.:]+)', low)
+    names = re.split(r',\s*(?:and\s+)?|\s+and\s+', names[1]) if names else re.findall('"([^"]+)"', low)
+    names = tuple(name for name in (n.strip('\'"‘’“”`* ,') for n in names) if name and len(name.split()) < 5)
+    if re.search(r'\b(?:one|the first) (?:dedicated |with )?(?:for|to|the)\b', low): names = ()
+    return replace(table, names=names, needed=not perhaps and re.search(r'\b(?:tables?|rows?|columns?)\b', low) is not None)
+
+def _fits_table(d, rows):
+    "Does one table keep to a `_Table`?"
+    head = ' | '.join(rows[0])
+    return d.rows.holds(len(rows) - 1) and d.columns.holds(len(rows[0])) and all(count_keyword(head, n) for n in d.names)
+
+@meant('muldimif:Format/Table',
+       ('lets no table pass a limit of rows', 'None', {'constraint': 'It must not exceed 3 rows'}),
+       ('demands a table where the sentence asks for none', 'None',
+        {'constraint': 'Any table included must not exceed 3 rows'}),
+       ('cuts names of columns at the letters a, n and d', '| Na |\n|---|\n| x |',
+        {'constraint': 'a table with the columns: Nana'}),
+       ('takes lines between two tables for rows', '| A |\n|---|\n| x |\nSo\nit\nis\n| A |\n|---|\n| x |',
+        {'constraint': 'a table with at most 2 rows'}),
+       ('lets any list pass', '- a\n- b', {'constraint': 'The list must contain no more than one name'}))
+def _format_table(response, constraint):
+    d, tables = _meant_table(constraint), _tables_in(response)
+    if tables: return all(_fits_table(d, rows) for rows in tables)
+    if 'tab' in constraint.lower() or not (items := _list_items(response)): return not d.needed
+    return d.rows.holds(len(items))
+
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #531df451
 def _fenced(text, language):
     "The first fenced block of that language, or all of the text; None if a fence does not end."
@@ -528,6 +816,20 @@ def format_json(response:str, constraint:_Readable(_read_json))->bool:
     except (ValueError, RecursionError): return False
     return data is not None and _read_json(constraint).holds(_depth(data))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #80648b70
+def _json_in(text):
+    "The first object or list of a text, fenced or not; None if there is none."
+    for start in sorted(i for i in map(text.find, '{[') if i >= 0):
+        try: return json.JSONDecoder().raw_decode(text, start)[0]
+        except (ValueError, RecursionError): pass
+
+@meant('muldimif:Format/Json',
+       ('lets a number pass', '42', {'constraint': 'at most 3 levels'}),
+       ('does not see JSON in prose, or in another fence', 'So:\n```\n[1]\n```', {'constraint': 'at most 3 levels'}))
+def _format_json(response, constraint):
+    data = _json_in(response)
+    return data is not None and _read_json(constraint).holds(_depth(data))
+
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #536927cb
 _ATTRIBUTE = r'\s+[a-zA-Z_:][\w:.-]*=[\'"][^\'"]*[\'"]'
 
@@ -541,6 +843,16 @@ def format_xml(response:str, constraint:_Readable(_read_xml))->bool:
     tags = re.findall(rf'<\s*[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', text)
     return all(_read_xml(constraint).holds(len(re.findall(_ATTRIBUTE, tag))) for tag in tags)
 
+@meant('muldimif:Format/XML',
+       ('lets a text without XML pass', 'none', {'constraint': 'each element must have no more than one attribute'}),
+       ('fails a fence that does not end', '```xml\n<a b="1">', {'constraint': 'at most one attribute'}))
+def _format_xml(response, constraint):
+    low, tags = constraint.lower(), re.findall(rf'<[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', response)
+    counts = [len(re.findall(_ATTRIBUTE, tag)) for tag in tags]
+    if not counts: return re.search(r'\bif\b', low) is not None
+    return all(map(_read_xml(constraint).holds, counts if re.search(r'\beach\b', low) else [sum(counts)]))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #e1e197d5
 _BULLET, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
 _OTHERS = [('full sentences', '', True), ('no bullet points', _BULLET, False), ('bullet points', _BULLET, True),
           ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False), ('in-text citations', _CITED, True)]
@@ -559,6 +871,28 @@ def _read_identifiers(s):
 def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->bool:
     pattern, wanted = _read_identifiers(constraint)
     return bool(re.search(pattern, response, re.MULTILINE)) == wanted
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4e7e90d1
+_POINT, _DATED = r'^[^\S\n]*[-*+•][^\S\n]+\S', r'\[\d{1,4}\]|\([^()\n]{0,100}?\b[12]\d{3}[a-z]?\b[^()\n]{0,40}\)'
+_OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, True), ('in-text citations', _DATED, True),
+                 ('no lists', rf'{_POINT}|^[^\S\n]*\d{{1,3}}[.)]\s', False),
+       ('no number points', r'^[^\S\n]*\d{1,3}[.)]\s', False)]
+
+@meant('muldimif:Content/Identifiers',
+       ('lets any text pass as full sentences', 'Sea, salt', {'constraint': 'in full sentences'}),
+       ('takes bold text for a bullet point', '**Sea** is', {'constraint': 'No bullet points'}),
+       ('finds what each should start with anywhere', 'No Example: here',
+        {'constraint': "Each example must start with 'Example:'"}),
+       ('does not see through Markdown', '**Dear sea**', {'constraint': "start with the phrase 'Dear'"}),
+       ('knows citations of one name only', 'It is (Lee et al., 1999).', {'constraint': 'with in-text citations'}))
+def _content_identifiers(response, constraint):
+    low, text = constraint.lower(), undressed(response).strip()
+    lines, name = [l.strip() for l in _HEADING.sub('', response).split('\n') if words(l)], ''.join(_quoted(constraint)[:1]).lower()
+    if 'full sentences' in low: return lines != [] and all(_ends_in(l, ('.', '!', '?', ':', '。', '！', '？')) for l in lines)
+    if name and 'start with the letter' in low: return content_identifiers(response, constraint)
+    if name and 'each example' in low: return any(re.sub(r'^[\W_\d]+', '', l).lower().startswith(name) for l in lines)
+    if name: return re.sub(r'^[\W_]+', '', text).casefold().startswith(name.strip('"\'').casefold())
+    return next(bool(re.search(p, response, re.M)) == wanted for says, p, wanted in _OTHERS_MEANT if re.search(says, low))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #48c8b006
 _TYPES = ('Content/Keywords Content/Punctuation Content/Identifiers Length/Words Length/Sentences Length/Paragraphs '
