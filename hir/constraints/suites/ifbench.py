@@ -26,7 +26,7 @@ from ..constraint import kind, meant
 from .ifeval import count_keyword, straight, undressed
 from ..text import meant_sentences, regexp_words, sentences, tokenize, word_tokens, words
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #88690534
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e21d3a02
 _MARKER = re.compile(r'^[ \t>]*(?:(?:\d{1,3}[.)]|[-*+•])[ \t]|```.*)', re.MULTILINE)  # of an item, or of code
 _HEADING = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
 
@@ -70,7 +70,7 @@ def unique_word_count(response:str, N:Count)->bool:
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
 def numbers(response:str, N:Count)->bool: return len(re.findall(r'\d+', _without_punctuation(response))) == N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4eb6ca6f
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8283164f
 @meant('count:word_count_range', ("counts don't as two words", "don't go"))
 def _word_count_range(response, min_words, max_words): return min_words <= len(words(response)) <= max_words
 
@@ -135,7 +135,7 @@ def pronouns(response:str, N:Count)->bool:
 def repeats(response:str, small_n:Count)->bool:
     return all(n <= small_n for n in Counter(_bare_words(response.lower())).values())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5f47fe4b
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #71aee056
 _MORE_PRONOUNS = frozenset('''
     another enough few many most oneself one ones other others ourself plenty several such thee themself
     theirselves thine thou thy whichsoever whomsoever whosoever y'all ye yall'''.split())
@@ -161,7 +161,7 @@ def _pronouns(response, N):
     known = _PRONOUNS | _MORE_PRONOUNS
     return sum(w in known or w.split("'")[0] in known for w in _said(response)) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #02f8e32c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f4d0bcd7
 @meant('words:repeats', ("takes its and it's for one word", "It's its own. Its.", {'small_n': 2}),
        ('counts dashes as words', 'A – b – c – d'), ('does not see a word in curly quotation marks', 'Sea, sea, “sea”'),
        ('lets a text without words pass', '***'))
@@ -185,7 +185,7 @@ def keywords_multiple(response:str, keyword1:Text, keyword2:Text, keyword3:Text,
     asked = zip((keyword1, keyword2, keyword3, keyword4, keyword5), (1, 2, 3, 5, 7))
     return all(response.lower().count(k.strip().lower()) == n for k, n in asked)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #463bea45
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ca29528a
 @meant('count:keywords_multiple', ('counts "art" in "start"', 'art start. ' + ' '.join(
     ' '.join([k]*n) for k, n in zip(('sea', 'sun', 'fog', 'ice'), (2, 3, 5, 7))), {'keyword1': 'art'} | {
     f'keyword{i}': k for i, k in enumerate(('sea', 'sun', 'fog', 'ice'), 2)}))
@@ -215,7 +215,7 @@ def words_position(response:str, keyword:Text)->bool:
     both = {t.lower() for t in (*tokens[1:2], *tokens[-2:-1])}
     return both == {keyword.strip().lower()}
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d2aed1f7
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #dc3246db
 def _stands(found, text, keyword, at):
     "Does the keyword, of one word or more, stand at that place among the words found in a text?"
     asked = _said(keyword)
@@ -273,7 +273,7 @@ def prime_lengths(response:str)->bool: return all(len(w) in _PRIMES for w in _ba
 def no_consecutive(response:str)->bool:
     return all(a[0] != b[0] for a, b in pairwise(_bare_words(response.lower())))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0130c54e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fd6d2d16
 @meant('words:alphabet', ('does not know é for an e', 'A big café dares école'),
        ('takes a dash for a word', 'A big – cat'),
        ('takes the numbers of a list for words', '1. Apple\n2. Bear'))
@@ -295,7 +295,7 @@ def _consonants(response):
     found = [_plain_ascii(w).replace("'", '') for w in _said(response)]
     return found != [] and all(re.search('[b-df-hj-np-tv-z]{2}', w) for w in found)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5290bb55
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6b4e5d02
 _TEN = 'level radar civic kayak madam refer rotor tenet solos stats'
 @meant('words:palindrome', ('counts a palindrome as often as it occurs', 'level '*10),
        ('counts numbers', ' '.join(f'{n}{n}1{n}{n}' for n in range(10))),
@@ -341,7 +341,7 @@ def paragraph_last_first(response:str)->bool:
     lines = [line.strip().strip(_EDGE).split() for line in response.lower().split('\n')]
     return all(line[0] == line[-1] for line in lines if line)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #560c8ec1
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c12d7244
 def _is_odd(word):
     "Is the number of its syllables odd? None for what has no letters, so no known ones."
     if not re.search(r'[^\W\d_]', word): return None
@@ -389,7 +389,7 @@ def sentence_words(response:str)->bool:
     lengths = [len(s.strip()) for s in sentences(response)]
     return len(lengths) == 3 and len(set(lengths)) == 1
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0d8aed13
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a27d8e07
 _END_MARKS = '.?!…。．｡？！‽؟।'
 
 def _last_mark(sentence):
@@ -414,7 +414,7 @@ def _sentence_balance(response):
     ends = _ends_meant(response)
     return len(set(ends)) == 1 and ends[0] > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #98cd4fb2
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #dbf6ac6c
 @meant('ratio:sentence_words', ('lets words recur', 'Cat. Cat. Cat.'),
        ('counts the marks of Markdown', '**Cat.** Dog. Owl.'))
 def _sentence_words(response):
@@ -442,7 +442,7 @@ def _alliterating(sentence):
 def alliteration_increment(response:str)->bool:
     return all(a < b for a, b in pairwise(map(_alliterating, sentences(response))))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b0b1c06e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #68cba475
 @meant('sentence:increment', ('takes a dash for a word', 'One. Two – three four.'),
        ('lets a single sentence pass', 'One.'),
        ('counts the heading with the first sentence', '# The sea\n\nIt is. It is very salt.'))
@@ -549,7 +549,7 @@ def _verb_score(tokens): # of an opening, at least one
 @kind('words:start_verb', 'The response must start with a verb.')
 def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #39a30df3
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c903a007
 _VERBS = frozenset('''
     accept accommodate accompany accomplish achieve acknowledge acquire activate adapt add adhere adjust admire
     admit adopt advise afford agree align allocate allow alter analyse analyze anticipate apologize appear append
@@ -578,7 +578,7 @@ _VERBS = frozenset('''
     thrive throw transform translate travel treat try turn understand undertake unleash unlock unveil update use
     utilise utilize validate verify visualize wait want weave welcome wish wonder write yield'''.split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #894100d1
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #372889a4
 _NOUNS_TOO = frozenset('''
     abandon access act address advance age aim alert answer appeal approach argue arm attack attempt back balance
     ban base battle beat bet bid bind bite blend block blow boil book boost border borrow bounce bow brace break
@@ -605,7 +605,7 @@ _NOUNS_TOO = frozenset('''
     view visit voice vote wake walk warm warn wash waste watch water weigh whisk win wind witness work worry
     wrap'''.split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #83916e53
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e5fa8ce8
 _AUXILIARIES = frozenset('''
     am are is was were been being has had having does did done can ca cannot could may might must shall sha should
     will wo would ai'''.split())
@@ -618,26 +618,28 @@ _PASTS = frozenset('''
 _NOT_VERBS = frozenset('''
     according amazing anything biped boring ceiling clothing darling during evening everything exciting
     fascinating fling hundred indeed interesting king kindred lightning morning naked nothing offspring
-    outstanding pudding red sacred shed sibling sing-song sled something speed spring sterling string thing weed
+    outstanding pudding red sacred shed sibling sled something speed spring sterling string thing weed
     wicked wing bed breed creed deed greed reed seed prize size'''.split())
-_AFTER_NOUN = _AUXILIARIES | frozenset('of and or , : ; . ! ? — –'.split())    # it makes a noun of the word before
-_BEFORE_NOUN = frozenset('a an the this that these those my your his her its our their all each every some any'.split())
+_AFTER_NOUN = _AUXILIARIES | frozenset('of and or , : ; ? — –'.split())    # it makes a noun of the word before
+_OBJECTS = frozenset('''a an the this that these those my your his her its our their all each every some any it me us
+    you him them what who how where when why which whether if'''.split())        # and this a verb
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d7551ab5
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #cb332c2e
 def _stems(word):
     "What a word may be a form of: writing → write, cut → cut, tried → try."
     for end in ('ing', 'ed', 'es', 's', 'd'):
         if stem := word.removesuffix(end) if word != end and word.endswith(end) else '':
             yield from (stem, stem + 'e', stem[:-1] if stem[-2:-1] == stem[-1:] else stem, re.sub('i$', 'y', stem))
 
-def _is_verb(word, after):
-    "Is the first of two words, or of a word and a mark, a verb?"
+def _is_verb(word, after, *others):
+    "Is the first of some words and marks, from the start of a line, a verb?"
     if word in _AUXILIARIES or word in _PASTS or word in _VERBS: return True
-    if word in _NOUNS_TOO: return after not in _AFTER_NOUN and after != ''
+    title = after in ('', *_AFTER_NOUN) or ':' in others or _AUXILIARIES.intersection(others[:1])
+    if word in _NOUNS_TOO: return after in _OBJECTS or not title
     if word in _NOT_VERBS: return False
     known = any(s in _VERBS or s in _NOUNS_TOO for s in _stems(word))
     if known and re.search('(ing|ed)$', word): return True
-    return known and after in _BEFORE_NOUN or bool(re.search('(?<!e)(?:ing|[^e]ed|ize|ify)$', word)) and len(word) > 4
+    return known and after in _OBJECTS or len(word) > 4 and bool(re.search('(?:ing|[^e]ed|ize|ify)$', word))
 
 @meant('words:start_verb', ('takes an imperative for a noun', 'Run fast today.'),
        ('takes a mark for a verb', '* Our sea'),
@@ -646,8 +648,8 @@ def _start_verb(response):
     text = undressed(_MARKER.sub('', response))
     first = re.search(r"[^\W_]+(?:'[^\W_]+)*", text)
     if not first: return False
-    after = re.match(r"[^\S\n]*([^\W_]+|\S?)", text[first.end():])[1].lower()
-    return _is_verb(re.sub("n't$|'.*", '', first[0].lower()), after)
+    line = text[first.end():first.end() + 60].partition('\n')[0].lower()
+    return _is_verb(re.sub("n't$|'.*", '', first[0].lower()), *re.findall(r'[^\W_]+|[^\w\s]', line)[:6] or [''])
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #11be32e8
 @kind('count:punctuation', 'Use every standard punctuation mark at least once, including '
@@ -667,7 +669,7 @@ def parentheses(response:str)->bool:
         elif deepest >= 5: return True
     return False
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #044ac53b
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #073f9b09
 _FULL_WIDTH = str.maketrans('，、。．！？；：（）［］【】｛｝', ',,..!?;:()[][]{}')
 
 @meant('count:punctuation', ('takes "?!" for neither of its marks', 'Well: a, b; c. Why?!'),
@@ -707,7 +709,7 @@ def quote_unquote(response:str)->bool:
     last = text.strip(digits + punctuation.replace('"', ''))[-1:]
     return '""' not in text and last != '"'
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #56a1c397
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #431fb91b
 @meant('format:quotes', ('takes an apostrophe for a quotation mark', """"I don't 'see "it" now' yet" """),
        ('does not see curly quotation marks', '“a ‘b “c” b’ a”'))
 def _quotes(response): return quotes(re.sub(r"(?<=\w)'(?=\w)", '', straight(response)))
@@ -761,7 +763,7 @@ def no_whitespace(response:str)->bool: return not any(map(str.isspace, response)
 def output_template(response:str)->bool:
     return all(p in response for p in ('My Answer:', 'My Conclusion:', 'Future Outlook:'))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d9db31e6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8646c03d
 @meant('format:line_indent', ('lets a blank line stand between', 'a\n\n\n b\n  c'),
        ('does not see tabs', 'a\n\tb\n\t\tc'),
        ('takes a code fence for a step', '```\na\n b\n```'), ('lets a single line pass', 'a'))
@@ -782,7 +784,7 @@ def _title_case(response):
     major = [w[0] for i, w in enumerate(found) if i == 0 or w.lower() not in _MINOR]
     return any(map(str.isalpha, major)) and not any(c.islower() and c != c.upper() for c in major)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #73078592
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #471bab70
 @meant('format:newline', ('adds up words and lines', 'The sea\n \nis'),
        ('wants no blanks in an empty line', 'The\n \nsea'),
        ('takes the numbers of a list for words', '1. The\n2. sea'))
@@ -821,13 +823,13 @@ def no_bullets_bullets(response:str)->bool:
     if '' in lines[:n-1] or not all(line.startswith('*') for line in lines[n:]): return False
     return len(lines) - n >= 2 and sum(len(sentences(line)) for line in lines[:min(n, 2)]) >= 2
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #65d51da7
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fa79e532
 @meant('format:list', ('counts the hyphen of a compound', 'a well-known, up-to-date sea', {'sep': '-'}),
        ('counts separators without items', '--', {'sep': '-'}))
 def _listed_items(response, sep):
-    def free(a, b): return not (a[-1:].isalnum() and b[:1].isalnum())
-    def item(a, b): return re.search(r'\w', a.rpartition('\n')[2] + b.partition('\n')[0])
-    return sum(bool(free(*pair) and item(*pair)) for pair in pairwise(response.split(sep))) >= 2
+    found = response.split(sep)
+    def stands(i): return not (found[i][-1:].isalnum() and found[i+1][:1].isalnum() or i and not found[i])
+    return sum(stands(i) and bool(re.search(r'\w', found[i+1])) for i in range(len(found) - 1)) >= 2
 
 @meant('format:sub-bullets', ('takes a hyphen for a bullet', '* early-morning walk\n* late-night talk'),
        ('takes bold for bullets', '* **sea**\n - salt'), ('lets a text without bullets pass', 'sea'))
@@ -862,7 +864,7 @@ def thesis(response:str)->bool:
     end = place('</i>', '</em>', after=max(start, 0))
     return 0 <= start < end and all(map(str.strip, (response[start+3:end], response[end+4:])))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #77391d7c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f7065e20
 def _answer(text):
     "A short answer without what may stand around it."
     return undressed(text).casefold().strip(' \t\r\n.,;:!?()[]*"\'')
@@ -910,7 +912,7 @@ def words_japanese(response:str, N:Positive)->bool:
     every = (w.strip(_EDGE) for w in response.split()[N-1::N])
     return all(not w or w.isdigit() or re.search('[\u3040-\u30ff\u4e00-\u9fff]', w) for w in every)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bf339407
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6c5c4438
 _JOINTS = '\u200d\ufe0e\ufe0f' + ''.join(map(chr, range(0xe0020, 0xe0080)))  # make one emoji of several characters
 _BESIDE = ' \t\r\n' + punctuation.replace('#', '') + '”’“‘»«…。！？、'   # between an emoji and the end
 
@@ -968,7 +970,7 @@ def _forward(prompt_to_repeat, n_start, n_end):
 def repeat_span(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return response.strip().lower() == prompt_to_repeat[n_start:n_end+1].strip().lower()
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #aa74b502
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #51407e5a
 def _quoted_words(text):
     "What stands between blanks, without Markdown's dress and quotation marks around all of it."
     return undressed(text).strip(' \t\r\n"').split()
@@ -986,7 +988,7 @@ def _repeat_change(response, prompt_to_repeat):
     ours, given = _quoted_words(response), _quoted_words(prompt_to_repeat)
     return ours[1:] == given[1:] and ours != [] and _said(ours[0]) != _said(''.join(given[:1]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #64d784f6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #72b9287a
 @meant('repeat:repeat_simple', ('wants its last full stop', _SIMPLE[:-1]),
        ('does not see through quotation marks', f'"{_SIMPLE}"'))
 def _repeat_simple(response): return _said(response) == _said(_SIMPLE)
@@ -1022,7 +1024,7 @@ def character_reverse(response:str)->bool: return 'elgae dlab' in response.lower
 @kind('custom:word_reverse', _EAGLE + 'word.', drop='no')
 def word_reverse(response:str)->bool: return 'bald eagle' in ' '.join(_bare_words(response.lower())[::-1])
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f43082d0
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c33d2730
 @meant('custom:multiples', ('counts the numbers of a list', '\n'.join(f'{i}. {7*i + 7}' for i in range(1, 7))))
 def _multiples(response): return multiples(_MARKER.sub('', response))
 
@@ -1037,7 +1039,7 @@ def _date_format_list(response):
         except ValueError: return False
     return len(dates) > 1 and all(map(real, dates))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e7e3d89a
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #41c6658b
 def _on_the_eagle(found):
     "Are these words, in this order, a sentence that names the bald eagle?"
     told = ' '.join(found).replace('bald-eagle', 'bald eagle').split()
@@ -1078,7 +1080,7 @@ def reverse_newline(response:str)->bool:
     found = [_plain_ascii(line) for line in lines[start:]]
     return len(found) >= 52 and found == sorted(found, reverse=True)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ed40c574
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #cb90aa52
 _AFRICA = [name.replace('_', ' ') for name in '''
     Algeria Angola Benin Botswana Burkina_Faso Burundi Cabo_Verde Cameroon Central_African_Republic Chad Comoros Congo
     Democratic_Republic_of_the_Congo Djibouti Egypt Equatorial_Guinea Eritrea Eswatini Ethiopia Gabon Gambia Ghana
@@ -1096,7 +1098,7 @@ def _reverse_newline(response):
     found = lines[named[0]:named[-1] + 1] if named else []
     return len(set(found)) >= 52 and len(named) == len(found) and found == sorted(found, reverse=True)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #848e64e4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7fb84197
 @meant('custom:sentence_alphabet', ('takes a quotation mark for a letter',
        '“Ah. ' + ' '.join(f'{c}x is it.' for c in ascii_lowercase.upper()[1:])))
 def _sentence_alphabet(response):
@@ -1154,7 +1156,7 @@ def csv_quotes(response:str)->bool:
     return (_heads(response, 'StudentID Subject Grade Semester Score', '\t *') and quoted
             and [len(row) for row in found] == [5]*4)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #879cf6af
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #aad0b431
 def _in_fence(response):
     "What a code fence holds; all of a text that has none."
     fence = re.search(r'```[^\n`]*\n(.*?)(?:```|\Z)', response, re.DOTALL)
@@ -1172,7 +1174,7 @@ def _csv_city(response):
     found = _table(_in_fence(response))
     return len(found) == 8 and found[0] == 'ID Country City Year Count'.split() and all(len(row) == 5 for row in found)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bea96e46
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #633ed1e9
 _PRODUCTS = 'ProductID,Category,Brand,Price,Stock'
 
 @meant('custom:csv_special_character',
@@ -1210,7 +1212,7 @@ def mcq_count_length(response:str)->bool:
         asked.append(len(' '.join(lines[:chosen.index(True)]).strip()))
     return len(asked) == 4 and all(a < b for a, b in pairwise(asked))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7ed553aa
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #11f13a80
 def _quiz(label, first='x'):
     "Four questions as asked for, with that label and that first option."
     return '\n'.join(f'{label} {"Who "*i}?\nA) {first}\nB) x\nC) x\nD) x\nE) x' for i in range(1, 5))
