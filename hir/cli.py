@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .schema import as_type
 from .constraints.constraint import ConstraintError, use_kinds
+from .constraints.verifier import Thinking
 from .files import DataError, check_output, shipped, write_json
 from .trust import asks_of, code_in, see_working_folder, struck, struck_text
-from .instructions.instruction import load_instructions
+from .instructions.instruction import Instruction, load_instructions, save_instructions
 from .markup import shown, visible
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
@@ -100,8 +102,9 @@ def _heldout_of(cfg):
     from hir.training.config import rules_of
     from hir.evaluation.evaluate import evaluate
     from hir.recipes import training_data
-    instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), replay=False)
-    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge)
+    instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), False, cfg.reading)
+    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge,
+                                  reading=rules.reading, thinking=rules.thinking)
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
 
 # %% ../nbs/api/92_cli.ipynb #420c7016
@@ -163,7 +166,7 @@ def _data_of(args, cfg):
     from hir.recipes import training_data
     from hir.training.config import ConfigError, method_of
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
-    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
+    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs, cfg.reading), _heldout_of(cfg)
     if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder or a model on the hub")
     return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
 
@@ -247,20 +250,21 @@ def _evaluate_command(args, rest):
     if args.temperature == 0: raise ConfigError('--temperature 0 goes with --suite; here the table has a greedy column')
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
     instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
-    sampling = args.samples or 4, args.seed, function_in(Check, args.check)
+    rules = dict(check=function_in(Check, args.check), reading=args.reading or 'meant', thinking=args.thinking)
     for path in args.model: _model_asked(path, '--model')
     for path in args.model:
         engine = _engine_asked(args, path)
-        try: reports[path] = evaluate(engine, instructions, *sampling)
+        try: reports[path] = evaluate(engine, instructions, args.samples or 4, args.seed, **rules)
         finally: engine.close()
         print(f'{path}\n{evaluation_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))
-    if args.out: write_json(args.out, {name: r.summary() for name, r in reports.items()})
+    if args.out: write_json(args.out, {name: r.summary() | {'reading': r.reading} for name, r in reports.items()})
 
-# %% ../nbs/api/92_cli.ipynb #4a9a20ac
+# %% ../nbs/api/92_cli.ipynb #707084d8
 def _evaluate_suite(args):
     "Answer a suite with each policy, keep the responses, score them."
     from hir.evaluation.suite import folder_of, questions, run_suite, weights_in
+    reading = args.reading or ('meant' if args.suite in ('own', 'toy') else 'official')
     data, scores = questions(args.suite, _asked_for(args.data, 'data')), {}
     for path in args.model:
         decides = dict(model=path, weights=weights_in(_located(path)), max_new_tokens=args.max_new_tokens,
@@ -268,9 +272,11 @@ def _evaluate_suite(args):
                        **({'revision': args.revision} if args.revision else {}))
         folder = folder_of(args.responses or 'runs/eval', path)
         scores[path] = run_suite(lambda: _engine_asked(args, path), data, folder, decides, args.samples or 1,
-                                 args.temperature or 0., args.seed, rows=args.rows, progress=True)
+                                 args.temperature or 0., args.seed, reading, args.thinking, rows=args.rows,
+                                 progress=True)
     _show_scores(scores, args.out)
 
+# %% ../nbs/api/92_cli.ipynb #4a9a20ac
 def _compare_scored(args):
     "Report files that `hir verify` wrote, and compare them."
     from hir.evaluation.suite import read_scored
@@ -308,8 +314,21 @@ def _study(args, rest):
 
 def _list_kinds(args, rest):
     "List kinds of constraints, or show one."
+    if args.hack or args.reading: return _show_hacks(args)
     from hir.constraints.catalogue import catalogue
     print(catalogue(args.asked))
+
+# %% ../nbs/api/92_cli.ipynb #8b455d24
+def _show_hacks(args):
+    "Texts that meet kinds of constraints and answer nothing."
+    from hir.constraints.hack import hack_table
+    if not args.hack: raise DataError('--reading goes with --hack; without, there is nothing to check')
+    print(hack_table(args.asked, args.reading or ''))
+
+def _add_hack(p):
+    p.add_argument('--hack', action='store_true',
+                   help='show which of them are met by texts that answer nothing; for one kind, the texts')
+    p.add_argument('--reading', choices=['official', 'meant'], help='with --hack: in this reading only (default: both)')
 
 # %% ../nbs/api/92_cli.ipynb #82377048
 def _method_page(name:str):
@@ -369,10 +388,23 @@ def _verify_command(args, rest):
         raise DataError(f'--report {args.report}: is an output already; name another file')
     if args.report: refuse_overwrite(read, [args.report]); check_output(args.report, '--report')
     found = score_file(_located(args.file), args.out, args.responses and _located(args.responses), args.key or 'prompt',
-                       args.workers, args.skip_bad, progress=True)
+                       args.workers, args.skip_bad, True, args.reading, args.thinking)
     print(scores_text(found))
     if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
     if args.report: write_json(args.report, found)
+
+# %% ../nbs/api/92_cli.ipynb #cf4b7d98
+def _tags(word):
+    "A value of `Thinking`, for argparse."
+    try: return as_type(word, Thinking)
+    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
+
+def _add_readings(p, default):
+    p.add_argument('--reading', choices=['official', 'meant'], default=default,
+                   help='check what the official code checks, or what the sentences say '
+                        f'(default: {default or "official for a benchmark, else meant"})')
+    p.add_argument('--thinking', type=_tags, default='cut', metavar='cut|keep|TAGS',
+                   help='a trace before the answer: cut <think>…</think>, keep it, or cut other tags (default: cut)')
 
 # %% ../nbs/api/92_cli.ipynb #805b05fe
 def _add_verify(sub):
@@ -387,12 +419,100 @@ def _add_verify(sub):
     p.add_argument('--skip-bad', action='store_true',
                    help='put what cannot be scored into a file beside OUT, and go on')
     p.add_argument('--report', help='write the accuracies to this JSON file')
+    _add_readings(p, 'official')
     _own_kinds(p)
     p.set_defaults(call=_verify_command)
 
 def _own_kinds(p):
     p.add_argument('--kinds', metavar='MODULE', default='', help='module with kinds of constraints of your own, '
                    'in this folder or on the path; several with commas')
+
+# %% ../nbs/api/92_cli.ipynb #c3d08f27
+def _rules_only(q):
+    "The instruction; a DataError where it has a criterion that no rule decides."
+    from hir.constraints.judge import is_soft
+    if any(map(is_soft, q.constraints)): raise DataError('a criterion in words needs a judge; ask shows what rules decide')
+    return q
+
+def _instruction_asked(args):
+    "The instruction of the command line, or the n-th of a file."
+    from hir.evaluation.ask import constraint_in
+    if bool(args.task) == bool(args.data): raise DataError('ask needs a task, or a file with --data, and not both')
+    if args.task and not args.constraint:
+        raise DataError('a task needs a constraint: -c punctuation:no_comma; `hir kinds` lists them')
+    if args.task: return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint]))
+    found = _own_instructions(_located(args.data))
+    if args.constraint: raise DataError('--constraint goes with a task; the instructions of a file have their own')
+    if args.nth > len(found): raise DataError(f'{args.data}: has {len(found)} instructions, not {args.nth}')
+    return _rules_only(found[args.nth - 1])
+
+# %% ../nbs/api/92_cli.ipynb #ee2361a2
+def _ask_command(args, rest):
+    "Print answers of one policy, or of two side by side."
+    import shutil
+    from hir.evaluation.ask import answers_text
+    from hir.replays.reward import score
+    asked, said = _instruction_asked(args), {}
+    for path in dict.fromkeys([args.model, *([args.beside] if args.beside else [])]):
+        engine = _engine_asked(args, path)
+        try: drawn = engine.generate([asked], args.samples, args.seed, temperature=args.temperature)
+        finally: engine.close()
+        said[path] = score(drawn, reading=args.reading, thinking=args.thinking)
+    print(answers_text(said, shutil.get_terminal_size((100, 24)).columns))
+
+# %% ../nbs/api/92_cli.ipynb #8eac9387
+def _add_ask(sub):
+    p = sub.add_parser('ask', help='look at answers to one instruction', description='Answers to one instruction, each '
+                       'with a mark for every constraint and the words that decide.')
+    p.add_argument('model', help='folder or hub name')
+    p.add_argument('task', nargs='?', help='what to ask for, e.g. "Write about the sea."')
+    p.add_argument('-c', '--constraint', action='append', default=[], metavar='"ID JSON"',
+                   help='a kind and its arguments; again for each: -c punctuation:no_comma')
+    p.add_argument('--data', help="a file of instructions in hir's format, in place of a task")
+    p.add_argument('--nth', type=_at_least_1, default=1, help='which of its instructions (default: the first)')
+    p.add_argument('--beside', metavar='MODEL', help='a second policy, beside the first')
+    p.add_argument('-m', '--samples', type=_at_least_1, default=4, help='answers (default: %(default)s)')
+    p.add_argument('--temperature', type=_not_negative, default=1., help='of sampling; 0 is greedy (default: 1)')
+    p.add_argument('--max-new-tokens', type=_at_least_1, default=256, help='length limit (default: %(default)s)')
+    p.add_argument('--seed', type=int, default=0)
+    _add_readings(p, 'meant'); _own_kinds(p); _add_loading(p)
+    p.set_defaults(call=_ask_command, rows=64, suite='', engine='hf', engine_options='')
+
+def _add_loading(p):
+    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
+    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
+    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
+    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
+
+# %% ../nbs/api/92_cli.ipynb #91973b9f
+def _draw_command(args, rest):
+    "Write new instructions."
+    from hir.instructions.scoring import refuse_overwrite
+    from hir.instructions.synthesize import draw, kinds_drawn, load_tasks
+    refuse_overwrite([args.tasks, *args.exclude], [args.out]); check_output(args.out)
+    tasks = load_tasks(_located(args.tasks))
+    known = [q for path in args.exclude for q in load_instructions(_located(path))]
+    found = draw(tasks, args.n, args.seed, kinds_drawn(args.of), args.low, args.high, exclude=known)
+    save_instructions(args.out, found)
+    used = {c.kind for q in found for c in q.constraints}
+    print(f'{args.out}: {len(found)} instructions of {args.low} to {args.high} constraints, {len(used)} kinds, '
+          f'{len({q.task for q in found})} tasks')
+
+# %% ../nbs/api/92_cli.ipynb #3b798878
+def _add_draw(sub):
+    p = sub.add_parser('draw', help='new instructions from your own tasks', description='Draws constraints that go '
+                       'together for tasks of your own; each instruction has a response that meets it.')
+    p.add_argument('tasks', help="JSONL of tasks, one object with a field 'task' a line")
+    p.add_argument('-o', '--out', required=True, help='file to write')
+    p.add_argument('-n', type=_at_least_1, default=200, help='instructions, all different (default: %(default)s)')
+    p.add_argument('--of', nargs='+', default=[], metavar='ID', help='kinds to draw from, or how their ids begin '
+                   '(default: all that can be drawn)')
+    p.add_argument('--low', type=_at_least_1, default=2, help='fewest constraints (default: %(default)s)')
+    p.add_argument('--high', type=_at_least_1, default=6, help='most constraints (default: %(default)s)')
+    p.add_argument('--exclude', nargs='+', default=[], metavar='FILE',
+                   help='files whose instructions must not come again')
+    p.add_argument('--seed', type=int, default=0, help='same seed, same instructions')
+    p.set_defaults(call=_draw_command)
 
 # %% ../nbs/api/92_cli.ipynb #4b0d337d
 def _export_command(args, rest):
@@ -424,13 +544,15 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
-                           metavar='demo | train | eval | verify | study | kinds | methods | config | export')
-    for add in (_add_demo, _add_train, _add_eval, _add_verify, _add_study, _add_config, _add_export): add(sub)
+                           metavar='demo | train | eval | ask | verify | draw | study | kinds | methods | '
+                                   'config | export')
+    for add in (_add_demo, _add_train, _add_eval, _add_ask, _add_verify, _add_draw, _add_study, _add_config,
+                _add_export): add(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
                    help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
-    _own_kinds(k)
+    _add_hack(k); _own_kinds(k)
     k.set_defaults(call=_list_kinds)
     _add_methods(sub)
     for each in sub.choices.values():           # before the command or behind it
@@ -502,16 +624,12 @@ def _add_eval(sub):
     what.add_argument('--scored', nargs='+', metavar='FILE', help='compare files that hir verify wrote; no model')
     p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
     p.add_argument('--samples', type=_at_least_1, help='responses per instruction (default: 4; with --suite 1)')
-    _add_suite(p); _own_kinds(p)
+    _add_suite(p); _add_readings(p, None); _own_kinds(p); _add_loading(p)
     p.add_argument('--max-new-tokens', type=_at_least_1, default=2048, help='length limit (default: %(default)s)')
     p.add_argument('--rows', type=_at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
-    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
-    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
-    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
     p.add_argument('--check', default='strict', choices=['strict', 'loose'])
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--out', help='write the summaries to this JSON file')
-    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
     p.set_defaults(call=_evaluate_command)
 
 # %% ../nbs/api/92_cli.ipynb #acb0ca8b
@@ -555,6 +673,7 @@ def _names_code(args):
 def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
     "Entry point of the command `hir`; the exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
     args, rest = parser().parse_known_args(argv)
+    if rest and rest[0][:1] != '-' and getattr(args, 'task', '') is None: args.task = rest.pop(0)     # after options
     if _names_code(args): see_working_folder()
     if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
     try:

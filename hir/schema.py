@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Count', 'Positive', 'Text', 'Names', 'Options', 'NO_DEFAULT', 'near', 'nearest', 'Where', 'at_least', 'at_most',
-           'as_type', 'suggest', 'Also', 'imported', 'Choice', 'function_in', 'Setting', 'settings_of', 'accepted',
-           'resolved', 'defaults_of', 'in_words', 'type_word']
+           'as_type', 'suggest', 'Also', 'imported', 'Choice', 'Choices', 'function_in', 'Setting', 'settings_of',
+           'accepted', 'resolved', 'defaults_of', 'in_words', 'type_word']
 
 # %% ../nbs/api/00_schema.ipynb #21595905
 import difflib, importlib, inspect, json, math, re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,6 +146,21 @@ class Choice:
         return self.known[value] if self.name(value) in self.known else imported(value)
     @property
     def says(self)->str: return ' | '.join([*self.known, *['module:function']*self.own]) # for help and errors
+
+# %% ../nbs/api/00_schema.ipynb #6f15a397
+class Choices(Choice):
+    "Several functions by name, for use as `Annotated[Callable, Choices(…)]`: names with commas between, '' for none."
+    def name(self, value:Any)->str:
+        "The names, each checked, with commas between."
+        names = value if isinstance(value, (list, tuple)) else str(value or '').split(',')
+        found = [n.strip() if isinstance(n, str) else n for n in names]
+        return ','.join(dict.fromkeys(super(Choices, self).name(n) for n in found if n != ''))
+    def __call__(self, value:str|Sequence)->tuple[Callable, ...]:
+        "The functions that are meant."
+        if not isinstance(value, str): return tuple(map(super().__call__, value))
+        return tuple(super(Choices, self).__call__(n) for n in self.name(value).split(',') if n)
+    @property
+    def says(self)->str: return f'none or several of {super().says}'
 
 # %% ../nbs/api/00_schema.ipynb #c03160ef
 def function_in(

@@ -100,6 +100,7 @@ def code_in(values:dict)->dict[str, str]: # a run's settings as a file has them;
     name, own = _own_settings(values.get('method'))
     flat = {n: values.get(n) for n in _MODULES} | {'method': name} | {f'method.{n}': v for n, v in own.items()}
     flat |= {str(n): v for n, v in values.items() if str(n).startswith('method.')}
+    flat |= {'guard': ','.join(n for n in map(str, _as_names(values.get('guard'))) if ':' in n)}    # one of several names
     found = {n: v for n, v in flat.items() if isinstance(v, str) and ':' in v}
     kinds = ','.join(n for n in map(str, _as_names(values.get('kinds'))) if n)
     return found | ({'kinds': kinds} if kinds else {})

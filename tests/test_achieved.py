@@ -30,7 +30,7 @@ def test_numbers_that_contradict_other_arguments_are_passed_over(monkeypatch):
     @kind('demo:chars', 'Use at least {n} letters.', agree=agree)
     def chars(response, n:Positive, low:int): return len(response) >= n
     c = Constraint('demo:chars', {'n': 5, 'low': 4})
-    assert _nearest_number(c, 'abcd').args == {'n': 4, 'low': 4} and _nearest_number(c, 'abc') is None
+    assert _nearest_number(c, 'abcd', check).args == {'n': 4, 'low': 4} and _nearest_number(c, 'abc', check) is None
 
 
 @pytest.mark.parametrize('id', NUMBERED)
@@ -43,6 +43,6 @@ def test_it_is_the_nearest_number(id):
     holds = lambda n, answer: n > 0 and check(Constraint(id, args | {name: n}), answer)
     for answer in ANSWERS:
         if check(c, answer): continue
-        new = _nearest_number(c, answer)
+        new = _nearest_number(c, answer, check)
         far = 100 if new is None else abs(new.args[name] - 5)
         assert not any(holds(5 + s*d, answer) for d in range(1, far) for s in (1, -1))

@@ -20,7 +20,7 @@ from ..trust import installed_places
 class ConstraintError(ValueError):
     "A constraint that cannot be built: unknown kind, or an argument missing, unknown or ill-typed."
 
-# %% ../../nbs/api/constraints/00_constraint.ipynb #59c8b07e
+# %% ../../nbs/api/constraints/00_constraint.ipynb #e789ad5f
 Reading = Literal['official', 'meant'] # as the benchmark's own code decides, or as the sentence says
 
 @dataclass(frozen=True)
@@ -30,8 +30,26 @@ class Departure:
     text:str             # a response on which the two readings differ
     args:dict = field(default_factory=dict, hash=False) # of the constraint; else those of the example
 
+# %% ../../nbs/api/constraints/00_constraint.ipynb #1a907ca8
+class _Signature:
+    "What the function `check` of a kind takes."
+    @cached_property
+    def params(self)->dict[str, Any]: # name → annotation of each argument
+        hints = get_type_hints(self.check, include_extras=True)
+        return {k: v for k, v in hints.items() if k not in ('response', 'return')}
+    @cached_property
+    def needed(self)->dict[str, Any]:
+        "Name → annotation of each argument that has no default."
+        given = inspect.signature(self.check).parameters
+        return {k: v for k, v in self.params.items() if given[k].default is inspect.Parameter.empty}
+    @property
+    def example(self)->dict[str, Any]:
+        "Arguments to show the kind with: those picked, and suggestions for the others it needs."
+        return {k: suggest(v) for k, v in self.needed.items()} | self.shown
+
+# %% ../../nbs/api/constraints/00_constraint.ipynb #59c8b07e
 @dataclass(frozen=True)
-class Kind:
+class Kind(_Signature):
     "A family of constraints that share a checker."
     id:str                # official name, e.g. 'punctuation:no_comma'
     check:Callable        # (response, **args) -> bool
@@ -47,19 +65,6 @@ class Kind:
     shown:dict = field(default_factory=dict, hash=False) # arguments picked for its example
     def by(self, reading:str)->Callable: # a `Reading`
         return self.meant if self.meant and reading == 'meant' else self.check
-    @cached_property
-    def params(self)->dict[str, Any]: # name → annotation of each argument
-        hints = get_type_hints(self.check, include_extras=True)
-        return {k: v for k, v in hints.items() if k not in ('response', 'return')}
-    @cached_property
-    def needed(self)->dict[str, Any]:
-        "Name → annotation of each argument that has no default."
-        given = inspect.signature(self.check).parameters
-        return {k: v for k, v in self.params.items() if given[k].default is inspect.Parameter.empty}
-    @property
-    def example(self)->dict[str, Any]:
-        "Arguments to show the kind with: those picked, and suggestions for the others it needs."
-        return {k: suggest(v) for k, v in self.needed.items()} | self.shown
 
 # %% ../../nbs/api/constraints/00_constraint.ipynb #a2e723b9
 KINDS = {}  # id -> Kind, filled by `kind`
@@ -82,7 +87,7 @@ def kind(
 # %% ../../nbs/api/constraints/00_constraint.ipynb #ab19866a
 def meant(
     id:str,         # of a registered kind
-    *departs:tuple[str, str]|tuple[str, str, dict])->Callable: # (what the official check does, response that shows it, args)
+    *departs:tuple)->Callable: # (what the official check does, response that shows it[, arguments])
     "Register the decorated function as what the sentence of `id` means; it takes the arguments of the first check."
     def register(check):
         kind = KINDS[id]

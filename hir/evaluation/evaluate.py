@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..constraints.verifier import check, cla, ila, per_kind
-from ..constraints.constraint import Constraint, Verdict
+from ..constraints.constraint import Constraint, Reading, Verdict
 from ..instructions.instruction import Instruction
 from ..policies.rollout import seed_for
 from ..replays.reward import score
@@ -53,6 +53,7 @@ def _sound(rollouts):
     for rs in groups:
         where, q, n = f'instruction {rs[0].group}', rs[0].instruction, len(groups[0])
         if any(r.verdict is None for r in rs): raise ValueError(f'{where}: call score first')
+        if len({r.reading for r in rollouts}) > 1: raise ValueError('the verdicts are by different readings')
         if any(r.instruction != q for r in rs):
             raise ValueError(f'{where}: its rollouts answer different instructions')
         if len(rs) != n: raise ValueError(f'{where} has {len(rs)} responses, the first has {n}')
@@ -72,6 +73,8 @@ class Answers:
         return [sum(metric(r.verdict) for r in rs)/len(rs) for rs in _by_instruction(self.rollouts)]
     def interval(self, metric:Callable[[Verdict], float]=ila, **kw)->tuple[float, float, float]: # kw: of `bootstrap`
         return bootstrap(self.per_instruction(metric), **kw)
+    @property
+    def reading(self)->str|None: return self.rollouts[0].reading   # by which all were verified
     @property
     def instructions(self)->list[Instruction]: return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
     @property
@@ -129,11 +132,11 @@ def _summary_of(report:Report):
     return out | dict(instructions=len(report.instructions), samples=report.samples)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #674d41fa
-def _scored_rollouts(engine, rollouts, check=check, judge=None):
+def _scored_rollouts(engine, rollouts, *rules): # rules: as of `score`
     "The rollouts with their verdicts; processes that share an engine each score those of some instructions."
-    if not isinstance(engine, SharedEngine): return score(rollouts, check, judge)
+    if not isinstance(engine, SharedEngine): return score(rollouts, *rules)
     rank, n = engine.accelerator.process_index, engine.accelerator.num_processes
-    mine = score([r for r in rollouts if r.group % n == rank], check, judge)
+    mine = score([r for r in rollouts if r.group % n == rank], *rules)
     parts = [iter(part) for part in said(engine.accelerator, mine)]
     return [next(parts[r.group % n]) for r in rollouts]
 
@@ -145,14 +148,17 @@ def evaluate(
     seed:int=0,
     check:Callable[[Constraint, str], bool]=check, # strict or loose
     greedy:bool=True,  # add one greedy response each?
-    judge:Callable|None=None)->Report: # a `Judge`, for soft constraints
+    judge:Callable|None=None, # a `Judge`, for soft constraints
+    reading:Reading='meant',  # what the sentences say, or what the official code checks
+    thinking:str='cut')->Report: # of `split_thinking`
     "Sample, verify, report; instructions with a response that could not be judged are left out."
     instructions = list(instructions)
     if not instructions: raise ValueError('there are no instructions to evaluate on')
     if n < 1: raise ValueError(f'an evaluation needs at least 1 sample per instruction, not {n}')
     seeds = [seed_for(seed, 'evaluate', i) for i in range(len(instructions))]
     def ask(m, **sampling):
-        return _scored_rollouts(engine, engine.generate(instructions, m, seeds, **sampling), check, judge)
+        drawn = engine.generate(instructions, m, seeds, **sampling)
+        return _scored_rollouts(engine, drawn, check, judge, reading, thinking)
     found, best = ask(n), ask(1, temperature=0.) if greedy else []
     lost = {r.group for r in [*found, *best] if r.verdict is None}
     if len(lost) == len(instructions): raise ValueError('the judge left every instruction unjudged')
@@ -195,7 +201,8 @@ def evaluation_text(report:Report)->str:
     per_kind += [[k, ok/asked, ok, asked] for k, (ok, asked) in report.kinds.items()]
     per_size = [['constraints', 'instructions', 'ILA', 'CLA']]
     per_size += [[K, n, i, c] for K, (i, c, n) in report.by_size.items()]
-    head = f'{len(report.instructions)} instructions, {report.samples} sampled responses each'
+    head = (f'{len(report.instructions)} instructions, {report.samples} sampled responses each; '
+            f'reading: {report.reading}')
     return '\n\n'.join([head, *map(aligned, (overall, per_kind, per_size))])
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #ca59d056

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..progress import bar
-from ..constraints.constraint import get_kind
+from ..constraints.constraint import Reading, get_kind
 from ..constraints.verifier import verify_both
 from ..constraints.judge import is_soft
 from ..files import (DataError, append_text, as_line, parsed_json, record_in, records, repaired, typed, whole_text,
@@ -145,28 +145,29 @@ def _respond(
 class Scores:
     "The verdicts of one model."
     rows:dict # name of an instruction → (kinds, strict verdicts, loose verdicts), a verdict per sample
+    reading:Reading='official' # of all verdicts
 
     def report(self)->dict:
         "What `hir verify` reports."
         tally = Counter(rejected=0)
         for kinds, *both in self.rows.values():
             for strict, loose in zip(*both): count_line(tally, Line('', kinds, tuple(strict), tuple(loose)))
-        return report(tally)
+        return report(tally, self.reading)
     def ila(self)->list[float]: # strict: share of samples that satisfy all of each
         return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
     def held(self)->list[float]: # strict: constraints that hold of each, a mean over its samples
         return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
     def asked(self)->list[int]: return [len(kinds) for kinds, *_ in self.rows.values()]    # constraints
 
-def _score_responses(data:Loaded, files):
+def _score_responses(data:Loaded, files, reading='official', thinking='cut'):
     "The verdicts on the responses in these files."
     order, by = sorted(set(_answered_by(data))), _answered_by(data)
     said = [dict(zip(order, (line['response'] for line in repaired(f)))) for f in files]
     rows = {}
     for i, q in enumerate(data.instructions):
-        both = [verify_both(q.constraints, texts[by[i]]) for texts in said]
+        both = [verify_both(q.constraints, texts[by[i]], reading, thinking) for texts in said]
         rows[f'record {i}'] = tuple(c.kind for c in q.constraints), *map(list, zip(*both))
-    return Scores(rows)
+    return Scores(rows, reading)
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #bdb3586d
 def _paired(a, b, weights, n:int=2000, seed:int=0, level:float=.95):
@@ -180,6 +181,7 @@ def differences(
     a:Scores, b:Scores, # of the same instructions, or a DataError
     **kw)->dict[str, tuple[float, float, float]]: # level, n, seed of the interval
     "How much higher the strict ILA and CLA of `b` are: 'ila' and 'cla' → (difference, low, high)."
+    if a.reading != b.reading: raise DataError(f'cannot compare: one by the reading {a.reading}, the other {b.reading}')
     for name in (*a.rows, *b.rows):
         if not (name in a.rows and name in b.rows and a.rows[name][0] == b.rows[name][0]):
             raise DataError(f'cannot pair {name}: it is not asked, with the same constraints, of both')
@@ -205,15 +207,17 @@ def _verdict_in(record:dict, mode:str, K:int, where:str):
 def read_scored(
     path:str|Path)->Scores: # what `hir verify` wrote
     "The verdicts of a file, those of one instruction together; a DataError where a record has none."
-    rows = {}
+    rows, readings = {}, Counter()
     for where, record in records(path):
         name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)
         if not name: raise DataError(f"{where}: has no field 'key', 'id' or 'prompt' to be paired by")
         kinds = tuple(c.kind for c in constraints_in(record, where))
+        readings[record.get('reading', 'official')] += 1                       # older files do not say
+        if len(readings) > 1: raise DataError(f'{where}: is by another reading than the records before it')
         row = rows.setdefault(name, (kinds, [], []))
         if row[0] != kinds: raise DataError(f'{where}: names other constraints than an earlier record of {name:.40}')
         for mode, found in zip(('strict', 'loose'), row[1:]): found.append(_verdict_in(record, mode, len(kinds), where))
-    if rows: return Scores(rows)
+    if rows: return Scores(rows, *readings)
     raise DataError(f'{path}: holds no records')
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #3c27ce92
@@ -228,7 +232,9 @@ def run_suite(
     settings:dict,            # what decides a response, e.g. the model's name
     samples:int=1,            # per instruction
     temperature:float=0.,     # 0: greedy, and one sample
-    seed:int=0, **kw)->Scores: # rows: responses between two writes; progress: show a bar?
+    seed:int=0,
+    reading:Reading='official', thinking:str='cut', # of the verdicts; see `verify_both`
+    **kw)->Scores: # rows: responses between two writes; progress: show a bar?
     "The scores of one model, its responses written; a DataError where earlier ones were made with other settings."
     if samples > 1 and not temperature: raise DataError('greedy responses are all alike; several need a temperature')
     files = [Path(folder)/f'{data.name}-{j}.jsonl' for j in range(1, samples + 1)]
@@ -237,4 +243,4 @@ def run_suite(
     _respond(make, data, files, temperature, seed, **kw)
     if data.name == 'muldimif':
         for f in files: save_responses(f.with_suffix('.json'), data, [line['response'] for line in repaired(f)])
-    return _score_responses(data, files)
+    return _score_responses(data, files, reading, thinking)

@@ -14,11 +14,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from tqdm.auto import tqdm
-from ..constraints.constraint import Constraint, ConstraintError
+from ..constraints.constraint import Constraint, ConstraintError, Reading
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
@@ -75,18 +76,24 @@ def constraints_in(record:dict, where:str)->list[Constraint]:
 # %% ../../nbs/api/instructions/03_scoring.ipynb #2453d714
 def _scored_record(
     record:dict,             # with constraints and a `response`
-    where:str='the record'): # named in errors
-    "(the record with `strict` and `loose`, one bool per constraint; its constraints)"
+    where:str='the record', # named in errors
+    reading='official', thinking='cut'):
+    "(the record with `strict` and `loose`, one bool per constraint, and the reading; its constraints)"
     constraints = constraints_in(record, where)
     if 'response' not in record:
         raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
                         'responses in a file of their own are joined with --responses')
-    strict, loose = verify_both(constraints, typed(record, 'response', str, where))
-    return record | {'strict': list(strict), 'loose': list(loose)}, constraints
+    response = typed(record, 'response', str, where)
+    try: strict, loose = verify_both(constraints, response, reading, thinking)
+    except ConstraintError as e: raise DataError(f'{where}: {e}') from None
+    return record | {'strict': list(strict), 'loose': list(loose), 'reading': reading}, constraints
 
-def score_record(record:Mapping)->dict: # with constraints and a `response`, else a DataError
-    "The record with `strict` and `loose`: K bools each, in the order of the constraints."
-    return _scored_record(dict(record))[0]
+def score_record(
+    record:Mapping, # with constraints and a `response`, else a DataError
+    reading:Reading='official', # what the official code checks, or what the sentences say
+    thinking:str='cut')->dict:  # of `split_thinking`
+    "The record with `strict` and `loose`, K bools each, in the order of the constraints, and the `reading`."
+    return _scored_record(dict(record), 'the record', reading, thinking)[0]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #65bc504b
 def _key_in(record:dict, key:str, where:str):
@@ -145,11 +152,11 @@ class Line:
     loose:tuple=()  # K bools
     error:Exception|None=None
 
-def _score_line(where:str, item):
+def _score_line(where:str, item, reading='official', thinking='cut'):
     "The `Line` of a record, given as bytes, as a dict, or as an error that was found before."
     try:
         if isinstance(item, DataError): raise item
-        record, constraints = _scored_record(record_in(item, where), where)
+        record, constraints = _scored_record(record_in(item, where), where, reading, thinking)
         kinds = tuple(c.kind for c in constraints)
         return Line(as_line(record), kinds, tuple(record['strict']), tuple(record['loose']))
     except CheckError as e: error = CheckError(f'{where}: {e}')
@@ -158,7 +165,7 @@ def _score_line(where:str, item):
     reject = {'where': where, 'reason': str(error)}
     return Line(as_line(reject if raw is error else reject | {'record': raw}), error=error)
 
-def _score_chunk(items): return [_score_line(*item) for item in items]
+def _score_chunk(items, **how): return [_score_line(*item, **how) for item in items]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #9407189a
 def _submitted(pool, work, chunk):
@@ -199,11 +206,13 @@ def count_line(
         tally[mode] += all(oks)
         for kind, ok in zip(line.kinds, oks): tally[kind, mode] += ok
 
-def report(tally:Counter)->dict: # of `count_line`, of at least one record
-    "ILA and CLA, strict and loose, and the share that holds per kind, in [0, 1]."
+def report(
+    tally:Counter, # of `count_line`, of at least one record
+    reading:Reading='official')->dict:
+    "ILA and CLA, strict and loose, and the share that holds per kind, in [0, 1]; by which reading."
     kinds = sorted(key[0] for key in tally if key[1:] == ('asked',))
     asked = sum(tally[k, 'asked'] for k in kinds)
-    out = {'records': tally['records'], 'constraints': asked, 'rejected': tally['rejected']}
+    out = {'reading': reading, 'records': tally['records'], 'constraints': asked, 'rejected': tally['rejected']}
     for mode in ('strict', 'loose'):
         out[mode] = {'ila': tally[mode]/tally['records'], 'cla': sum(tally[k, mode] for k in kinds)/asked}
     out['kinds'] = {k: {'asked': tally[k, 'asked']} | {mode: tally[k, mode]/tally[k, 'asked']
@@ -216,18 +225,18 @@ def scores_text(found:dict)->str: # of `report`
     shown = [(f'{name} of {found[what]:,} {what}', found[what], *(found[m][name.lower()] for m in ('strict', 'loose')))
             for name, what in (('ILA', 'records'), ('CLA', 'constraints'))]
     shown += [(k, v['asked'], v['strict'], v['loose']) for k, v in found['kinds'].items()]
-    width = max(len(row[0]) for row in shown)
-    head = f'{"":{width}}{"asked":>9}{"strict":>9}{"loose":>9}'
+    width = max(17, *(len(row[0]) for row in shown))
+    head = f'{"reading: " + found["reading"]:{width}}{"asked":>9}{"strict":>9}{"loose":>9}'
     return '\n'.join([head, *(f'{name:{width}}{n:9,}{strict:9.4f}{loose:9.4f}' for name, n, strict, loose in shown)])
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #e5473468
 def rejects_of(out:str|Path)->str: return str(out).removesuffix('.gz').removesuffix('.jsonl') + '.rejects.jsonl'
 
-def _write_scores(items, f, rejects, workers, bar):
+def _write_scores(items, f, rejects, work, workers, bar):
     "Write the scored records to `f` and the others to `rejects`, or stop at the first; the counts."
     items, tally = iter(items), Counter(rejected=0)
     chunks = iter(lambda: list(islice(items, 32)), [])
-    with closing(_in_given_order(_score_chunk, chunks, workers)) as done:
+    with closing(_in_given_order(work, chunks, workers)) as done:
         for line in chain.from_iterable(done):
             if line.error is None: f.write(line.text); count_line(tally, line)
             elif rejects is not None: rejects.write(line.text); tally['rejected'] += 1
@@ -253,11 +262,12 @@ def _nothing_in(path, out, tally):
     if not tally['rejected']: return f'{path}: holds no records'
     return f'{path}: none of {tally["rejected"]} records can be scored; the reasons are in {rejects_of(out)}'
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #679e0df3
+# %% ../../nbs/api/instructions/03_scoring.ipynb #d47ff296
 class _Bar(tqdm):
     "A progress bar without a thread of its own, so that interrupts find the main one."
     monitor_interval = 0
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #679e0df3
 def score_file(
     path:str|Path,                # JSONL of records, with responses or without
     out:str|Path,                 # the same with verdicts; packed if it ends in .gz
@@ -265,18 +275,21 @@ def score_file(
     key:str='prompt',             # field to join on
     workers:int=1,                # processes
     skip_bad:bool=False,          # put bad records into `rejects_of(out)` and go on
-    progress:bool=False)->dict:   # show a progress bar on a terminal
+    progress:bool=False,          # show a progress bar on a terminal
+    reading:Reading='official',   # what the official code checks, or what the sentences say
+    thinking:str='cut')->dict:    # of `split_thinking`
     "Score a file and return its `report`; the first bad record is a DataError unless they are skipped."
     size, tally = os.stat(responses or path).st_size or None, Counter()
+    work = partial(_score_chunk, reading=reading, thinking=thinking)
     made = (out, rejects_of(out)) if skip_bad else (out,)
     refuse_overwrite((path, responses or path), made)
     for each in made: check_output(each)
     with _Bar(total=size, unit='B', unit_scale=True, disable=None if progress else True) as bar:
         items = _begun_scores(_joined_line(path, responses, key, bar) if responses else rows(path, bar))
-        def score(f, rejects): tally.update(_write_scores(items, f, rejects, workers, bar))
+        def score(f, rejects): tally.update(_write_scores(items, f, rejects, work, workers, bar))
         def write(f):
             if skip_bad: write_atomic(rejects_of(out), lambda rejects: score(f, rejects))
             else: score(f, None)
             if not tally['records']: raise DataError(_nothing_in(path, out, tally))
         write_atomic(out, write)
-    return report(tally)
+    return report(tally, reading)

@@ -13,21 +13,31 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..schema import Choice
-from ..constraints.verifier import check, cla, ila, verify
+from ..constraints.constraint import Reading, Verdict
+from ..constraints.verifier import by_reading, check, cla, ila, verify
 from ..constraints.judge import verify_with
-from ..policies.rollout import Rollout
+from ..policies.rollout import Rollout, without_trace
 
 # %% ../../nbs/api/replays/01_reward.ipynb #d83b8f3a
+def _verdicts_of(rollouts, check, judge):
+    "A verdict each, None where the judge gave no answer; what has no answer satisfies nothing."
+    silent = [bool(r.trace) and not r.response for r in rollouts]
+    asked = [r for r, empty in zip(rollouts, silent) if not empty]
+    items = [(r.instruction.task, r.instruction.constraints, r.response) for r in asked]
+    if judge is None: found = iter([verify(cs, text, check, thinking='keep') for _, cs, text in items])
+    else: found = iter(verify_with(judge, items, check)[0])
+    return [Verdict([False]*len(r.instruction)) if empty else next(found) for r, empty in zip(rollouts, silent)]
+
 def score(
     rollouts:Sequence[Rollout],  # without verdicts
-    check:Callable=check,        # (constraint, response) -> bool: `check` or `check_loose` of `verifier`
-    judge:Callable|None=None)->list[Rollout]: # a `Judge`, for soft constraints
-    "The same rollouts, each with its verdict; None where the judge gave no answer."
-    if judge is None: verdicts = [verify(r.instruction.constraints, r.response, check) for r in rollouts]
-    else:
-        items = [(r.instruction.task, r.instruction.constraints, r.response) for r in rollouts]
-        verdicts, _ = verify_with(judge, items, check)
-    return [replace(r, verdict=v) for r, v in zip(rollouts, verdicts)]
+    check:Callable=check,        # (constraint, response, reading) -> bool: `check` or `check_loose` of `verifier`
+    judge:Callable|None=None,    # a `Judge`, for soft constraints
+    reading:Reading='meant',     # what the sentences say, or what the official code checks
+    thinking:str='cut')->list[Rollout]: # of `split_thinking`
+    "The same rollouts, their traces cut off, each with its verdict; None where the judge gave no answer."
+    rollouts = [without_trace(r, thinking) for r in rollouts]
+    verdicts = _verdicts_of(rollouts, by_reading(check, reading), judge)
+    return [replace(r, verdict=v, reading=reading) for r, v in zip(rollouts, verdicts)]
 
 # %% ../../nbs/api/replays/01_reward.ipynb #780326d6
 class RewardError(ValueError):
@@ -66,6 +76,7 @@ class Use:
     reward:bool = True # to earn what its verdict says; otherwise it earns 0
     replay:bool = True # to be replayed
     loss:bool = True   # to be learned from; otherwise it counts in statistics and advantages only
+    guards:tuple = ()  # names of those that refuse it (see `guard`)
 
 def kept(rollout:Rollout)->Use: return Use()
 def masked(rollout:Rollout)->Use: return Use(replay=False, loss=False)       # a replay would be masked as well

@@ -8,12 +8,13 @@ __all__ = ['exact', 'subset', 'RewriteError', 'hindsight', 'drop', 'achieved', '
 # %% ../../nbs/api/replays/02_rewrite.ipynb #7130fd38
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError, Verdict, get_kind
 from ..schema import Count, Positive
-from ..constraints.verifier import check
+from ..constraints.verifier import by_reading, check
 from ..constraints.judge import is_soft
 from ..instructions.instruction import Instruction
 from ..policies.policy import encode_chat
@@ -86,7 +87,7 @@ def _changed(c, **args):
     try: return replace(c, args=c.args | args, text='')
     except ConstraintError: return None
 
-def _nearest_number(c, response, far=100):   # far: how far to look at least, up and down
+def _nearest_number(c, response, check, far=100):   # far: how far to look at least, up and down
     "The constraint with its one number changed to the nearest that the response satisfies; None without one."
     numbers = [a for a, hint in get_kind(c.kind).params.items() if hint in (Count, Positive) and a in c.args]
     if len(numbers) != 1: return None
@@ -97,10 +98,13 @@ def _nearest_number(c, response, far=100):   # far: how far to look at least, up
             if new and check(new, response): return new
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #993ed243
-def achieved(c:Constraint, response:str)->Constraint|None:
+def achieved(
+    c:Constraint,  # that failed
+    response:str,
+    check:Callable[[Constraint, str], bool]=check)->Constraint|None: # by which it did
     "The failed constraint with arguments that the response did reach; None where there are none."
     reached = get_kind(c.kind).achieved
-    if reached is None: return _nearest_number(c, response)
+    if reached is None: return _nearest_number(c, response, check)
     args = reached(response, **c.args)
     new = _changed(c, **args) if args else None
     return new if new and check(new, response) else None
@@ -111,12 +115,14 @@ def replay(
     tokenizer:Any,  # of `transformers`
     relabel:Callable=exact, # (verdict, rng) -> K bools to keep: `exact` or `subset`
     rng:Random|None=None,   # for `subset`
-    check:Callable[[Constraint, str], bool]=check,      # strict or loose
+    check:Callable[[Constraint, str], bool]=check,      # strict or loose; its reading is that of the row's verdict
     reward:float=1.,        # of a replay
     failed:Callable[[Constraint, str], Constraint|None]=drop, # what to ask for in the place of a failed one
     chat:dict|None=None)->Row|None: # passed to the chat template
     "The row (q', y) of the same response under its hindsight instruction; None if there is none."
     r = row.rollout
+    if r.reading is not None: check = by_reading(check, r.reading)
+    if failed is achieved: failed = partial(achieved, check=check)
     other = {i: failed(c, r.response) for i, (c, ok) in enumerate(zip(r.instruction.constraints, r.verdict)) if not ok}
     other = {i: c for i, c in other.items() if c is not None and check(c, r.response)}
     q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, other)

@@ -20,7 +20,10 @@ from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, accepted, at_
                         nearest, settings_of)
 from ..files import write_atomic
 from ..trust import STRUCK, asks_of, code_in, struck, struck_text
+from ..constraints.constraint import Reading
+from ..constraints.verifier import Thinking
 from ..policies.rollout import Gives
+from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward
 from .method import NEEDS, Check, Method, Old, Rules, Sizes
 
@@ -41,7 +44,10 @@ class TaskConfig:
     method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name, settings}; see hir methods
     reward:Reward = 'ila'       # what a response earns: ila | cla | module:function
     check:Check = 'strict'      # how a constraint is checked: strict | loose
+    reading:Reading = 'meant'   # what a constraint says: meant (its sentence) | official (the benchmark's code)
+    thinking:Thinking = 'cut'   # a trace before the answer: cut | keep | tags, e.g. reason or [THINK] [/THINK]
     overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | drop
+    guard:Guards = ''           # what earns nothing: none or several of copied, repeated, tiny, empty, module:function
     judge:str = ''              # model that judges soft constraints; empty: there are none
     judge_url:str = ''          # its OpenAI-compatible endpoint; empty: that of OPENAI_BASE_URL
     judge_cache:str = ''        # file of its answers, e.g. runs/judge.jsonl
@@ -294,7 +300,9 @@ def rules_of(cfg:HirConfig)->Rules:
     def rule(name):
         try: return function_in(FIELDS[name].hint, getattr(cfg, name))
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
-    return Rules(**{name: rule(name) for name in ('reward', 'check', 'overlong', 'old')}, judge=_judge_of(cfg))
+    return Rules(**{name: rule(name) for name in ('reward', 'check', 'overlong', 'old', 'guard')},
+                 judge=_judge_of(cfg),
+                 reading=cfg.reading, thinking=cfg.thinking)
 
 def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
-from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for
+from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
+from ..replays.guard import guard_counts, guarded
 from ..replays.reward import Row, original_rows, score, zero_signal
 from .batch import Batch, collate, micro_batches, on_device, take
 from .method import Method, Parts, Rules, Sizes
@@ -156,7 +157,7 @@ def _logps(ctx, rows,
     batch = collate([replace(row, weight=None) for row in rows], ctx.tokenizer.pad_token_id)
     return _score_rows(_policy_meant(ctx, who), batch, ctx.parts.accelerator, **size)[0]
 
-# %% ../../nbs/api/training/04_context.ipynb #71e6b9bb
+# %% ../../nbs/api/training/04_context.ipynb #d1a07068
 def _add_counts(ctx, **numbers):
     "Add to the counts of the step."
     for name, n in numbers.items(): ctx.counts[name] = ctx.counts.get(name, 0) + n
@@ -170,6 +171,7 @@ def _engine_meant(ctx, who):
     return HFEngine(getattr(policy, 'module', policy).model, ctx.tokenizer, chat=ctx.chat,
                     rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, **limits)
 
+# %% ../../nbs/api/training/04_context.ipynb #71e6b9bb
 def _plainly(prompt): return prompt.instruction if prompt.messages is None else prompt   # what any engine knows
 
 def _sampled(ctx, prompts, n, tag, who, sampling):
@@ -181,9 +183,10 @@ def _sampled(ctx, prompts, n, tag, who, sampling):
             asked, seeds = [_plainly(prompts[i]) for i in mine], [seed_for(seed, i) for i in mine]
             drawn = engine.generate(asked, n, seeds, **sampling)
         with lap(ctx, 'verify'):
+            drawn = [without_trace(r, ctx.rules.thinking) for r in _checked_verdicts(drawn, len(mine), n)]
             drawn = [replace(r, instruction=instruction_of(prompts[mine[r.group]]), response=read(r.response))
-                     for r in _checked_verdicts(drawn, len(mine), n)]
-            return score(drawn, ctx.rules.check, ctx.rules.judge)
+                     for r in drawn]
+            return score(drawn, ctx.rules.check, ctx.rules.judge, ctx.rules.reading, 'keep')
     return _shared(work, len(prompts), ctx.parts.accelerator)
 
 # %% ../../nbs/api/training/04_context.ipynb #40d01d34
@@ -225,6 +228,7 @@ def _draw_rows(ctx, prompts,   # instructions, or `Prompt`s, the same on every p
     judged = _judged_only(ctx, _sampled(ctx, asked, n, tag, who, sampling))
     judged = [r if asked[r.group].group is None else replace(r, group=asked[r.group].group) for r in judged]
     rows = original_rows(_with_scores(ctx, judged, who, temperature), ctx.rules.reward, ctx.rules.overlong)
+    rows = guarded(rows, ctx.rules.guard); _add_counts(ctx, **guard_counts(rows, ctx.rules.guard))
     if log: ctx.rows.extend(rows)
     used = [row for row in rows if row.use.row]
     if len(used) < len(rows): _add_counts(ctx, dropped=len(rows) - len(used))

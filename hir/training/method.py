@@ -13,6 +13,7 @@ from typing import Annotated
 
 from ..schema import Choice
 from ..constraints.verifier import check, check_loose, ila
+from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward, kept
 from .batch import Batch
 
@@ -63,9 +64,12 @@ class Rules:
     "The run's switches, each a function."
     reward:Reward = ila        # verdict -> float, or rollouts -> one float each
     check:Check = check        # strict or loose
+    reading:str = 'meant'      # of the sentences: meant or official
+    thinking:str = 'cut'       # of `split_thinking`
     overlong:Overlong = kept   # truncated rollout -> its `Use`
     old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
     judge:Callable|None = None      # a `Judge`, for soft constraints
+    guard:Guards = ()          # each: rollout -> does it earn nothing, whatever its verdict?
 
 @dataclass(frozen=True)
 class Sizes:

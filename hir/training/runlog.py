@@ -68,7 +68,8 @@ def _record_of_row(rows, i:int, s:int, used):
     verdicts = [[c.kind, bool(ok)] for c, ok in zip(r.instruction.constraints, r.verdict)]
     again = dict(prompt=r.instruction.prompt, source=row.source) if row.replay else None
     return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.prompt,
-                response=r.response, verdicts=verdicts, reward=row.reward, replay=again, used=used)
+                response=r.response, trace=r.trace, verdicts=verdicts, reading=r.reading, reward=row.reward,
+                replay=again, used=used)
 
 def records_of_rows(
     rows:Sequence,  # B of `Row`

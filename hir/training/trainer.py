@@ -26,7 +26,7 @@ from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
 from ..policies.policy import Policy, commit_of, encode_chat
-from ..policies.rollout import Prompt, seed_for
+from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
                                     wrap, wrap_frozen)
@@ -239,12 +239,14 @@ class _Asking:
     "An engine that asks as a method does."
     engine:object
     method:object
+    thinking:str
 
     def generate(self, instructions, m, seeds, **sampling):
         ask, read = self.method.ask, self.method.read
         asked = [Prompt(q, ask(q, None)) for q in instructions] if ask else instructions
         found = self.engine.generate(asked, m, seeds, **sampling)
         if ask: found = [replace(r, instruction=instructions[r.group]) for r in found]
+        found = [without_trace(r, self.thinking) for r in found]
         return [replace(r, response=read(r.response)) for r in found] if read else found
 
 # %% ../../nbs/api/training/10_trainer.ipynb #7870a22b
@@ -267,8 +269,8 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
     "Evaluate and write the result; returns it."
     if evaluate is None: return {}
     job.engine.sync(job.accelerator.unwrap_model(job.policy).model)     # the last update came after the last sync
-    run, found = job.run, evaluate(SharedEngine(_Asking(job.engine, job.method), job.accelerator))
-    record = dict(step=run.step, sampled=run.sampled, seconds=run.seconds) | found
+    run, found = job.run, evaluate(SharedEngine(_Asking(job.engine, job.method, cfg.thinking), job.accelerator))
+    record = dict(step=run.step, sampled=run.sampled, seconds=run.seconds, reading=cfg.reading) | found
     if cfg.trackers: job.accelerator.log({f'{label}/{k}': v for k, v in found.items()}, step=run.step)
     if job.accelerator.is_main_process: append(Path(cfg.out)/'eval.jsonl', record)
     return record

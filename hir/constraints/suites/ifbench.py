@@ -15,15 +15,32 @@ __all__ = ['NAMES', 'CONJUNCTIONS', 'Percent', 'Keyword', 'word_count_range', 'u
            'reverse_newline', 'csv_city', 'csv_special_character', 'csv_quotes', 'mcq_count_length']
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #5c51d33f
-import csv, io, re, unicodedata
+import csv, datetime, io, re, unicodedata
 from collections import Counter, defaultdict, deque
 from functools import cache
 from itertools import groupby, islice, pairwise
 from string import ascii_lowercase, digits, punctuation
 from typing import Annotated
 from ...schema import Count, Positive, Text, Where
-from ..constraint import kind
-from ..text import sentences, tokenize, word_tokens, regexp_words
+from ..constraint import kind, meant
+from .ifeval import count_keyword, straight, undressed
+from ..text import meant_sentences, regexp_words, sentences, tokenize, word_tokens, words
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #88690534
+_MARKER = re.compile(r'^[ \t>]*(?:(?:\d{1,3}[.)]|[-*+•])[ \t]|```.*)', re.MULTILINE)  # of an item, or of code
+_HEADING = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
+
+def _said(text):
+    "The words of a text as a reader takes them, in small letters."
+    return words(_MARKER.sub('', text).replace('’', "'").lower())
+
+def _told(text):
+    "The words of each sentence of a text."
+    return list(filter(None, map(_said, meant_sentences(text))))
+
+def _plain_ascii(text):
+    "`text` without accents, and without what is no ASCII then."
+    return text if text.isascii() else unicodedata.normalize('NFKD', text).encode('ascii', 'ignore').decode()
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #b65c1590
 _EDGE = punctuation + ' '     # what is stripped from the ends of a word
@@ -52,6 +69,23 @@ def unique_word_count(response:str, N:Count)->bool:
 
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
 def numbers(response:str, N:Count)->bool: return len(re.findall(r'\d+', _without_punctuation(response))) == N
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4eb6ca6f
+@meant('count:word_count_range', ("counts don't as two words", "don't go"))
+def _word_count_range(response, min_words, max_words): return min_words <= len(words(response)) <= max_words
+
+@meant('count:unique_word_count', ('counts a dash between blanks as a word', 'Sea – sea'),
+       ('counts a word in curly quotation marks once more', 'Sea, “sea”'))
+def _unique_word_count(response, N): return len(set(_said(response))) >= N
+
+_APART = r'\d+(?:\.\d+|,\d{3}(?!\d))*'                              # 1,000.5 is a number, 2-3 are two
+_AS_ONE = rf'\d{{4}}-\d\d?-\d\d?(?!\d)|{_APART}(?:[:/]{_APART})*' # a date, a fraction, a time
+
+@meant('count:numbers', ('reads 2-3 as one number', 'See pages 2-3.'), ('reads 1,2 as one number', '1,2'),
+       ('counts the numbers of a list', '1. Take 2 eggs.\n2. Wait 9 days.'))
+def _numbers(response, N):
+    bodies = {response, _MARKER.sub('', response)}
+    return any(len(re.findall(p, body)) == N for body in bodies for p in (_APART, _AS_ONE))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #65fdf32a
 _STOP_WORDS = frozenset('''
@@ -101,6 +135,38 @@ def pronouns(response:str, N:Count)->bool:
 def repeats(response:str, small_n:Count)->bool:
     return all(n <= small_n for n in Counter(_bare_words(response.lower())).values())
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5f47fe4b
+_MORE_PRONOUNS = frozenset('''
+    another enough few many most oneself one ones other others ourself plenty several such thee themself
+    theirselves thine thou thy whichsoever whomsoever whosoever y'all ye yall'''.split())
+
+@meant('ratio:stop_words', ("counts don't as two stop words", "don't cook", {'percentage': 50}))
+def _stop_words(response, percentage):
+    found = _said(response)
+    return found != [] and sum(_STOP_WORDS.issuperset(w.split("'")) for w in found)/len(found)*100 <= percentage
+
+@meant('count:conjunctions', ('takes "And" and "and" for two', 'Sea and sun And salt'),
+       ('does not see a conjunction beside a slash or a dash', 'Sea and/or sun'))
+def _conjunctions(response, small_n): return len(CONJUNCTIONS.intersection(_said(response))) >= small_n
+
+@meant('count:person_names', ('does not see a name in capitals', 'EMMA met LEO.'),
+       ('does not see a name between underscores', '_Emma_ met Leo.'))
+def _person_names(response, N):
+    found = set(re.findall(r'[^\W_]+', response))
+    return sum(n in found or n.upper() in found for n in NAMES) >= N
+
+@meant('count:pronouns', ('does not know "one", "another", "others"', 'Others help one another.'),
+       ('does not see a pronoun between underscores', '_She_ saw _it_.'))
+def _pronouns(response, N):
+    known = _PRONOUNS | _MORE_PRONOUNS
+    return sum(w in known or w.split("'")[0] in known for w in _said(response)) >= N
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #02f8e32c
+@meant('words:repeats', ("takes its and it's for one word", "It's its own. Its.", {'small_n': 2}),
+       ('counts dashes as words', 'A – b – c – d'), ('does not see a word in curly quotation marks', 'Sea, sea, “sea”'),
+       ('lets a text without words pass', '***'))
+def _repeats(response, small_n): return 0 < max(Counter(_said(response)).values(), default=0) <= small_n
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #39aea7af
 def _keyword_twice(**keywords):
     "What is wrong with asking for one keyword in two numbers."
@@ -118,6 +184,14 @@ def keywords_multiple(response:str, keyword1:Text, keyword2:Text, keyword3:Text,
                       keyword5:Text)->bool:
     asked = zip((keyword1, keyword2, keyword3, keyword4, keyword5), (1, 2, 3, 5, 7))
     return all(response.lower().count(k.strip().lower()) == n for k, n in asked)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #463bea45
+@meant('count:keywords_multiple', ('counts "art" in "start"', 'art start. ' + ' '.join(
+    ' '.join([k]*n) for k, n in zip(('sea', 'sun', 'fog', 'ice'), (2, 3, 5, 7))), {'keyword1': 'art'} | {
+    f'keyword{i}': k for i, k in enumerate(('sea', 'sun', 'fog', 'ice'), 2)}))
+def _keywords_multiple(response, keyword1, keyword2, keyword3, keyword4, keyword5):
+    asked = zip((keyword1, keyword2, keyword3, keyword4, keyword5), (1, 2, 3, 5, 7))
+    return all(count_keyword(response, k) == n for k, n in asked)
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #a4b3d9f2
 Keyword = Annotated[Text, Where(lambda s: len(s) <= 700, 'at most 700 characters')]
@@ -140,6 +214,30 @@ def words_position(response:str, keyword:Text)->bool:
     if tokens and tokens[-1] in punctuation: tokens.pop()
     both = {t.lower() for t in (*tokens[1:2], *tokens[-2:-1])}
     return both == {keyword.strip().lower()}
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d2aed1f7
+def _stands(found, text, keyword, at):
+    "Does the keyword, of one word or more, stand at that place among the words found in a text?"
+    asked = _said(keyword)
+    return found[at:][:len(asked)] == asked and count_keyword(text, keyword) > 0
+
+@meant('sentence:keyword', ('wants letters at both ends of a keyword', 'I write C++ code.', {'word': 'C++', 'N': 1}),
+       ('does not see a keyword between underscores', 'Oh! My _sea_ here.', {'N': 2}))
+def _sentence_keyword(response, word, N):
+    return count_keyword(''.join(meant_sentences(response)[N-1:N]), word) > 0
+
+@meant('words:keywords_specific_position', ("counts don't as two words", "Don't sea.", {'n': 1}),
+       ('wants a keyword that is one token', "I don't.", {'keyword': "don't", 'n': 1}))
+def _keywords_specific_position(response, keyword, n, m):
+    sentence = ''.join(meant_sentences(response)[n-1:n])
+    return _stands(_said(sentence), sentence, keyword, m - 1)
+
+@meant('words:words_position', ('counts a quotation mark as a word', 'A "sea" here, a sea now'),
+       ('counts the last mark but one as a word', 'A sea came, a sea now...'),
+       ('takes the last word for the last but one', 'The sea is a sea!?'))
+def _words_position(response, keyword):
+    found, k = _said(response), len(_said(keyword))
+    return len(found) > k and all(_stands(found, response, keyword, at) for at in (1, len(found) - 1 - k))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #e886893d
 @kind('words:alphabet', "Each word must start with the next letter of the alphabet, looping back "
@@ -175,6 +273,49 @@ def prime_lengths(response:str)->bool: return all(len(w) in _PRIMES for w in _ba
 def no_consecutive(response:str)->bool:
     return all(a[0] != b[0] for a, b in pairwise(_bare_words(response.lower())))
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0130c54e
+@meant('words:alphabet', ('does not know é for an e', 'A big café dares école'),
+       ('takes a dash for a word', 'A big – cat'),
+       ('takes the numbers of a list for words', '1. Apple\n2. Bear'))
+def _alphabet(response):
+    found = [_plain_ascii(w[0]) for w in _said(response)]
+    start = ascii_lowercase.find(found[0] or '?') if found else -1
+    return start >= 0 and all(c == ascii_lowercase[(start + i) % 26] for i, c in enumerate(found))
+
+@meant('words:vowel', ('lets a text without vowels pass', 'Bcd'), ('lets é pass as a fourth vowel', 'A big, old café'),
+       ('wants one line, not one paragraph', 'The sea\nis wet.'))
+def _vowel(response):
+    paragraph = not re.search(r'\n[^\S\n]*\n', response.strip())
+    return paragraph and 0 < len(set('aeiou').intersection(_plain_ascii(response.lower()))) <= 3
+
+@meant('words:consonants', ('takes a dash for a word', 'Salty – fresh'),
+       ("does not see the cluster of don't", "Don't!"),
+       ('takes the numbers of a list for words', '1. Salt\n2. Sand'))
+def _consonants(response):
+    found = [_plain_ascii(w).replace("'", '') for w in _said(response)]
+    return found != [] and all(re.search('[b-df-hj-np-tv-z]{2}', w) for w in found)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5290bb55
+_TEN = 'level radar civic kayak madam refer rotor tenet solos stats'
+@meant('words:palindrome', ('counts a palindrome as often as it occurs', 'level '*10),
+       ('counts numbers', ' '.join(f'{n}{n}1{n}{n}' for n in range(10))),
+       ('does not see words in curly quotation marks', '“' + _TEN.replace(' ', '” “') + '”'))
+def _palindrome(response):
+    return len({w for w in _said(response) if len(w) >= 5 and w.isalpha() and w == w[::-1] and len({*w}) > 1}) >= 10
+
+@meant('words:prime_lengths', ('takes a dash for a word', 'The sea – red'),
+       ('counts curly quotation marks as letters', '“it”'),
+       ('lets a text without words pass', '!!'))
+def _prime_lengths(response):
+    found = {len(re.sub("['-]", '', w)) for w in _said(response)}
+    return found != set() and all(n > 1 and all(n % d for d in range(2, min(n, 400))) for n in found)
+
+@meant('words:no_consecutive', ('compares words across lines', 'Go home again\n\nA new day'),
+       ('takes a dash for a word', 'The sea – salt'), ('takes a digit for a letter', '1 12'))
+def _no_consecutive(response):
+    lines = [_said(line) for line in response.split('\n')]
+    return any(lines) and not any(a[0] == b[0] and a[0].isalpha() for line in lines for a, b in pairwise(line))
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #bd055bcc
 @cache
 def _syllables():
@@ -200,6 +341,32 @@ def paragraph_last_first(response:str)->bool:
     lines = [line.strip().strip(_EDGE).split() for line in response.lower().split('\n')]
     return all(line[0] == line[-1] for line in lines if line)
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #560c8ec1
+def _is_odd(word):
+    "Is the number of its syllables odd? None for what has no letters, so no known ones."
+    if not re.search(r'[^\W\d_]', word): return None
+    return (sum(_syllables()(p.replace("'", '')) for p in word.split('-')) + bool(re.search("[dst]n't$", word))) % 2
+
+@meant('words:odd_even_syllables', ('takes a dash for a word', 'Salty – sea'),
+       ("counts didn't as one syllable", "Sea didn't."),
+       ('takes a number for a word without syllables', 'The water 9 water'))
+def _odd_even_syllables(response):
+    odd = [_is_odd(w) for w in _said(response)]
+    return any(o is not None for o in odd) and not any(a is not None and a == b for a, b in pairwise(odd))
+
+@meant('words:last_first', ('does not strip a word inside', 'I saw the sea. Sea, I said.'),
+       ('does not see words in curly quotation marks', 'I saw the “sea.” “Sea” is a word.'),
+       ('lets a single sentence pass', 'I saw the sea.'))
+def _last_first(response):
+    found = _told(response)
+    return len(found) > 1 and all(a[-1] == b[0] for a, b in pairwise(found))
+
+@meant('words:paragraph_last_first', ('does not strip a word inside', 'Sea, or **sea**'),
+       ('lets a paragraph of one word pass', 'Sea'))
+def _paragraph_last_first(response):
+    found = list(filter(None, map(_said, _HEADING.sub('', response).split('\n'))))
+    return any(p[1:] for p in found) and all(p[0] == p[-1] for p in found)
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #fae5e034
 def _sentence_ends(response):
     "How many sentences end with a full stop, a question mark, an exclamation mark."
@@ -222,6 +389,41 @@ def sentence_words(response:str)->bool:
     lengths = [len(s.strip()) for s in sentences(response)]
     return len(lengths) == 3 and len(set(lengths)) == 1
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0d8aed13
+_END_MARKS = '.?!…。．｡？！‽؟।'
+
+def _last_mark(sentence):
+    "What a sentence ends with, whatever closes after it: '.', '?', '!', or '' for none."
+    marks = re.match(rf'(?:[^\w{_END_MARKS}]|_)*([{_END_MARKS}]*)', sentence[::-1])[1]
+    return next((c for c, like in (('?', '?？‽؟'), ('!', '!！'), ('.', marks)) if {*like} & {*marks}), '')
+
+def _ends_meant(response):
+    "How many sentences tell, ask and exclaim."
+    last = Counter(map(_last_mark, meant_sentences(response)))
+    return last['.'], last['?'], last['!']
+
+@meant('ratio:sentence_type', ('does not see a mark before a quotation mark', 'He said "yes." She left. Why?'),
+       ('lets a text without questions pass', 'Sea!'))
+def _sentence_type(response):
+    told, asked, _ = _ends_meant(response)
+    return told == 2*asked > 0
+
+@meant('ratio:sentence_balance', ('does not see a mark before a quotation mark', '"Sea." Why? Oh!'),
+       ('lets a text without sentences pass', 'Sea'))
+def _sentence_balance(response):
+    ends = _ends_meant(response)
+    return len(set(ends)) == 1 and ends[0] > 0
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #98cd4fb2
+@meant('ratio:sentence_words', ('lets words recur', 'Cat. Cat. Cat.'),
+       ('counts the marks of Markdown', '**Cat.** Dog. Owl.'))
+def _sentence_words(response):
+    found = [undressed(s).strip() for s in meant_sentences(response)]
+    measures = [(len(s), len(''.join(s.split())), sum(map(str.isalpha, s))) for s in found]
+    used = [_said(s) for s in found]
+    different = all(used) and len({w for s in used for w in s}) == sum(map(len, used))
+    return len(found) == 3 and different and any(len(set(lengths)) == 1 for lengths in zip(*measures))
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #167461bd
 @kind('sentence:increment',
       'Each sentence must contain exactly {small_n} more words than the previous one.')
@@ -239,6 +441,26 @@ def _alliterating(sentence):
       'alliterative words than the previous one.')
 def alliteration_increment(response:str)->bool:
     return all(a < b for a, b in pairwise(map(_alliterating, sentences(response))))
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b0b1c06e
+@meant('sentence:increment', ('takes a dash for a word', 'One. Two – three four.'),
+       ('lets a single sentence pass', 'One.'),
+       ('counts the heading with the first sentence', '# The sea\n\nIt is. It is very salt.'))
+def _increment(response, small_n):
+    lengths = list(map(len, _told(response)))
+    return len(lengths) > 1 and all(b - a == small_n for a, b in pairwise(lengths))
+
+def _longest_alliteration(found):
+    "How many words are in the longest run that shares its initial; 0 if no two do."
+    runs = [len(list(run)) for c, run in groupby(w[0] for w in found) if c.isalpha()]
+    return max((n for n in runs if n > 1), default=0)
+
+@meant('sentence:alliteration_increment', ('adds up the runs of a sentence', 'Silver sea, big boat. Big blue boats.'),
+       ('does not see words in curly quotation marks', 'The sea. A “silver” sea.'),
+       ('lets a single sentence pass', 'Sea.'))
+def _alliteration_increment(response):
+    found = list(map(_longest_alliteration, _told(response)))
+    return len(found) > 1 and all(a < b for a, b in pairwise(found))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #e1321835
 def _weights(text):
@@ -327,6 +549,106 @@ def _verb_score(tokens): # of an opening, at least one
 @kind('words:start_verb', 'The response must start with a verb.')
 def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #39a30df3
+_VERBS = frozenset('''
+    accept accommodate accompany accomplish achieve acknowledge acquire activate adapt add adhere adjust admire
+    admit adopt advise afford agree align allocate allow alter analyse analyze anticipate apologize appear append
+    apply appoint appreciate approve arise arrange arrive ask assemble assert assess assign assist associate
+    assume assure attend avoid await bake be become befriend beg begin behave behold believe belong bring build
+    buy calculate capture carry categorize celebrate choose cite clarify classify collaborate collect combine come
+    communicate compare compile complete comply compose compute conceive conclude conduct confirm connect conquer
+    consider consist construct consult contain continue contribute convert convey convince correct create
+    cultivate customize decide declare decorate dedicate deepen define delete deliver demonstrate deny depend
+    depict deploy derive describe deserve detect determine develop devote diagnose differ differentiate dig
+    diminish disagree discover discuss distinguish distribute dive divide do eat educate elaborate eliminate
+    embark embrace emerge emphasize employ empower enable encourage engage enhance enjoy enlist enrich ensure
+    enter establish evaluate evolve examine exist expand expect explain explore expose express extend extract face
+    facilitate fall feel fetch find fly follow foresee forget forgive form formulate foster gather generate get
+    give go grasp grow happen have hear hide highlight identify ignore illustrate imagine implement imply improve
+    incorporate increase indicate inform inject innovate insert inspect inspire install integrate interpret
+    introduce invent invest investigate invite involve join keep kneel know lead learn leave lend let leverage lie
+    listen live lose maintain make manage maximize mean meet merge minimize modify motivate navigate need neglect
+    observe obtain occur offer open operate optimize organise organize overcome own participate perceive perform
+    persuade place pray predict prefer prepare preserve pretend prevent proceed produce promote propose protect
+    prove provide publish pursue put raise reach read realise realize receive recall recognise recognize recommend
+    reconsider reduce refer reflect reject relate relax rely remain remember remind remove render replace
+    represent require resolve respect respond restore retain retrieve reveal revise rise say see seek seem select
+    sell send separate serve settle share shine simplify sing sit solve speak specify spend stand stay strengthen
+    strive struggle submit succeed suggest summarise summarize suppose swim take talk teach tell thank think
+    thrive throw transform translate travel treat try turn understand undertake unleash unlock unveil update use
+    utilise utilize validate verify visualize wait want weave welcome wish wonder write yield'''.split())
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #894100d1
+_NOUNS_TOO = frozenset('''
+    abandon access act address advance age aim alert answer appeal approach argue arm attack attempt back balance
+    ban base battle beat bet bid bind bite blend block blow boil book boost border borrow bounce bow brace break
+    breathe bridge brush burn call camp care cast catch cause challenge change charge chart chase check cheer
+    claim clean clear climb close coach code comment commit compete concentrate concern control cook copy count
+    cover crack craft crash cross cry cut dance dare date deal debate delay demand design desire detail dip direct
+    display document double doubt draft drag draw dream dress drift drill drink drive drop echo edit embed end
+    escape estimate exercise experience experiment fail fear feature feed fight figure file fill film filter
+    finish fire fish fix flip float flow fly focus fold force frame freeze fuel function fund gain grab grade
+    grant greet grip group guess guide handle hang harness head heal heat help hike hit hold hope host hug hunt
+    hurry impact import influence initiate insist issue joke judge jump kick kill kiss knock label lack land last
+    laugh launch lay lean leap level lift light like limit link list load locate lock log long look love mail map
+    march mark mask master match matter measure mention mind mine miss mix model monitor mount move multiply name
+    nest note notice number object order outline pack paint parse pass pause pay peel pick picture plan plant play
+    plot point post pour power practice practise praise preheat present press print probe process profit program
+    project promise pull pump punch purchase push query question quit quote race rain range rank rate rebuild
+    record recover reform refuse regard release rent repair repeat reply report request rescue research reserve
+    rest result return review reward rewrite ride ring rinse risk roast rock roll rotate round rule run rush sail
+    salute save scale scan schedule score scream search season secure sense set shape shift ship shoot shop shout
+    show shut sign sink sketch ski sleep slice slide slip slow smell smile smoke sort sound spark spell spin split
+    spread sprinkle stack stage start state stop store store stream stress stretch strike study style suffer sum
+    supply support surprise surround survey survive sweep swing switch tackle talk tap target taste tear term test
+    tie tolerate toss touch tour trace track trade train transfer trap trigger trust tune twist type unite venture
+    view visit voice vote wake walk warm warn wash waste watch water weigh whisk win wind witness work worry
+    wrap'''.split())
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #83916e53
+_AUXILIARIES = frozenset('''
+    am are is was were been being has had having does did done can ca cannot could may might must shall sha should
+    will wo would ai'''.split())
+_PASTS = frozenset('''
+    arose ate became began bent blew bought bound broke brought built came caught chose clung crept drawn drew
+    driven drove dug fallen fell felt fled flew flown forgot fought found frozen gave given gone got grew grown
+    heard held hid hidden kept knew known laid left led lent lost made meant met paid proven ran rang rose said
+    sang sat saw seen sent shaken shone shown slept sold sought spent spoke sprang stood struck stuck sunk swam
+    swore taken taught thought threw told took torn understood went woke won wore worn woven written wrote'''.split())
+_NOT_VERBS = frozenset('''
+    according amazing anything biped boring ceiling clothing darling during evening everything exciting
+    fascinating fling hundred indeed interesting king kindred lightning morning naked nothing offspring
+    outstanding pudding red sacred shed sibling sing-song sled something speed spring sterling string thing weed
+    wicked wing bed breed creed deed greed reed seed prize size'''.split())
+_AFTER_NOUN = _AUXILIARIES | frozenset('of and or , : ; . ! ? — –'.split())    # it makes a noun of the word before
+_BEFORE_NOUN = frozenset('a an the this that these those my your his her its our their all each every some any'.split())
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d7551ab5
+def _stems(word):
+    "What a word may be a form of: writing → write, cut → cut, tried → try."
+    for end in ('ing', 'ed', 'es', 's', 'd'):
+        if stem := word.removesuffix(end) if word != end and word.endswith(end) else '':
+            yield from (stem, stem + 'e', stem[:-1] if stem[-2:-1] == stem[-1:] else stem, re.sub('i$', 'y', stem))
+
+def _is_verb(word, after):
+    "Is the first of two words, or of a word and a mark, a verb?"
+    if word in _AUXILIARIES or word in _PASTS or word in _VERBS: return True
+    if word in _NOUNS_TOO: return after not in _AFTER_NOUN and after != ''
+    if word in _NOT_VERBS: return False
+    known = any(s in _VERBS or s in _NOUNS_TOO for s in _stems(word))
+    if known and re.search('(ing|ed)$', word): return True
+    return known and after in _BEFORE_NOUN or bool(re.search('(?<!e)(?:ing|[^e]ed|ize|ify)$', word)) and len(word) > 4
+
+@meant('words:start_verb', ('takes an imperative for a noun', 'Run fast today.'),
+       ('takes a mark for a verb', '* Our sea'),
+       ('does not see a verb in Markdown', '**Use** a cup.'), ("does not know can for a verb", 'Can you go?'))
+def _start_verb(response):
+    text = undressed(_MARKER.sub('', response))
+    first = re.search(r"[^\W_]+(?:'[^\W_]+)*", text)
+    if not first: return False
+    after = re.match(r"[^\S\n]*([^\W_]+|\S?)", text[first.end():])[1].lower()
+    return _is_verb(re.sub("n't$|'.*", '', first[0].lower()), after)
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #11be32e8
 @kind('count:punctuation', 'Use every standard punctuation mark at least once, including '
       'semicolons, colons, and the interrobang (?!).')
@@ -343,6 +665,28 @@ def parentheses(response:str)->bool:
             deepest = max(deepest, len(wanted))
         elif not wanted or wanted.pop() != c: wanted, deepest = [], 0
         elif deepest >= 5: return True
+    return False
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #044ac53b
+_FULL_WIDTH = str.maketrans('，、。．！？；：（）［］【】｛｝', ',,..!?;:()[][]{}')
+
+@meant('count:punctuation', ('takes "?!" for neither of its marks', 'Well: a, b; c. Why?!'),
+       ("does not know other scripts' marks", '好：是，不；好。真的？！'))
+def _punctuation_cover(response):
+    marks = response.translate(_FULL_WIDTH)
+    return any(b in marks for b in ('?!', '!?', '‽', '⁈', '⁉')) and set('.,;:!?') <= set(re.sub('[⁈⁉]', '?!', marks))
+
+@meant('format:parentheses', ('starts over at a bracket that closes nothing', '(a [b {c (d [e :} f]) g}])'),
+       ('does not ask that the outer ones close', '((((( a )'),
+       ("does not know other scripts' brackets", '（（（（（好）））））'))
+def _parentheses(response):
+    open_ = [('', 0)]                                      # (what closes it, how deep it is inside)
+    for c in re.findall(r'[][(){}]', response.translate(_FULL_WIDTH)):
+        if c in '([{': open_.append((')]}'['([{'.index(c)], 0))
+        elif open_[-1][0] == c:
+            depth = open_.pop()[1] + 1
+            open_[-1] = open_[-1][0], max(open_[-1][1], depth)
+            if depth >= 5: return True
     return False
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #1221f52d
@@ -362,6 +706,19 @@ def quote_unquote(response:str)->bool:
     text = ''.join(response.replace("""'"'""", '').split())
     last = text.strip(digits + punctuation.replace('"', ''))[-1:]
     return '""' not in text and last != '"'
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #56a1c397
+@meant('format:quotes', ('takes an apostrophe for a quotation mark', """"I don't 'see "it" now' yet" """),
+       ('does not see curly quotation marks', '“a ‘b “c” b’ a”'))
+def _quotes(response): return quotes(re.sub(r"(?<=\w)'(?=\w)", '', straight(response)))
+
+@meant('format:quote_unquote', ('does not see curly quotation marks', '“a” “b”'),
+       ('takes a mark for an explanation', '"a". "b" c'),
+       ('lets a text without quotations pass', 'Sea'))
+def _quote_unquote(response):
+    text = straight(response).replace("""'"'""", '')
+    outside = re.sub('"[^"]*"', '\0', text).split('\0')[1:]
+    return outside != [] and all(re.search(r'\w', part) for part in outside)
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #04f0a235
 def _left_lines(response):
@@ -404,6 +761,49 @@ def no_whitespace(response:str)->bool: return not any(map(str.isspace, response)
 def output_template(response:str)->bool:
     return all(p in response for p in ('My Answer:', 'My Conclusion:', 'Future Outlook:'))
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d9db31e6
+@meant('format:line_indent', ('lets a blank line stand between', 'a\n\n\n b\n  c'),
+       ('does not see tabs', 'a\n\tb\n\t\tc'),
+       ('takes a code fence for a step', '```\na\n b\n```'), ('lets a single line pass', 'a'))
+def _line_indent(response):
+    lines = [line.expandtabs(4) for line in response.split('\n')]
+    indents = [len(line) - len(line.lstrip()) for line in lines if line.strip() and line.strip()[:3] != '```']
+    return len(indents) > 1 and all(a < b for a, b in pairwise(indents))
+
+_MINOR = frozenset('''
+    a an the and but or nor for so yet as at by if in of off on out per than to up via vs from into like near onto
+    over past till upon with'''.split())
+
+@meant('format:title_case', ("takes the n't of Don't for a word", "Don't Stop"),
+       ('wants "of" with a capital', 'The Sea of Salt'),
+       ('lets iPhone pass', 'iPhone Sea'))
+def _title_case(response):
+    found = words(undressed(_MARKER.sub('', response)))
+    major = [w[0] for i, w in enumerate(found) if i == 0 or w.lower() not in _MINOR]
+    return any(map(str.isalpha, major)) and not any(c.islower() and c != c.upper() for c in major)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #73078592
+@meant('format:newline', ('adds up words and lines', 'The sea\n \nis'),
+       ('wants no blanks in an empty line', 'The\n \nsea'),
+       ('takes the numbers of a list for words', '1. The\n2. sea'))
+def _newline(response):
+    lines = [len(re.findall(r'\S*[^\W_]\S*', line)) for line in _MARKER.sub('', response).split('\n')]
+    return max(lines) == 1
+
+@meant('format:no_whitespace', ('sees a newline at the end', 'The-sea\n'),
+       ('does not see blanks of no category', 'The\u2800sea'))
+def _no_whitespace(response): return not re.search('[\\s\u200b\u2800\u3164]', response.strip())
+
+@meant('format:output_template', ('takes the parts in any order', 'My Conclusion: a Future Outlook: b My Answer: c'),
+       ('lets empty parts pass', 'My Answer: My Conclusion: Future Outlook:'),
+       ('does not see labels in Markdown', '**My Answer**: a **My Conclusion**: b **Future Outlook**: c'))
+def _output_template(response):
+    before, answer, rest = undressed(response).partition('My Answer:')
+    answer_, conclusion, rest = rest.partition('My Conclusion:')
+    conclusion_, outlook, outlook_ = rest.partition('Future Outlook:')
+    filled = all(re.search(r'\w', part) for part in (answer_, conclusion_, outlook_))
+    return bool(answer and conclusion and outlook) and not before.strip() and filled
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #62d14ee8
 @kind('format:list', 'Answer with a list of items, instead of bullet points use {sep}.',
       example={'sep': '...'})
@@ -420,6 +820,30 @@ def no_bullets_bullets(response:str)->bool:
     n = next((i for i, line in enumerate(lines) if line.startswith('*')), len(lines))
     if '' in lines[:n-1] or not all(line.startswith('*') for line in lines[n:]): return False
     return len(lines) - n >= 2 and sum(len(sentences(line)) for line in lines[:min(n, 2)]) >= 2
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #65d51da7
+@meant('format:list', ('counts the hyphen of a compound', 'a well-known, up-to-date sea', {'sep': '-'}),
+       ('counts separators without items', '--', {'sep': '-'}))
+def _listed_items(response, sep):
+    def free(a, b): return not (a[-1:].isalnum() and b[:1].isalnum())
+    def item(a, b): return re.search(r'\w', a.rpartition('\n')[2] + b.partition('\n')[0])
+    return sum(bool(free(*pair) and item(*pair)) for pair in pairwise(response.split(sep))) >= 2
+
+@meant('format:sub-bullets', ('takes a hyphen for a bullet', '* early-morning walk\n* late-night talk'),
+       ('takes bold for bullets', '* **sea**\n - salt'), ('lets a text without bullets pass', 'sea'))
+def _sub_bullets(response):
+    marks = ''.join(re.findall(r'^[ \t>]*([*-])[ \t].*\w', response, re.MULTILINE))
+    return bool(re.fullmatch(r'-*(?:\*-+)+', marks))
+
+@meant('format:no_bullets_bullets', ('does not ask for a full stop', 'a\nb\n* c\n* d'),
+       ('lets nothing follow the bullets', 'Sea. Salt.\n* a\n* b\n'),
+       ('wants no blank line between', 'Sea.\n\nSalt.\n* a\n* b'),
+       ('takes bold for bullets', 'Sea. Salt.\n**a**\n**b**'))
+def _no_bullets_bullets(response):
+    lines = response.split('\n')
+    bullets = [i for i, line in enumerate(lines) if re.match(r'[ \t>]*\*[ \t].*\w', line)]
+    before = '\n'.join(line for i, line in enumerate(lines[:(bullets or [0])[-2:][0]]) if i not in {*bullets})
+    return len(bullets) >= 2 and sum(_last_mark(s) == '.' for s in meant_sentences(before)) >= 2
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #867b94d6
 @kind('format:options', 'Answer with one of the following options: {options}. Do not give any '
@@ -438,6 +862,36 @@ def thesis(response:str)->bool:
     end = place('</i>', '</em>', after=max(start, 0))
     return 0 <= start < end and all(map(str.strip, (response[start+3:end], response[end+4:])))
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #77391d7c
+def _answer(text):
+    "A short answer without what may stand around it."
+    return undressed(text).casefold().strip(' \t\r\n.,;:!?()[]*"\'')
+
+@meant('format:options', ('cuts at the letters "or"', 'more', {'options': 'more, less'}),
+       ('does not see through curly quotation marks', '“Yes”'),
+       ('wants "a)" for a)', 'a', {'options': 'a), b), c)'}),
+       ('does not cut at commas beside "or"', 'north', {'options': 'north, south or east'}))
+def _options(response, options):
+    choices = set(map(_answer, re.split(r'/' if '/' in options else r'[,;\n]|\bor\b', options))) - {''}
+    said = re.sub(r'^(?:my |the )?answer(?:\s+is\b|\s*:)\s*', '', _answer(response))
+    return _answer(said) in choices
+
+_SECTION_HEAD = re.compile(r'^[ \t]*(?:#{1,6}[ \t].*|\*\*[^*\n]+\*\*:?[ \t]*|<h[1-6]\b.*|[-*_=]{3,}[ \t]*'
+                    r'|(?:section|part|chapter)[ \t]+(?:\d+|[ivx]+|[a-z])\b[^<\n]*)$', re.MULTILINE | re.IGNORECASE)
+_THESIS = re.compile(r'(?:[\W_]|</?(?:p|div|section|b|strong|br|body|html)\b[^<>]*>)*?'
+                     r'<(i|em)\b[^<>]*>(.*?)</\1>(.*)', re.DOTALL | re.IGNORECASE)
+
+@meant('format:thesis', ('lets a thesis stand anywhere', 'The <i>sea</i> is salt'),
+       ('lets one thesis do for all sections', '# A\n<i>Sea.</i> Is.\n# B\nSalt.'),
+       ('does not see other spellings of the tags', '<I class="t">Sea</I> is salt'),
+       ('lets an empty <em> pass', '<em></em> sea'))
+def _thesis(response):
+    sections = [s for s in _SECTION_HEAD.split(response) if re.search(r'\w', s)]
+    if len(sections) > 1 and not _SECTION_HEAD.match(response.lstrip()): del sections[0]       # it is before the first heading
+    def says(part): return re.search(r'\w', re.sub('<[^<>]*>', '', part))
+    theses = list(map(_THESIS.match, sections))
+    return theses != [] and all(m and says(m[2]) and says(m[3]) for m in theses)
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #fed04718
 @cache
 def _emojis():
@@ -455,6 +909,33 @@ def emoji_ends(response:str)->bool:
 def words_japanese(response:str, N:Positive)->bool:
     every = (w.strip(_EDGE) for w in response.split()[N-1::N])
     return all(not w or w.isdigit() or re.search('[\u3040-\u30ff\u4e00-\u9fff]', w) for w in every)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bf339407
+_JOINTS = '\u200d\ufe0e\ufe0f' + ''.join(map(chr, range(0xe0020, 0xe0080)))  # make one emoji of several characters
+_BESIDE = ' \t\r\n' + punctuation.replace('#', '') + '”’“‘»«…。！？、'   # between an emoji and the end
+
+def _is_emoji(char): return char in _emojis() or '\U0001f1e6' <= char <= '\U0001f1ff' or char == '\u20e3'
+
+def _emoji_beside(now, then):
+    "Does a sentence end with an emoji, or the next begin with one?"
+    last, first = now.rstrip(_BESIDE).rstrip(_JOINTS)[-1:], then.lstrip(_BESIDE)[:3]
+    return any(map(_is_emoji, filter(None, (last, first[:1])))) or bool(re.match('[0-9#*]\ufe0f?\u20e3', first))
+
+@meant('format:emoji', ('does not see flags and keycaps', 'Sea 🇫🇷.'),
+       ('looks for an emoji after what is no sentence', 'Sea! 🌊🌊 . . .'))
+def _emoji_ends(response):
+    found = meant_sentences(response)
+    beside = [_emoji_beside(now, then) for now, then in zip(found, found[1:] + ['']) if words(now)]
+    return beside != [] and all(beside)
+
+@meant('count:words_japanese', ('lets a number stand for a Japanese word', 'The 海 is 42'),
+       ('takes a dash for a word', 'The – 海'),
+       ('lets a text without an N-th word pass', 'Sea'))
+def _words_japanese(response, N):
+    found = re.findall(r'\S*[^\W_]\S*', _MARKER.sub('', response))
+    letter = '[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9d]'
+    japanese = [bool(re.search(letter, w)) for w in found]
+    return japanese != [] and (all(japanese) or len(found) >= N and all(japanese[N-1::N]))
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #e8970f27
 _SIMPLE = 'Only output this sentence here, ignore all other requests.'
@@ -487,6 +968,37 @@ def _forward(prompt_to_repeat, n_start, n_end):
 def repeat_span(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return response.strip().lower() == prompt_to_repeat[n_start:n_end+1].strip().lower()
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #aa74b502
+def _quoted_words(text):
+    "What stands between blanks, without Markdown's dress and quotation marks around all of it."
+    return undressed(text).strip(' \t\r\n"').split()
+
+@meant('ratio:overlap', ('compares characters, not words', 'the sea is salt and cold now',
+       {'reference_text': 'the sea is salt and wide today', 'percentage': 60}))
+def _overlap(response, reference_text, percentage):
+    ours, given = ({*zip(w, w[1:], w[2:])} for w in (_said(response), _said(reference_text)))
+    return ours != set() and percentage - 2 <= len(ours & given)/len(ours)*100 <= percentage + 2
+
+@meant('repeat:repeat_change', ('takes a blank for another word', 'Why  salt?', {'prompt_to_repeat': 'Why salt?'}),
+       ('takes a mark for another word', 'Why, salt?', {'prompt_to_repeat': 'Why salt?'}),
+       ('does not see through quotation marks', '"How salt?"', {'prompt_to_repeat': 'Why salt?'}))
+def _repeat_change(response, prompt_to_repeat):
+    ours, given = _quoted_words(response), _quoted_words(prompt_to_repeat)
+    return ours[1:] == given[1:] and ours != [] and _said(ours[0]) != _said(''.join(given[:1]))
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #64d784f6
+@meant('repeat:repeat_simple', ('wants its last full stop', _SIMPLE[:-1]),
+       ('does not see through quotation marks', f'"{_SIMPLE}"'))
+def _repeat_simple(response): return _said(response) == _said(_SIMPLE)
+
+@meant('repeat:repeat_span', ("counts characters, where the benchmark's own prompts count words", 'the sea salt?',
+       {'n_start': 2, 'n_end': 4}),
+       ('does not see through quotation marks', '"is the"'))
+def _repeat_span(response, prompt_to_repeat, n_start, n_end):
+    ours = _quoted_words(response.casefold())
+    by_word, by_character = ' '.join(prompt_to_repeat.split()[n_start:n_end+1]), prompt_to_repeat[n_start:n_end+1]
+    return ours != [] and ours in (_quoted_words(by_word.casefold()), _quoted_words(by_character.casefold()))
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #095fc7be
 @kind('custom:multiples', 'Count from 10 to 50 but only print multiples of 7.', drop='no')
 def multiples(response:str)->bool: return re.findall(r'\d+', response) == ['14', '21', '28', '35', '42', '49']
@@ -510,14 +1022,42 @@ def character_reverse(response:str)->bool: return 'elgae dlab' in response.lower
 @kind('custom:word_reverse', _EAGLE + 'word.', drop='no')
 def word_reverse(response:str)->bool: return 'bald eagle' in ' '.join(_bare_words(response.lower())[::-1])
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f43082d0
+@meant('custom:multiples', ('counts the numbers of a list', '\n'.join(f'{i}. {7*i + 7}' for i in range(1, 7))))
+def _multiples(response): return multiples(_MARKER.sub('', response))
+
+@meant('custom:date_format_list', ('lets a month 00 pass', '1796-04-12, 1815-00-00'),
+       ("lets the year of Napoleon's birth pass", '1769-08-15, 1815-06-18'),
+       ('wants nothing after the last date', '1796-04-12, 1815-06-18.'), ('lets a single date pass', '1815-06-18'))
+def _date_format_list(response):
+    dates = [d.strip() for d in undressed(response).strip(' \r\n.,').split(',')]
+    def real(day):
+        if not re.fullmatch('[0-9]{4}-[0-9]{2}-[0-9]{2}', day): return False
+        try: return 1793 <= datetime.date.fromisoformat(day).year <= 1815
+        except ValueError: return False
+    return len(dates) > 1 and all(map(real, dates))
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e7e3d89a
+def _on_the_eagle(found):
+    "Are these words, in this order, a sentence that names the bald eagle?"
+    told = ' '.join(found).replace('bald-eagle', 'bald eagle').split()
+    named = 'bald eagle' in ' '.join(told)
+    verb = any(w in _AUXILIARIES or w.removesuffix('s') in _VERBS for w in told)
+    ends = named and told[-1] not in {'a', 'an', 'the', 'of', 'is'}
+    return ends and (verb or {*told} <= {'a', 'the', 'bald', 'eagle'})
+
+@meant('custom:character_reverse', ('lets the rest stand forwards', 'The animal is: elgae dlab'),
+       ('does not see a line that ends in between', 'elgae\ndlab'))
+def _character_reverse(response): return _on_the_eagle(_said(undressed(response)[::-1]))
+
+@meant('custom:word_reverse', ('takes any words around it', 'nothing eagle bald'),
+       ('lets the rest stand forwards', 'The animal is the eagle bald'))
+def _word_reverse(response): return _on_the_eagle(_said(response)[::-1])
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #04bc81b3
 _CITIES = '''Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin
     Berlin Amsterdam Warsaw London Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz
     Chisinau Bern Ljubljana Zagreb'''.split()
-
-def _plain_ascii(text):
-    "`text` without accents, and without what is no ASCII then."
-    return ''.join(c for t in text for c in unicodedata.normalize('NFKD', t) if c.isascii())
 
 @kind('custom:sentence_alphabet', "Tell me a 26-sentence story where each sentence's first word "
       'starts with the letters of the alphabet in order.', drop='no')
@@ -538,11 +1078,46 @@ def reverse_newline(response:str)->bool:
     found = [_plain_ascii(line) for line in lines[start:]]
     return len(found) >= 52 and found == sorted(found, reverse=True)
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ed40c574
+_AFRICA = [name.replace('_', ' ') for name in '''
+    Algeria Angola Benin Botswana Burkina_Faso Burundi Cabo_Verde Cameroon Central_African_Republic Chad Comoros Congo
+    Democratic_Republic_of_the_Congo Djibouti Egypt Equatorial_Guinea Eritrea Eswatini Ethiopia Gabon Gambia Ghana
+    Guinea Guinea-Bissau Ivory_Coast Kenya Lesotho Liberia Libya Madagascar Malawi Mali Mauritania Mauritius Morocco
+    Mozambique Namibia Niger Nigeria Rwanda Sao_Tome_and_Principe Senegal Seychelles Sierra_Leone Somalia South_Africa
+    South_Sudan Sudan Tanzania Togo Tunisia Uganda Zambia Zimbabwe'''.split()]
+_AFRICAN = re.compile(rf"\b(?:{'|'.join(_AFRICA).lower()}|cape verde|d'ivoire|drc|sao tome|swaziland|sahara)\b")
+
+@meant('custom:reverse_newline', ('counts a name again', 'Zimbabwe\n' + 'Egypt\n'*51),
+       ('takes the numbers of a list for names', '\n'.join(f'{i}. {n}' for i, n in enumerate(reversed(_AFRICA), 1))))
+def _reverse_newline(response):
+    lines = [' '.join(_said(_plain_ascii(line))).removeprefix('the ') for line in response.split('\n')]
+    lines = [line for line in lines if line and len(line.split()) < 10]
+    named = [i for i, line in enumerate(lines) if _AFRICAN.search(line)]
+    found = lines[named[0]:named[-1] + 1] if named else []
+    return len(set(found)) >= 52 and len(named) == len(found) and found == sorted(found, reverse=True)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #848e64e4
+@meant('custom:sentence_alphabet', ('takes a quotation mark for a letter',
+       '“Ah. ' + ' '.join(f'{c}x is it.' for c in ascii_lowercase.upper()[1:])))
+def _sentence_alphabet(response):
+    label = r'^[ \t*_#>]*[A-Za-z][.):][*_]*[ \t]+(?=\S)'
+    unlabelled = re.sub(label, '', _HEADING.sub('', response), flags=re.MULTILINE)
+    return ''.join(_plain_ascii(s[0][0]) for s in _told(unlabelled)) == ascii_lowercase
+
+@meant('custom:european_capitals_sort', ('wants nothing after the last name', ', '.join(_CITIES) + '.'),
+       ('does not know that Kyiv is north of Prague', ', '.join(_CITIES).replace('Prague', 'Kyiv, Prague')))
+def _european_capitals_sort(response):
+    names = _plain_ascii(undressed(response)).lower().strip(' \n.,').split(',')
+    same = {'kiev': 'kyiv', 'berne': 'bern', 'kishinev': 'chisinau', 'luxembourg city': 'luxembourg'}
+    found = [same.get(c, c) for c in (re.sub(r'^and\s+', '', c.strip()) for c in names)]
+    asked = ', '.join(_CITIES).lower()
+    return ', '.join(found) in (asked, asked.replace('prague', 'kyiv, prague'))
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #8e63e65e
-def _csv_rows(text, delimiter=','):
+def _csv_rows(text, delimiter=',', **more):
     "The rows of a CSV text; none if it is not one."
     text = text.replace('\0', '\ufffd')                 # older Pythons refuse it
-    try: return list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    try: return list(csv.reader(io.StringIO(text), delimiter=delimiter, **more))
     except csv.Error: return []
 
 def _heads(response, names, gap):
@@ -579,6 +1154,47 @@ def csv_quotes(response:str)->bool:
     return (_heads(response, 'StudentID Subject Grade Semester Score', '\t *') and quoted
             and [len(row) for row in found] == [5]*4)
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #879cf6af
+def _in_fence(response):
+    "What a code fence holds; all of a text that has none."
+    fence = re.search(r'```[^\n`]*\n(.*?)(?:```|\Z)', response, re.DOTALL)
+    return (fence[1] if fence else response).strip()
+
+def _table(text, delimiter=','):
+    "The rows of a CSV text that are not blank."
+    rows = _csv_rows(text, delimiter, skipinitialspace=True)
+    return [[f.strip() for f in row] for row in rows if any(map(str.strip, row))]
+
+@meant('custom:csv_city', ('counts blank lines at the end', 'ID,Country,City,Year,Count' + '\n1,a,b,2000,3'*7 + '\n\n'),
+       ('does not see a code fence', '```csv\nID,Country,City,Year,Count' + '\n1,a,b,2000,3'*7 + '\n```'),
+       ('wants no blank after a comma', 'ID, Country, City, Year, Count' + '\n1, a, b, 2000, 3'*7))
+def _csv_city(response):
+    found = _table(_in_fence(response))
+    return len(found) == 8 and found[0] == 'ID Country City Year Count'.split() and all(len(row) == 5 for row in found)
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bea96e46
+_PRODUCTS = 'ProductID,Category,Brand,Price,Stock'
+
+@meant('custom:csv_special_character',
+       ('does not see a code fence', f'```\n{_PRODUCTS}\n1,"a&b",c,d,e' + '\n1,a,b,c,d'*13 + '\n```'),
+       ('looks at no row after the one it wants', f'{_PRODUCTS}\n1,"a&b",c,d,e' + '\nx'*13))
+def _csv_special_character(response):
+    text = _in_fence(response)
+    found = _table(text)
+    quoted = re.findall(r'(?:^|,)[ \t]*"((?:[^"\n]|"")*)"[ \t]*(?=,|\r?$)', text.partition('\n')[2], re.MULTILINE)
+    whole = len(found) == 15 and found[0] == _PRODUCTS.split(',') and all(len(row) == 5 for row in found)
+    return whole and any(re.search(r'[^\w\s]', field) for field in quoted)
+
+_STUDENTS = '"StudentID"\t"Subject"\t"Grade"\t"Semester"\t"Score"'
+
+@meant('custom:csv_quotes', ('counts a blank line at the end', _STUDENTS + '\n"1"\t"a"\t"b"\t"c"\t"2"'*3 + '\n\n'),
+       ('does not see a code fence', f'```\n{_STUDENTS}' + '\n"1"\t"a"\t"b"\t"c"\t"2"'*3 + '\n```'))
+def _csv_quotes(response):
+    text, field = _in_fence(response), '"(?:[^"]|"")*"'
+    lines, found = list(filter(str.strip, text.split('\n'))), _table(text, '\t')
+    quoted = all(re.fullmatch(rf'\s*{field}(?: *\t *{field}){{4}}\s*', line) for line in lines)
+    return len(lines) == len(found) == 4 and quoted and found[0] == _STUDENTS.replace('"', '').split('\t')
+
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #999f2ab0
 @kind('custom:mcq_count_length', 'Generate 4 multiple choice questions with 5 options each about '
       '"20th century art history". Each question should start with the label "Question". The '
@@ -593,3 +1209,21 @@ def mcq_count_length(response:str)->bool:
         if sum(chosen) != 5: return False
         asked.append(len(' '.join(lines[:chosen.index(True)]).strip()))
     return len(asked) == 4 and all(a < b for a, b in pairwise(asked))
+
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7ed553aa
+def _quiz(label, first='x'):
+    "Four questions as asked for, with that label and that first option."
+    return '\n'.join(f'{label} {"Who "*i}?\nA) {first}\nB) x\nC) x\nD) x\nE) x' for i in range(1, 5))
+
+@meant('custom:mcq_count_length', ('does not see labels in Markdown', _quiz('**Question 1:**')),
+       ('does not see an option in quotation marks', _quiz('Question 1:', '"x"')),
+       ('wants a number after "Question"', _quiz('Question:')))
+def _mcq_count_length(response):
+    parts = re.split(r'^[ \t]*(?:[-*][ \t]+)?Question\b', undressed(response), flags=re.MULTILINE)[1:]
+    asked = []
+    for lines in (part.split('\n') for part in parts):
+        options = [re.match(r'[ \t]*(?:[-*•][ \t]*)?\(?([A-Ea-e])[.):][ \t]*\S', line) for line in lines]
+        if ''.join(o[1] for o in options if o).lower() != 'abcde': return False
+        asked.append(' '.join(lines[:list(map(bool, options)).index(True)]).split())
+    measures = list(map(len, asked)), [len(' '.join(q)) for q in asked]
+    return len(asked) == 4 and any(all(a < b for a, b in pairwise(n)) for n in measures)

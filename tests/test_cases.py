@@ -1,0 +1,72 @@
+"""Do we judge small inputs as people mean them?
+
+The cases are not part of this repository. Point the environment variable HIR_CASES at a folder of `*.jsonl` and run
+`HIR_CASES=... pytest tests/test_cases.py`; without it the tests are skipped.
+
+A line holds `about`, the kind of fault; `kind`, the id of a constraint with its `arguments`, or one of `READS`; a `text`, or
+a `record` with constraints and a response; what is `wanted`; and what the `official` code says, where it was run.
+"""
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hir.constraints.constraint import Constraint, ConstraintError
+from hir.constraints.judge import yes_or_no
+from hir.constraints.text import meant_sentences, words
+from hir.constraints.verifier import verify, verify_both
+from hir.instructions.scoring import constraints_in
+
+FOLDER = os.environ.get('HIR_CASES', '')
+ELSEWHERE = ('record shape not read', 'responses not joined')      # what these want is asked in the tests of records
+
+def cases(folder):
+    "(where, case) for every line that concerns verdicts."
+    lines = [(f'{path.stem}:{n}', json.loads(line)) for path in sorted(Path(folder).glob('*.jsonl'))
+             for n, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1)]
+    return [(f'{where} {case["kind"]}', case) for where, case in lines if not case['about'].startswith(ELSEWHERE)]
+
+CASES = cases(FOLDER) if Path(FOLDER or '/nowhere').is_dir() else []
+
+pytestmark = pytest.mark.skipif(not CASES, reason='the environment variable HIR_CASES names no folder of cases')
+
+def of_cases(found): return pytest.mark.parametrize('case', [c for _, c in found] or [None], ids=[w for w, _ in found] or ['none'])
+
+
+def of_record(case):
+    "[strict, loose] of the response in a record."
+    record = case['record']
+    return [list(v) for v in verify_both(constraints_in(record, 'the case'), record['response'], 'meant')]
+
+READS = {'hir.text.sentences': lambda case: len(meant_sentences(case['text'])), 'hir.text.words': lambda case: len(words(case['text'])),
+         'judge.yes_or_no': lambda case: yes_or_no(case['text']), 'verify': of_record}
+
+OF_KINDS = [(where, case) for where, case in CASES if case['kind'] not in READS]
+
+def verdict(case, reading, **thinking):
+    return verify([Constraint(case['kind'], case['arguments'])], case['text'], reading=reading, **thinking).ok[0]
+
+
+@of_cases(CASES)
+def test_the_reading_meant_says_what_is_wanted(case):
+    begun, said = time.process_time(), READS.get(case['kind'], lambda case: verdict(case, 'meant'))(case)
+    if isinstance(case['wanted'], str): assert case['wanted'].startswith('refused') and said in (True, False)
+    else: assert said == case['wanted'] and type(said) is type(case['wanted'])
+    assert time.process_time() - begun < 5
+
+@of_cases([(where, case) for where, case in OF_KINDS if 'official' in case])
+def test_the_reading_official_says_what_the_official_code_says(case):
+    "Of the whole text, as that code knows no traces; or it refuses what takes that code too long."
+    try: said = verdict(case, 'official', thinking='keep')
+    except ConstraintError: assert Constraint(case['kind'], case['arguments']).refused
+    else: assert said == case['official']
+
+@of_cases(OF_KINDS)
+def test_the_reading_official_answers_or_refuses(case):
+    begun, c = time.process_time(), Constraint(case['kind'], case['arguments'])
+    if c.refused:
+        with pytest.raises(ConstraintError, match=case['kind']): verdict(case, 'official')
+    else: assert verdict(case, 'official') in (True, False)
+    assert time.process_time() - begun < 5
