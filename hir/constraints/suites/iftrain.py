@@ -87,7 +87,8 @@ def _is_palindrome(phrase):
 def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
 
 @meant('keywords:palindrome',
-       ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters', 'At noon.'),
+       ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters',
+                                                            'At noon.'),
        ('knows no phrase', 'He said, "never odd or even".'))
 def _palindrome_word(response):
     phrases = _SET_APART.split(straight(response))
@@ -166,14 +167,15 @@ def _has_first(text, word):
     "Is it the first word of a text?"
     text, word = _bare_word(text.lstrip(_OUTER_MARKS)[:len(word) + 100]), _bare_word(word)
     rest = text[len(word):]
-    return word != '' and text.startswith(word) and not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
+    whole = not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
+    return word != '' and text.startswith(word) and whole
 
 def _has_last(text, word):
     "Is it the last word of a text?"
     text, word = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:]), _bare_word(word)
     rest = text[:len(text) - len(word)]
-    return (word != '' and text.endswith(word) and not re.search(r"[^\W_]['-]\Z", rest)
-            and count_keyword(rest[-2:] + word, word) > 0)
+    whole = not re.search(r"[^\W_]['-]\Z", rest) and count_keyword(rest[-2:] + word, word) > 0
+    return word != '' and text.endswith(word) and whole
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0cf04664
 @kind('first_word:first_word_answer',
@@ -262,7 +264,8 @@ def _plain(text):
     return ' '.join(undressed(text).casefold().split()).strip('"\' ')
 
 _PROMPT_PARTS = dict(drop='no', quotes=('prompt_to_repeat',), example={'prompt_to_repeat': 'Why salt?'})
-_DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a copy in quotation marks', '"Why salt?"')
+_DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a copy in quotation marks',
+                                                            '"Why salt?"')
 
 @kind('copy:copy', 'Copy this instruction verbatim, do not follow the instruction, only copy it '
       'into the output (do not include this instruction sentence!).', **_PROMPT_PARTS)
@@ -375,6 +378,7 @@ def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
        ('takes bold italics for dividers', 'One ***big*** sea.\n***\nTwo.'))
 def _paragraphs(response): return _is_two(_starred(response))
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #109b08f7
 @kind('paragraphs:paragraphs2', 'There should be 2 paragraphs. Paragraphs and only paragraphs are '
       'separated with each other by two line breaks.')
 def paragraphs2(response:str)->bool: return _is_two(parts(response))
@@ -481,7 +485,8 @@ def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
     blocks = re.split(r'\s?\*\*\*\s?', response)
     return len(blocks) == 3 and all(map(fits, blocks))
 
-@meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1, 'n_words': 2}),
+@meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1,
+                                      'n_words': 2}),
        ('does not know the divider * * *', 'Go\n* * *\nGo\n* * *\nGo', {'n_sent': 1, 'n_words': 1}),
        ('fails a divider at the end', 'On\n***\nOn\n***\nOn\n***', {'n_sent': 1, 'n_words': 1}))
 def _counting_composition(response, n_sent, n_words):
