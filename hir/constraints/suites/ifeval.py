@@ -65,7 +65,7 @@ def count_keyword(
     text:str,
     keyword:str)->int: # a text, not a pattern; '*sea*' and the like are found as they stand
     "How often a text holds a keyword, in any case, as a whole word."
-    dressed = undressed(keyword) != straight(keyword)
+    dressed = bool(re.search('[*_`#>]', keyword))
     text, keyword, found, at = _folded(text, dressed), _folded(keyword, dressed), 0, 0
     while keyword and (at := text.find(keyword, at)) >= 0:
         end = at + len(keyword)
