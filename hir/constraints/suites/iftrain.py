@@ -160,8 +160,9 @@ _OUTER_MARKS = ' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—。，、；：！
 _GOES_ON = re.compile(r"['-][^\W_]|[+#]")
 
 def _bare_word(text):
-    "A text in small letters without Markdown, the number of a list item, and marks at its ends."
-    return re.sub(r'\A\d{1,3}[.)]\s+', '', undressed(text).casefold().strip(_OUTER_MARKS))
+    "A text in small letters and single blanks, without Markdown, the number of a list item, and marks at its ends."
+    text = ' '.join(undressed(text).casefold().split()).strip(_OUTER_MARKS)
+    return re.sub(r'\A\d{1,3}[.)] ', '', text)
 
 def _has_first(text, word):
     "Is it the first word of a text?"
@@ -363,10 +364,9 @@ def _repeat_phrase(response, phrase, small_n):
 _DIVIDER = re.compile(r'^[ \t]*\*(?:[ \t]*\*){2,}[ \t]*$', re.MULTILINE)
 
 def _starred(text):
-    "The parts of a text between its dividers of asterisks."
+    "The parts of a text between its dividers of asterisks that say something."
     found = _DIVIDER.split(text)
-    found = [p.strip() for p in (found if len(found) > 1 else re.split(r'(?:\* ?){3}', text))]
-    return found[found[0] == '':len(found) - (found[-1] == '')]
+    return list(filter(words, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
 
 def _is_two(found): return len(found) == 2 and '' not in found
 
@@ -375,8 +375,9 @@ def _is_two(found): return len(found) == 2 and '' not in found
 def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
 
 @meant('paragraphs:paragraphs', ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
+       ('fails two dividers in a row', 'One.\n***\n***\nTwo.'),
        ('takes bold italics for dividers', 'One ***big*** sea.\n***\nTwo.'))
-def _paragraphs(response): return _is_two(_starred(response))
+def _paragraphs(response): return len(_starred(response)) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #109b08f7
 @kind('paragraphs:paragraphs2', 'There should be 2 paragraphs. Paragraphs and only paragraphs are '
@@ -385,8 +386,7 @@ def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 @meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response):
-    return sum(p.strip() != '' for p in re.split(r'\n[^\S\n]*\n', response)) == 2
+def _paragraphs2(response): return sum(map(bool, map(words, re.split(r'\n[^\S\n]*\n', response)))) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
 def _nothing_but(pattern, text, holds):

@@ -102,9 +102,9 @@ def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->boo
     return _read_paragraphs(constraint).holds(sum(p.strip() != '' for p in response.split('\n\n')))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a7e0751
-_BLANK_LINE, _HEADING = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
-_NO_THING = r'\w+ing\b|(?:must|should|is|has|with)\b|includ|contain'
-_EACH_ONE = re.compile(rf"\b(?:each|every)\s+((?:(?!{_NO_THING})[\w'-]+\s?){{1,3}})")
+_BLANK_LINE, _HEADING_LINE = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
+_NO_THING = r'(?:must|should|is|has|with|being|having|focusing|starting|ending)\b|includ|contain'
+_EACH_ONE = re.compile(rf"\b(?:each|every)\s+((?:(?!{_NO_THING})[\w'-]+\s?){{1,4}})")
 _PURPOSE = re.compile(r'\bto (?:ensure|provide|maintain|emphasize|highlight|confirm|guarantee)\b')
 
 def _headings(text):
@@ -113,7 +113,9 @@ def _headings(text):
         title = line.lstrip('#')
         if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
 
-def _paragraphs_of(text): return [p for p in _BLANK_LINE.split(_HEADING.sub('\n', text)) if words(p)]
+def _says(text): return re.search(r'[^\W_]', text) is not None
+
+def _paragraphs_of(text): return list(filter(_says, _BLANK_LINE.split(_HEADING_LINE.sub('\n', text))))
 
 def _tables_in(text):
     "The tables of a text: rows of cells, the first row its header, without the line of dashes."
@@ -135,31 +137,33 @@ def _things(text, target):
     if 'heading' in target: return [title for _, title in _headings(text)]
     if 'sentence' in target: return meant_sentences(text)
     if tables := _tables_in(text):
-        if 'row' in target: return [' '.join(row) for t in tables for row in t[1:]]
-        cells = [(head, cell) for t in tables for row in t[1:] for head, cell in zip(t[0], row) if cell]
-        wanted = set(words(target))
-        return [c for head, c in cells if wanted & set(words(head.lower()))] or [c for _, c in cells]
+        if re.search(r'\brow\b', target): return [' '.join(row) for t in tables for row in t[1:]]
+        named = set(words(target))
+        cells = [(asked, cell) for head, *rows in tables for column in [[named & set(words(h.lower())) for h in head]]
+                 for row in rows for asked, cell in zip(column, row) if cell]
+        return [cell for asked, cell in cells if asked] or [cell for _, cell in cells]
     if not re.search('section|paragraph|slide', target) and (items := _list_items(text)): return items
     if 'paragraph' in target: return _paragraphs_of(text)
-    return [b for b in _HEADING.split(text)[1:] if words(b)]
+    return list(filter(_says, _HEADING_LINE.split(text)[1:]))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #6e383590
 def _each_in(sentence):
-    "What each or every is said of, with up to two more words; None if of nothing, or of words."
+    "What each or every is said of, with up to three more words; None if of nothing, or of words."
     low = sentence.lower()
     found = _EACH_ONE.search(_PURPOSE.split(low)[0] or low)
     return None if not found or re.match('word', found[1]) else found[1]
 
-_SET_OUT = re.compile('heading|bullet|row|cell|table|column|sentence')    # what a text must have
+_SET_OUT = re.compile(r'heading|bullet|sentence|\b(?:row|cell|table|column)')       # what a text must have
 
 def _each_keeps(text, target, keeps):
     "Does each such thing keep to it? Where none is set apart, the text, or each of its paragraphs."
     if target is None: return keeps(text)
     if things := _things(text, target): return all(map(keeps, things))
-    return not _SET_OUT.search(target) and (keeps(text) or all(map(keeps, _paragraphs_of(text) or [''])))
+    found = [] if _SET_OUT.search(target) else _paragraphs_of(text)
+    return found != [] and (keeps(text) or len(found) > 1 and all(map(keeps, found)))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #02e1e55f
-_SENTENCE, _PARAGRAPH = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
+_OF_SENTENCES, _OF_PARAGRAPHS = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
 
 @lru_cache(4096)
 def _meant_limit(sentence, unit):
@@ -175,7 +179,7 @@ def _meant_limit(sentence, unit):
        ('counts the whole text for each thing', '- It is.\n- It was.',
         {'constraint': 'each item must be at most 1 sentence'}))
 def _length_sentences(response, constraint):
-    limit = _meant_limit(constraint, _SENTENCE)
+    limit = _meant_limit(constraint, _OF_SENTENCES)
     return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(meant_sentences(part))))
 
 @meant('muldimif:Length/Paragraphs',
@@ -183,7 +187,7 @@ def _length_sentences(response, constraint):
        ('counts a heading as a paragraph', '# Sea\n\nSalt.', {'constraint': 'at least 2 paragraphs'}),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.', {'constraint': 'exactly 2 paragraphs'}))
 def _length_paragraphs(response, constraint):
-    limit = _meant_limit(constraint, _PARAGRAPH)
+    limit = _meant_limit(constraint, _OF_PARAGRAPHS)
     return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(_paragraphs_of(part))))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
@@ -300,7 +304,7 @@ def _quoted(sentence):
 def _length_words(response, constraint):
     asked, each = _read_words(constraint), _each_in(constraint)
     def holds(part): return asked.words.holds(len(words(part)))
-    def item_holds(part): return holds(part) or words(part.partition(':')[2]) != [] and holds(part.partition(':')[2])
+    def item_holds(part): return holds(part) or _says(rest := part.partition(':')[2]) and holds(rest)
     return (_each_keeps(response, each, item_holds if each else holds) and asked.characters.holds(len(response)) and
             asked.sentences.holds(len(meant_sentences(response))) and
             (each is not None or all(count_keyword(response, k) for k in _quoted(constraint))))
@@ -425,7 +429,7 @@ def _keeps(rule, text):
     "Does a text keep to a `_Keywords`, as a reader finds them?"
     def has(k): return count_keyword(text, k)
     if rule.capital and not _in_case(text, 'title') or rule.period and not _ends_in(text, _WIDE['.']): return False
-    if not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
+    if rule.words != _Limit() and not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
     if not all(has(k) for topics, k in rule.given if any(map(has, topics))): return False
     return not rule.have or (any if rule.one else all)(has(k) >= rule.least for k in rule.have)
 
@@ -561,7 +565,7 @@ def _spoken_of(text, of):
     if of == 'headings': return [title for _, title in _headings(text)]
     if of in ('keys', 'values'): return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
     rows = [t[:1] if of == 'header' else t[1:] if of == 'entries' else t for t in _tables_in(text)]
-    return [cell for t in rows for row in t for cell in row if words(cell)]
+    return [cell for t in rows for row in t for cell in row if _says(cell)]
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #361d9112
 @meant('muldimif:Language/English',
@@ -576,7 +580,8 @@ def _language_english(response, constraint):
     (case, of), low = _read_english(constraint), constraint.lower()
     if case == 'never' or 'capitalized form' in low: case = 'upper' if 'uppercase' in low else 'title'
     found = _spoken_of(response, of)
-    return found != [] and all(_in_case(t, case) or not words(t) for t in found) and any(map(words, found))
+    found = list(filter(_says, found))
+    return found != [] and all(_in_case(t, case) for t in found)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b495c6a4
 def _written(text):
@@ -617,7 +622,7 @@ def _language_chinese(response, constraint):
     simplified, traditional = (len(set(filter(_HANZI.match, s))) for s in _written(response))
     wanted, other = (simplified, traditional) if which == 'simplified' else (traditional, simplified)
     if re.search(r'\binclude\b|\bsome\b', constraint.lower()): return wanted > 0
-    return 2*len(_HANZI.findall(response)) > sum(map(str.isalpha, response)) and 10*other <= wanted
+    return 2*len(_HANZI.findall(response)) > len(words(response)) and 10*other <= wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #496995d0
 _FORMAT_VERBS = 'includ(?:e|ing)|use|using|formatted|presented|organized|structured|feature|should be|incorporate'
@@ -907,7 +912,7 @@ _OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, 
        ('knows citations of one name only', 'It is (Lee et al., 1999).', {'constraint': 'with in-text citations'}))
 def _content_identifiers(response, constraint):
     low, name = constraint.lower(), ''.join(_quoted(constraint)[:1]).casefold()
-    lines = [l.strip() for l in undressed(_HEADING.sub('', response)).casefold().split('\n') if words(l)]
+    lines = [l.strip() for l in undressed(_HEADING_LINE.sub('', response)).casefold().split('\n') if _says(l)]
     def begin(l): return re.sub(r'^[\W\d_]+', '', l).startswith(name)
     if 'full sentences' in low: return lines != [] and all(_ends_in(l, tuple('.!?:。！？')) for l in lines)
     if name and 'start with the letter' in low: return content_identifiers(response, constraint)
