@@ -7,8 +7,9 @@ Each scorer is a process of its own with its own packages, and both read the sam
 file named third. They take turns, so that a busy machine slows both; the fastest of several rounds counts, in processor time.
 Loading the file is not timed, making the constraints of a record is. Without a second Python, only hir is measured.
 
-At last come our two readings: on every file of records, the time of `meant` relative to that of `official`, checks alone, turn
-by turn in one process, least of the rounds; and the share of verdicts on which they part. The aim is 1.3 at most.
+At last come our two readings: on every file of records, the time of `meant` relative to that of `official`, turn by turn in one
+process, least of the rounds: of scoring, with the making of constraints as above, and of the checks alone; and the share of
+verdicts on which the readings part. The aim is 1.3 at most.
 """
 import gzip
 import json
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROUNDS = 7
@@ -59,36 +61,40 @@ def serve(scorers, path):
 
 
 def readings(path):
-    "(seconds by `official`, by `meant`, verdicts that part, verdicts) over the constraints of a file that both readings decide."
+    "(seconds of scoring by `official`, by `meant`, of checks alone, of those; verdicts that part, verdicts)."
     from hir.constraints.constraint import Constraint, ConstraintError
-    from hir.constraints.verifier import check
-    asked = []
-    for r in records(path):
-        for k, kwargs in zip(r['instruction_id_list'], r['kwargs']):
-            try: c = triple(k, r, kwargs) if r['suite'] == 'muldimif' else Constraint(k, {a: v for a, v in (kwargs or {}).items() if v is not None})
-            except ConstraintError: continue
-            if not c.refused: asked.append((c, r['response']))
-    took, said = {}, {}
-    for _ in range(ROUNDS + 1):
-        for reading in ('official', 'meant'):
-            start = time.process_time()
-            said[reading] = [check(c, text, reading) for c, text in asked]
-            took.setdefault(reading, []).append(time.process_time() - start)
-    least = {reading: min(times[1:]) for reading, times in took.items()}
-    return least['official'], least['meant'], sum(a != b for a, b in zip(*said.values())), len(asked)
-
-
-def triple(id, record, kwargs):
     from hir.constraints.suites.muldimif import muldimif
-    return muldimif(*id.split('_', 1), kwargs['constraint'])
+    from hir.constraints.verifier import check, verify
+
+    def built(r):
+        for k, kwargs in zip(r['instruction_id_list'], r['kwargs']):
+            try:
+                if r['suite'] == 'muldimif': c = muldimif(*k.split('_', 1), kwargs['constraint'])
+                else: c = Constraint(k, {a: v for a, v in (kwargs or {}).items() if v is not None})
+            except ConstraintError: continue
+            if not c.refused: yield c
+    rs = [r for r in records(path) if list(built(r))]
+    asked = [(c, r['response']) for r in rs for c in built(r)]
+    ways = {(how, reading): partial(work, reading) for how, work in {
+        'scoring': lambda reading: [ok for r in rs for ok in verify(list(built(r)), r['response'], reading=reading)],
+        'checks': lambda reading: [check(c, text, reading) for c, text in asked]}.items() for reading in ('official', 'meant')}
+    took, said = {way: [] for way in ways}, {}
+    for _ in range(ROUNDS + 1):
+        for way, work in ways.items():
+            start = time.process_time()
+            said[way] = work()
+            took[way].append(time.process_time() - start)
+    part = sum(a != b for a, b in zip(said['checks', 'official'], said['checks', 'meant']))
+    return *(min(times[1:]) for times in took.values()), part, len(asked)
 
 
 def compare_readings(folder):
-    print(f'\n{"time of meant relative to official":40}{"official":>10}{"meant":>10}{"ratio":>8}{"part":>8}')
+    "Print the table of the two readings."
+    print(f'\n{"":37}{"scoring: official, meant, ratio":>33}{"checks alone":>28}{"part":>9}')
     rows = {p.name: readings(p) for p in sorted(Path(folder).glob('*.jsonl.gz'))}
     rows['all'] = [sum(column) for column in zip(*rows.values())]
-    for name, (official, meant, part, n) in rows.items():
-        print(f'{name:40}{official:8.3f} s{meant:8.3f} s{meant/official:8.2f}{part/n:8.2%}', flush=True)
+    for name, (a, b, c, d, part, n) in rows.items():
+        print(f'{name:37}' + ''.join(f'{x:11.3f} s{y:8.3f} s{y/x:7.2f}' for x, y in ((a, b), (c, d))) + f'{part/n:9.2%}', flush=True)
 
 
 def started(python, name, path):
