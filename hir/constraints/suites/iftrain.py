@@ -352,7 +352,7 @@ _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
        ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
        ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
 def _repeat_phrase(response, phrase, small_n):
-    wanted, spoken = _bare_word(phrase).split(), [_bare_word(w) for w in undressed(response).split()]
+    wanted, spoken = _bare_word(phrase).split() or phrase.split(), [_bare_word(w) for w in undressed(response).split()]
     size, changed = len(wanted), []
     for i, end in enumerate(spoken[size - 1:]):
         if (spoken[i], end) == (wanted[0], wanted[-1]):
