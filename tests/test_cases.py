@@ -15,7 +15,7 @@ import pytest
 
 from hir.constraints.constraint import Constraint, ConstraintError
 from hir.constraints.judge import yes_or_no
-from hir.constraints.text import meant_sentences, words
+from hir.constraints.text import sentences, words
 from hir.constraints.verifier import verify, verify_both
 from hir.instructions.scoring import constraints_in
 
@@ -40,7 +40,7 @@ def of_record(case):
     record = case['record']
     return [list(v) for v in verify_both(constraints_in(record, 'the case'), record['response'], 'meant')]
 
-READS = {'hir.text.sentences': lambda case: len(meant_sentences(case['text'])), 'hir.text.words': lambda case: len(words(case['text'])),
+READS = {'hir.text.sentences': lambda case: len(sentences(case['text'])), 'hir.text.words': lambda case: len(words(case['text'])),
          'judge.yes_or_no': lambda case: yes_or_no(case['text']), 'verify': of_record}
 
 OF_KINDS = [(where, case) for where, case in CASES if case['kind'] not in READS]

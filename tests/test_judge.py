@@ -13,6 +13,10 @@ from hir.constraints.constraint import Constraint, Verdict, kind
 from hir.constraints.judge import (PROMPT_VERSION, _UNCLEAR, Cache, Judge, JudgeError, Judged, agreement,
                                    agreement_text, question, _read_cache, PROMPT, verify_with, yes_or_no)
 from hir.constraints.verifier import CheckError, check
+from hir.instructions.instruction import Instruction
+from hir.policies.rollout import Rollout
+from hir.replays.reward import score
+from hir.training.config import make_config, rules_of
 
 
 # ---- the endpoint
@@ -214,6 +218,22 @@ def test_a_trace_is_cut_from_responses_before_they_are_judged(endpoint):
     assert verdicts == [Verdict([1, 1]), Verdict([0, 0]), Verdict([0, 1]), Verdict([0, 0])] and judged.asked == 2
     assert not [b for b in endpoint.bodies if 'think' in b['messages'][0]['content']]
     assert verify_with(judge_at(endpoint), cases[:1], thinking='keep')[0] == [Verdict([0, 1])]
+
+def test_in_scoring_a_trace_is_cut_once_or_kept(endpoint):
+    endpoint.script = steps('Yes')
+    asked = Instruction('Write.', [CALM])
+    def scored(text, **kw):
+        r = score([Rollout(asked, text, [1], [1], [0.], [0.], True, 0)], judge=judge_at(endpoint), **kw)[0]
+        return r.verdict.ok, endpoint.bodies[-1]['messages'][0]['content'].count('hm')
+    assert scored('<think>hm</think>Sea.') == ((True,), 0)
+    assert scored('<think>hm</think>Sea.', thinking='keep') == ((True,), 1)
+    assert scored('<think>hm</think><think>hm</think>hm') == ((True,), 1)
+    n = len(endpoint.bodies)
+    assert scored('<think>hm')[0] == (False,) and len(endpoint.bodies) == n          # nobody is asked
+
+def test_a_run_hands_its_tags_to_the_judge(monkeypatch):
+    monkeypatch.setenv('OPENAI_BASE_URL', 'http://127.0.0.1:1/v1')
+    assert rules_of(make_config(dict(judge='m', thinking='[THINK] [/THINK]'))).judge.thinking == '[THINK] [/THINK]'
 
 def stars(text): return {'*': False, '***': True}.get(text)
 def wide(text): return True if 'fine' in text else None

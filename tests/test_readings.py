@@ -122,7 +122,7 @@ def test_a_reward_is_by_meaning_and_a_replay_by_the_reading_of_its_verdict(toy, 
     assert (ours.verdict.ok, ours.reading, theirs.verdict.ok, theirs.reading) == ((True, False), 'meant', (False, False), 'official')
     from hir.replays.reward import original_rows
     (again,) = [replay(row, toy[1]) for row in original_rows([ours])]
-    assert again.rollout.instruction.constraints == [CAPITALS] and again.rollout.verdict.ok == (True,)
+    assert list(again.rollout.instruction.constraints) == [CAPITALS] and again.rollout.verdict.ok == (True,)
     assert replay(original_rows([theirs])[0], toy[1]) is None
     assert hindsight(ours.instruction, SHOUTED, ours.verdict) is not None
 

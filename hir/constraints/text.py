@@ -337,8 +337,6 @@ def language(text:str)->str|None:
 _SCRIPTS = dict(zip('ar fa ur bn el gu he hi mr ne ja kn ko ml pa bg mk ru uk ta te th zh-cn zh-tw'.split(), (
     'ARABIC ARABIC ARABIC BENGALI GREEK GUJARATI HEBREW DEVANAGARI DEVANAGARI DEVANAGARI CJK KANNADA HANGUL '
     'MALAYALAM GURMUKHI CYRILLIC CYRILLIC CYRILLIC CYRILLIC TAMIL TELUGU THAI CJK CJK').split()))   # others are Latin
-_ENOUGH, _CLEAR = 15, 12                    # letters; how much better another language must be, in nats
-
 def _script_of(letter):
     "Name of a letter's script, e.g. 'LATIN'; kana count as 'CJK'."
     script = name_of(letter, '?').split()[0]
@@ -348,13 +346,14 @@ def reads_as(
     text:str,
     code:str)->bool: # of a language that `language` knows
     "May a text be in that language? Not without letters, nor where they clearly speak for another."
-    letters = [c for c in text[:10_000] if c.isalpha()]
-    shown = letters[::len(letters)//100 + 1]
+    letters = [c for c in text[:10_000] if c.isalpha() or c > '\u02ff' and category(c)[0] == 'M']
+    shown = letters[::len(letters)//200 + 1]
     if 2*sum(_script_of(c) == _SCRIPTS.get(code, 'LATIN') for c in shown) < max(1, len(shown)): return False
     text = text.lower() if text.isupper() else text                    # capitals say little
-    if len(letters) < _ENOUGH or language(text) == code: return True
+    if language(text) == code: return True
     import numpy as np
     drawn, (names, _, shares) = _grams_in(text), _profiles()
     drawn = drawn[::len(drawn)//1000 + 1]
     likely = np.log(np.array([shares[row] for row in drawn]) + .5/10_000).sum(0) if drawn else [0]*len(names)
-    return max(likely) - likely[names.index(code)] <= _CLEAR
+    limit = 12 if len(letters) >= 15 else 25 if code == 'en' else 15    # short English is taken for all sorts
+    return max(likely) - likely[names.index(code)] < limit

@@ -122,6 +122,8 @@ startend:end_checker last_word:last_word_answer keywords:start_end format:emoji
 startend:quotation first_word:first_word_answer words:start_verb
 startend:quotation format:quotes format:quote_unquote
 startend:quotation words:words_position
+format:thesis format:output_template first_word:first_word_answer words:start_verb keywords:start_end
+format:output_template words:words_position startend:quotation
 startend:quotation keywords:start_end
 startend:end_checker words:words_position
 format:emoji words:words_position
@@ -165,6 +167,7 @@ class _Plan:
     smile:str = ''        # before every mark
     divide:str = ''       # between the two parts
     stairs:bool = False   # each line on its own, indented more than the last
+    opening:Callable = str # applied to the first sentence
     case:Callable = str   # applied to the text
     wrap:str = '{}'       # around the text
 
@@ -202,11 +205,16 @@ _PLANS = { # kind -> what it adds to the plan
     'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
     'words:palindrome': _some_words(lambda: _PALINDROMES), 'keywords:palindrome': _some_words(lambda: ['rotor']),
     'change_case:capital_word_frequency': _some_words(_shouted),
+    'format:quote_unquote': _some_words(lambda: ['"calm"']),
     'detectable_content:number_placeholders': _some_words(lambda num_placeholders: ['[name]']*num_placeholders),
     'detectable_format:number_highlighted_sections': _some_words(lambda num_highlights: ['*so*']*num_highlights)}
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #113d81fb
 def _variants_of(phrase, small_n): return [phrase.replace(phrase.split()[2], new) for new in _FILL_ADJECTIVES[:small_n]]
+
+def _plan_template(plan):
+    plan.opening = 'My Answer: {}'.format
+    plan.lines += ['My Conclusion: clear', 'Future Outlook: bright']
 
 _PLANS |= {
     'copy:repeat_phrase': _adds('lines', _variants_of),
@@ -215,8 +223,8 @@ _PLANS |= {
     'detectable_content:postscript': _adds('lines', lambda postscript_marker: [f'{postscript_marker} write soon']),
     'detectable_format:title': _some_lines('<<quiet notes>>'),
     'format:sub-bullets': _some_lines('* main point', '- small detail'),
-    'format:thesis': _some_lines('<i>main claim</i> with reasons'), 'format:parentheses': _some_lines('([{([deep])}])'),
-    'format:output_template': _some_lines('My Answer: calm', 'My Conclusion: clear', 'Future Outlook: bright'),
+    'format:parentheses': _some_lines('([{([deep])}])'), 'format:output_template': _plan_template,
+    'format:thesis': _sets('opening', lambda said: re.sub(r'\S+', r'<i>\g<0></i>', said, count=1)),
     'format:quotes': _some_lines('''"outer 'middle "inner" middle' outer"'''),
     'count:punctuation': _some_lines('note this: calm, clear; kind! right? what?!'),
     'first_word:first_word_answer': _sets('first'), 'words:start_verb': _sets('first', 'consider'),
@@ -226,7 +234,9 @@ _PLANS |= {
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #0116ecda
 def _capitalised(text): return re.sub(r"[a-z][\w']*", lambda m: m[0][0].upper() + m[0][1:], text)
-def _plan_sentences(plan, num_sentences, relation): plan.sentences = num_sentences if relation == 'at least' else 1
+def _plan_sentences(plan, num_sentences, relation):
+    if relation == 'at least': plan.sentences = max(plan.sentences, num_sentences)
+def _plan_stairs(plan): plan.stairs, plan.sentences = True, max(plan.sentences, 2)
 
 _PLANS |= {
     'length_constraints:number_words': _reaches('num_words'), 'count:word_count_range': _reaches('min_words'),
@@ -238,7 +248,7 @@ _PLANS |= {
     'ratio:sentence_type': _sets('marks', '..?'), 'ratio:sentence_balance': _sets('marks', '.!?'),
     'paragraphs:paragraphs': _sets('divide', '\n***\n'), 'paragraphs:paragraphs2': _sets('divide', '\n\n'),
     'change_case:english_capital': _sets('case', str.upper), 'change_case:english_lowercase': _sets('case', str.lower),
-    'format:title_case': _sets('case', _capitalised), 'format:line_indent': _sets('stairs', True),
+    'format:title_case': _sets('case', _capitalised), 'format:line_indent': _plan_stairs,
     'startend:quotation': _sets('wrap', '"{}"')}
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #2fa3313c
@@ -291,14 +301,16 @@ def _closing(plan, first):
     "The last line: the words to end on, or nothing."
     last = [first] if plan.echo else plan.last
     if plan.second: last = ['near', plan.second, *(last or ['now'])]
-    return [' '.join(last)] if last else [plan.smile] if plan.smile and plan.lines else []
+    return [' '.join(last)] if last else []
 
 def _draft(rng, plan:_Plan, more:int):
     "A response that follows the plan, `more` sentences longer than it must be."
     sentences = _draft_body(rng, plan, more)
     turn, end = rng.randrange(len(plan.marks)), ' '*bool(plan.smile) + plan.smile
     said = [' '.join(s) + end + plan.marks[(turn + i) % len(plan.marks)] for i, s in enumerate(sentences)]
-    said, rest = [s[0].upper() + s[1:] for s in said], plan.lines + _closing(plan, sentences[0][0])
+    lines = [line + end for line in plan.lines]
+    said, rest = [s[0].upper() + s[1:] for s in said], lines + _closing(plan, sentences[0][0])
+    said[0] = plan.opening(said[0])
     if plan.divide and not rest: said, rest = said[:-1], said[-1:]
     text = ('\n' if plan.stairs else ' ').join(said)
     if rest: text += (plan.divide or '\n') + '\n'.join(rest)
@@ -311,11 +323,11 @@ def witness(
     constraints:Sequence[Constraint], # to be met together
     seed:int=0,                       # of the drafts
     tries:int=30)->str|None:          # drafts before giving up
-    "A response that meets all constraints, or None if none was found (which proves nothing)."
+    "A response that meets all constraints, in both readings, or None if none was found (which proves nothing)."
     rng, plan = random.Random(seed), _plan_of(constraints)
     for t in range(tries):
         text = _draft(rng, plan, t % 10)
-        if all(check(c, text) for c in constraints): return text
+        if all(check(c, text, reading) for c in constraints for reading in ('official', 'meant')): return text
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #0e195eb4
 _REWRITABLE = tuple(t for t in TEMPLATES if t != 'verbatim')

@@ -311,7 +311,7 @@ def _judge_of(cfg:HirConfig):
     if not cfg.judge: return None
     from hir.constraints.judge import Judge
     if STRUCK in cfg.judge_url: raise ConfigError("setting 'judge_url': a password was struck out; name it again")
-    try: return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None)
+    try: return Judge(cfg.judge, cfg.judge_url or None, cache=cfg.judge_cache or None, thinking=cfg.thinking)
     except ValueError as e: raise ConfigError(f"setting 'judge_url': {e}") from None
 
 # %% ../../nbs/api/training/07_config.ipynb #6d68b024

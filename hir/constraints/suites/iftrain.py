@@ -87,7 +87,8 @@ def _is_palindrome(phrase):
 def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
 
 @meant('keywords:palindrome',
-       ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters', 'At noon.'),
+       ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters',
+                                                            'At noon.'),
        ('knows no phrase', 'He said, "never odd or even".'))
 def _palindrome_word(response):
     phrases = _SET_APART.split(straight(response))
@@ -159,21 +160,23 @@ _OUTER_MARKS = ' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—。，、；：！
 _GOES_ON = re.compile(r"['-][^\W_]|[+#]")
 
 def _bare_word(text):
-    "A text in small letters without Markdown, the number of a list item, and marks at its ends."
-    return re.sub(r'\A\d{1,3}[.)]\s+', '', undressed(text).casefold().strip(_OUTER_MARKS))
+    "A text in small letters and single blanks, without Markdown, the number of a list item, and marks at its ends."
+    text = ' '.join(undressed(text).casefold().split()).strip(_OUTER_MARKS)
+    return re.sub(r'\A\d{1,3}[.)] ', '', text)
 
 def _has_first(text, word):
     "Is it the first word of a text?"
     text, word = _bare_word(text.lstrip(_OUTER_MARKS)[:len(word) + 100]), _bare_word(word)
     rest = text[len(word):]
-    return word != '' and text.startswith(word) and not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
+    whole = not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
+    return word != '' and text.startswith(word) and whole
 
 def _has_last(text, word):
     "Is it the last word of a text?"
     text, word = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:]), _bare_word(word)
     rest = text[:len(text) - len(word)]
-    return (word != '' and text.endswith(word) and not re.search(r"[^\W_]['-]\Z", rest)
-            and count_keyword(rest[-2:] + word, word) > 0)
+    whole = not re.search(r"[^\W_]['-]\Z", rest) and count_keyword(rest[-2:] + word, word) > 0
+    return word != '' and text.endswith(word) and whole
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0cf04664
 @kind('first_word:first_word_answer',
@@ -262,7 +265,8 @@ def _plain(text):
     return ' '.join(undressed(text).casefold().split()).strip('"\' ')
 
 _PROMPT_PARTS = dict(drop='no', quotes=('prompt_to_repeat',), example={'prompt_to_repeat': 'Why salt?'})
-_DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a copy in quotation marks', '"Why salt?"')
+_DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a copy in quotation marks',
+                                                            '"Why salt?"')
 
 @kind('copy:copy', 'Copy this instruction verbatim, do not follow the instruction, only copy it '
       'into the output (do not include this instruction sentence!).', **_PROMPT_PARTS)
@@ -348,7 +352,7 @@ _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
        ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
        ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
 def _repeat_phrase(response, phrase, small_n):
-    wanted, spoken = _bare_word(phrase).split(), [_bare_word(w) for w in undressed(response).split()]
+    wanted, spoken = _bare_word(phrase).split() or phrase.split(), [_bare_word(w) for w in undressed(response).split()]
     size, changed = len(wanted), []
     for i, end in enumerate(spoken[size - 1:]):
         if (spoken[i], end) == (wanted[0], wanted[-1]):
@@ -360,10 +364,9 @@ def _repeat_phrase(response, phrase, small_n):
 _DIVIDER = re.compile(r'^[ \t]*\*(?:[ \t]*\*){2,}[ \t]*$', re.MULTILINE)
 
 def _starred(text):
-    "The parts of a text between its dividers of asterisks."
+    "The parts of a text between its dividers of asterisks that say something."
     found = _DIVIDER.split(text)
-    found = [p.strip() for p in (found if len(found) > 1 else re.split(r'(?:\* ?){3}', text))]
-    return found[found[0] == '':len(found) - (found[-1] == '')]
+    return list(filter(words, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
 
 def _is_two(found): return len(found) == 2 and '' not in found
 
@@ -372,17 +375,18 @@ def _is_two(found): return len(found) == 2 and '' not in found
 def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
 
 @meant('paragraphs:paragraphs', ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
+       ('fails two dividers in a row', 'One.\n***\n***\nTwo.'),
        ('takes bold italics for dividers', 'One ***big*** sea.\n***\nTwo.'))
-def _paragraphs(response): return _is_two(_starred(response))
+def _paragraphs(response): return len(_starred(response)) == 2
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #109b08f7
 @kind('paragraphs:paragraphs2', 'There should be 2 paragraphs. Paragraphs and only paragraphs are '
       'separated with each other by two line breaks.')
 def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 @meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response):
-    return sum(p.strip() != '' for p in re.split(r'\n[^\S\n]*\n', response)) == 2
+def _paragraphs2(response): return sum(map(bool, map(words, re.split(r'\n[^\S\n]*\n', response)))) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
 def _nothing_but(pattern, text, holds):
@@ -481,7 +485,8 @@ def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
     blocks = re.split(r'\s?\*\*\*\s?', response)
     return len(blocks) == 3 and all(map(fits, blocks))
 
-@meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1, 'n_words': 2}),
+@meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1,
+                                      'n_words': 2}),
        ('does not know the divider * * *', 'Go\n* * *\nGo\n* * *\nGo', {'n_sent': 1, 'n_words': 1}),
        ('fails a divider at the end', 'On\n***\nOn\n***\nOn\n***', {'n_sent': 1, 'n_words': 1}))
 def _counting_composition(response, n_sent, n_words):

@@ -102,8 +102,10 @@ def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->boo
     return _read_paragraphs(constraint).holds(sum(p.strip() != '' for p in response.split('\n\n')))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a7e0751
-_BLANK_LINE, _HEADING = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
-_EACH_ONE = re.compile(r"\b(?:each|every)\s+((?:(?!(?:must|should|is|has|with|includ|contain)\w*\b)[\w'-]+\s?){1,3})")
+_BLANK_LINE, _HEADING_LINE = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
+_NO_THING = r'(?:must|should|is|has|with|being|having|focusing|starting|ending)\b|includ|contain'
+_EACH_ONE = re.compile(rf"\b(?:each|every)\s+((?:(?!{_NO_THING})[\w'-]+\s?){{1,4}})")
+_PURPOSE = re.compile(r'\bto (?:ensure|provide|maintain|emphasize|highlight|confirm|guarantee)\b')
 
 def _headings(text):
     "(level, title) of every heading."
@@ -111,7 +113,9 @@ def _headings(text):
         title = line.lstrip('#')
         if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
 
-def _paragraphs_of(text): return [p for p in _BLANK_LINE.split(_HEADING.sub('\n', text)) if words(p)]
+def _says(text): return re.search(r'[^\W_]', text) is not None
+
+def _paragraphs_of(text): return list(filter(_says, _BLANK_LINE.split(_HEADING_LINE.sub('\n', text))))
 
 def _tables_in(text):
     "The tables of a text: rows of cells, the first row its header, without the line of dashes."
@@ -129,36 +133,43 @@ def _list_items(text):
     return []
 
 def _things(text, target):
-    "What 'each …' speaks of."
+    "What 'each …' speaks of; nothing where it is not set apart."
     if 'heading' in target: return [title for _, title in _headings(text)]
     if 'sentence' in target: return meant_sentences(text)
     if tables := _tables_in(text):
-        if 'row' in target: return [' '.join(row) for t in tables for row in t[1:]]
-        cells = [(head, cell) for t in tables for row in t[1:] for head, cell in zip(t[0], row) if cell]
-        wanted = set(words(target))
-        return [c for head, c in cells if wanted & set(words(head.lower()))] or [c for _, c in cells]
+        if re.search(r'\brow\b', target): return [' '.join(row) for t in tables for row in t[1:]]
+        named = set(words(target))
+        cells = [(asked, cell) for head, *rows in tables for column in [[named & set(words(h.lower())) for h in head]]
+                 for row in rows for asked, cell in zip(column, row) if cell]
+        return [cell for asked, cell in cells if asked] or [cell for _, cell in cells]
     if not re.search('section|paragraph|slide', target) and (items := _list_items(text)): return items
-    _, *bodies = _HEADING.split(text) if 'paragraph' not in target else ['']
-    return [b for b in bodies if words(b)] or _paragraphs_of(text)
+    if 'paragraph' in target: return _paragraphs_of(text)
+    return list(filter(_says, _HEADING_LINE.split(text)[1:]))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #6e383590
 def _each_in(sentence):
-    "What each or every is said of, with up to two more words; None if of nothing, or of words."
-    found = _EACH_ONE.search(sentence.lower())
+    "What each or every is said of, with up to three more words; None if of nothing, or of words."
+    low = sentence.lower()
+    found = _EACH_ONE.search(_PURPOSE.split(low)[0] or low)
     return None if not found or re.match('word', found[1]) else found[1]
 
+_SET_OUT = re.compile(r'heading|bullet|sentence|\b(?:row|cell|table|column)')       # what a text must have
+
+def _each_keeps(text, target, keeps):
+    "Does each such thing keep to it? Where none is set apart, the text, or each of its paragraphs."
+    if target is None: return keeps(text)
+    if things := _things(text, target): return all(map(keeps, things))
+    found = [] if _SET_OUT.search(target) else _paragraphs_of(text)
+    return found != [] and (keeps(text) or len(found) > 1 and all(map(keeps, found)))
+
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #02e1e55f
-_SENTENCE, _PARAGRAPH = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
+_OF_SENTENCES, _OF_PARAGRAPHS = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
 
 @lru_cache(4096)
 def _meant_limit(sentence, unit):
     "The `_Limit` that a sentence sets."
     low = _unquoted(sentence.lower()).replace('precisely', 'exactly')
     return _limit(low, unit) or (_Limit(1, 1) if re.search(r'\b(?:a single|one)\b', low) else _Limit())
-
-def _holds_of_each(text, limit, each, count):
-    "Is the limit kept by the text, or by each thing in it?"
-    things = [text] if each is None else _things(text, each)
-    return things != [] and all(limit.holds(count(thing)) for thing in things)
 
 @meant('muldimif:Length/Sentences',
        ('counts every mark as an end', 'At 3.5... it was.', {'constraint': 'at most one sentence'}),
@@ -168,14 +179,16 @@ def _holds_of_each(text, limit, each, count):
        ('counts the whole text for each thing', '- It is.\n- It was.',
         {'constraint': 'each item must be at most 1 sentence'}))
 def _length_sentences(response, constraint):
-    return _holds_of_each(response, _meant_limit(constraint, _SENTENCE), _each_in(constraint), lambda t: len(meant_sentences(t)))
+    limit = _meant_limit(constraint, _OF_SENTENCES)
+    return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(meant_sentences(part))))
 
 @meant('muldimif:Length/Paragraphs',
        ('forbids what sets a total', 'One.', {'constraint': 'not exceeding a total of 2 paragraphs'}),
        ('counts a heading as a paragraph', '# Sea\n\nSalt.', {'constraint': 'at least 2 paragraphs'}),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.', {'constraint': 'exactly 2 paragraphs'}))
 def _length_paragraphs(response, constraint):
-    return _holds_of_each(response, _meant_limit(constraint, _PARAGRAPH), _each_in(constraint), lambda t: len(_paragraphs_of(t)))
+    limit = _meant_limit(constraint, _OF_PARAGRAPHS)
+    return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(_paragraphs_of(part))))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
 _HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df\u3000-\u303f\uff00-\uffef]')
@@ -289,14 +302,12 @@ def _quoted(sentence):
        ('counts headers as cells', '| How many grains |\n|---|\n| two |',
         {'constraint': 'each cell must have at most 1 word'}))
 def _length_words(response, constraint):
-    official, each = _read_words(constraint), _each_in(constraint)
-    def after_colon(thing): return thing.partition(':')[2] if words(thing.partition(':')[2]) else thing
-    if each is not None:
-        things = _things(response, each)
-        return things != [] and all(official.words.holds(len(words(t))) or official.words.holds(len(words(after_colon(t))))
-                                    for t in things)
-    return (official.words.holds(len(words(response))) and official.characters.holds(len(response)) and
-            official.sentences.holds(len(meant_sentences(response))) and all(count_keyword(response, k) for k in _quoted(constraint)))
+    asked, each = _read_words(constraint), _each_in(constraint)
+    def holds(part): return asked.words.holds(len(words(part)))
+    def item_holds(part): return holds(part) or _says(rest := part.partition(':')[2]) and holds(rest)
+    return (_each_keeps(response, each, item_holds if each else holds) and asked.characters.holds(len(response)) and
+            asked.sentences.holds(len(meant_sentences(response))) and
+            (each is not None or all(count_keyword(response, k) for k in _quoted(constraint))))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2861cb69
 @dataclass(frozen=True)
@@ -406,7 +417,8 @@ _FORBIDS = r"(?:not|never|n't) (?:be )?(?:mention|includ|us|contain|appear|featu
 def _meant_keywords(s):
     "The `_Keywords` of a sentence, by its first reading, with what is quoted as meant."
     rule = _read_rule(s) or _Keywords()
-    found, one = _quoted(s) or rule.have + rule.avoid, re.search(r"""['"”」][,;]?\s*or\s*(?:the\s\w+\s)?['"“「]""", s) is not None
+    found = _quoted(s) or rule.have + rule.avoid
+    one = re.search(r"""['"”」][,;]?\s*or\s*(?:the\s\w+\s)?['"“「]""", s) is not None
     if rule.given: return rule
     if rule.have and rule.avoid: return replace(rule, have=found[:1], avoid=found[1:2], plain=False)
     forbidden = rule.avoid or re.search(_FORBIDS, s, re.I)
@@ -417,7 +429,7 @@ def _keeps(rule, text):
     "Does a text keep to a `_Keywords`, as a reader finds them?"
     def has(k): return count_keyword(text, k)
     if rule.capital and not _in_case(text, 'title') or rule.period and not _ends_in(text, _WIDE['.']): return False
-    if not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
+    if rule.words != _Limit() and not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
     if not all(has(k) for topics, k in rule.given if any(map(has, topics))): return False
     return not rule.have or (any if rule.one else all)(has(k) >= rule.least for k in rule.have)
 
@@ -430,9 +442,8 @@ def _keeps(rule, text):
         {'constraint': "Include 'sea' in each item"}),
        ('reads "not" as a wish', 'The sea', {'constraint': "Do not mention 'sea'"}))
 def _content_keywords(response, constraint):
-    each, rule = _each_in(constraint), _meant_keywords(constraint)
-    things = [response] if each is None else _things(response, each)
-    return things != [] and all(_keeps(rule, t) for t in things)
+    rule = _meant_keywords(constraint)
+    return _each_keeps(response, _each_in(constraint), lambda part: _keeps(rule, part))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b7f6f396
 _PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': ('!',), 'semicolon': (';',),
@@ -471,6 +482,7 @@ def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #06ae4dc8
 _WIDE = {'.': ('.', '。', '．', '｡'), '?': ('?', '？', '؟'), '!': ('!', '！'), ';': (';', '；')}
+_TITLE_LINE = re.compile(r'^[ \t]*(?:#{1,6}[ \t].*|\*\*[^*\n]+\*\*:?[ \t]*)$', re.M)
 _ALL_MARKS = tuple(string.punctuation) + ('…', '。', '，', '！', '？', '；', '：')
 
 def _ends_in(text, marks):
@@ -485,8 +497,9 @@ def _meant_punctuation(sentence):
     marks, _, wanted = _read_punctuation(sentence)
     names = [n for n in _PUNCTUATION if n != 'punctuation mark' and re.search(rf'\b{n}s?\b', low)]
     if ' followed by a `' not in low: marks = sum((_WIDE[_PUNCTUATION[n][0]] for n in names), ()) or _ALL_MARKS
-    each = _each_in(low) or next((w for w in ('bullet point', 'cell', 'sentence', 'paragraph', 'section')
-                                  if re.search(rf'\b(?:all|any)\b[\w\s]*\b{w}s?\b|\b{w}s\b', low)), None)
+    each = _each_in(low) or next((w for w in ('bullet point', 'cell', 'sentence', 'paragraph',
+                                  'section') if re.search(
+        rf'\b(?:all|any)\b[\w\s]*\b{w}s?\b|\b{w}s\b(?: \w+){{0,2}} (?:end|conclud)', low)), None)
     return marks, each, wanted, not re.search(r'\bus(?:e|ing)\b', low) or wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e14b7ef8
@@ -499,9 +512,9 @@ def _meant_punctuation(sentence):
 def _content_punctuation(response, constraint):
     marks, each, wanted, at_end = _meant_punctuation(constraint)
     if not at_end: return not any(mark in response for mark in marks)
-    if each is None: return _ends_in(response, marks) == wanted
-    things = _list_items(response) if 'bullet' in each else _things(_HEADING.sub('', response), each)
-    return things != [] and all(_ends_in(t, marks) == wanted for t in things)
+    if each and 'bullet' in each and not _list_items(response): return False
+    text = _TITLE_LINE.sub('', response) if each else response
+    return _each_keeps(text, each, lambda part: _ends_in(part, marks) == wanted)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #44cca149
 _LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'), ('title', r'\bcapitalized\b|each word in'),
@@ -539,11 +552,12 @@ def language_english(response:str, constraint:_Readable(_read_english))->bool:
     return case != 'never' and text.strip() != '' and text == (text.upper() if case == 'upper' else text.lower())
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #5ccbc291
+_BEGINS_WORD = re.compile(r"(?<![^\W_])(?<![^\W_][.'’‐-])[^\W\d_]")
+
 def _in_case(text, case):
     "Are the letters, or first letters, of a text so?"
-    found = words(undressed(text))
-    if case != 'title': return found != [] and text.lower() != text.upper() and text == getattr(text, case)()
-    return found != [] and not any(w[0].islower() for w in found)
+    if case != 'title': return text.isupper() if case == 'upper' else text.islower()
+    return re.search(r'[^\W_]', text) is not None and not any(m[0].islower() for m in _BEGINS_WORD.finditer(text))
 
 def _spoken_of(text, of):
     "The texts whose letters are looked at."
@@ -551,8 +565,9 @@ def _spoken_of(text, of):
     if of == 'headings': return [title for _, title in _headings(text)]
     if of in ('keys', 'values'): return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
     rows = [t[:1] if of == 'header' else t[1:] if of == 'entries' else t for t in _tables_in(text)]
-    return [cell for t in rows for row in t for cell in row if words(cell)]
+    return [cell for t in rows for row in t for cell in row if _says(cell)]
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #361d9112
 @meant('muldimif:Language/English',
        ('lets "entirely in uppercase" never pass', 'SEA', {'constraint': 'entirely in uppercase letters'}),
        ('lets a text without letters pass', '42', {'constraint': 'all uppercase'}),
@@ -565,7 +580,8 @@ def _language_english(response, constraint):
     (case, of), low = _read_english(constraint), constraint.lower()
     if case == 'never' or 'capitalized form' in low: case = 'upper' if 'uppercase' in low else 'title'
     found = _spoken_of(response, of)
-    return found != [] and all(_in_case(t, case) or not words(t) for t in found) and any(map(words, found))
+    found = list(filter(_says, found))
+    return found != [] and all(_in_case(t, case) for t in found)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b495c6a4
 def _written(text):
@@ -603,9 +619,10 @@ _HANZI = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]')
 def _language_chinese(response, constraint):
     how, which = _read_chinese(constraint)
     if how == 'phrase': return count_keyword(response, which) > 0
-    wanted, other = (len(set(filter(_HANZI.match, s))) for s in _written(response)[::1 if which == 'simplified' else -1])
+    simplified, traditional = (len(set(filter(_HANZI.match, s))) for s in _written(response))
+    wanted, other = (simplified, traditional) if which == 'simplified' else (traditional, simplified)
     if re.search(r'\binclude\b|\bsome\b', constraint.lower()): return wanted > 0
-    return 2*len(_HANZI.findall(response)) > sum(map(str.isalpha, response)) and 10*other <= wanted
+    return 2*len(_HANZI.findall(response)) > len(words(response)) and 10*other <= wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #496995d0
 _FORMAT_VERBS = 'includ(?:e|ing)|use|using|formatted|presented|organized|structured|feature|should be|incorporate'
@@ -676,8 +693,9 @@ def format_markdown(response:str, constraint:_Readable(_read_markdown))->bool:
     return found != [] and all(_met([h], what, value) for h in found) if each else _met(found, what, value)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #50215038
-_NAMED_LEVELS = rf'(?:levels?|h) ?{_N}(?: (?:and|to) {_N}(?! heading))?'
-_SO_MANY_LEVELS = rf'(at least |at most |exactly |up to |a (?:maximum|minimum) of |under |more than )?{_N} (?:\w+ )?(?:heading )?levels'
+_NAMED_LEVELS = rf'(?:\blevels? |\bh ?(?=\d)){_N}(?: (?:and|to) {_N}(?! heading))?'
+_SO_MANY_LEVELS = (r'(at least |at most |exactly |up to |a (?:maximum|minimum) of |under |more than )?'
+                   rf'{_N} (?:\w+ )?(?:heading )?levels')
 
 @lru_cache(4096)
 def _meant_heading(s):
@@ -689,7 +707,8 @@ def _meant_heading(s):
     levels = {_number_in(g) for m in re.finditer(_NAMED_LEVELS, low) for g in m.groups() if g}
     levels |= {len(marks) for marks in re.findall(r"['‘“\"(](#+)", s)}
     if levels: return 'has', levels
-    if m := re.search(_SO_MANY_LEVELS, low): return 'levels', m[1] and _limit(m[0], r'levels?') or _Limit(_number_in(m[2]))
+    if m := re.search(_SO_MANY_LEVELS, low):
+        return 'levels', m[1] and _limit(m[0], r'levels?') or _Limit(_number_in(m[2]))
     return ('levels', _Limit(2)) if re.search('two levels|sub-?headings', low) else ('some', None)
 
 def _quote_blocks(text): return len(re.findall(r'^[ \t]*>.*(?:\n[ \t]*>.*)*', text, re.M))
@@ -711,11 +730,13 @@ def _format_markdown(response, constraint):
     if 'block quote' in low:
         lines = [l for l in response.split('\n') if l.strip()]
         if _quote_blocks(response) < (quotes if 0 < quotes < inf else 1): return False
-        if re.search(r'\b(?:all|entire|whole)\b', low) and not all(l.strip().startswith('>') for l in lines): return False
+        every = re.search(r'\b(?:all|entire|whole)\b', low)
+        if every and not all(l.strip().startswith('>') for l in lines): return False
     if not all(re.search(_DRAWN[sign], response, re.M) for sign in signs): return False
     what, value = _meant_heading(constraint)
     if what == 'titled': return (value[0], _plain_title(value[1])) in [(level, _plain_title(t)) for level, t in found]
-    return _met(found, what, value) or what == 'deepest' and not found and re.search(r'\b(?:any|if)\b', low) is not None
+    return _met(found, what, value) or what == 'deepest' and not found and re.search(r'\b(?:any|if)\b',
+                                                            low) is not None
 
 def _plain_title(title): return undressed(title).casefold().strip(' #:.')
 
@@ -767,13 +788,15 @@ def _meant_table(s):
     names = re.split(r',\s*(?:and\s+)?|\s+and\s+', names[1]) if names else re.findall('"([^"]+)"', low)
     names = tuple(name for name in (n.strip('\'"‘’“”`* ,') for n in names) if name and len(name.split()) < 5)
     if re.search(r'\b(?:one|the first) (?:dedicated |with )?(?:for|to|the)\b', low): names = ()
-    return replace(table, names=names, needed=not perhaps and re.search(r'\b(?:tables?|rows?|columns?)\b', low) is not None)
+    needed = re.search(r'\b(?:tables?|rows?|columns?)\b', low) and not perhaps
+    return replace(table, names=names, needed=bool(needed))
 
 def _fits_table(d, rows):
     "Does one table keep to a `_Table`?"
-    head = ' | '.join(rows[0])
-    return d.rows.holds(len(rows) - 1) and d.columns.holds(len(rows[0])) and all(count_keyword(head, n) for n in d.names)
+    fits = d.rows.holds(len(rows) - 1) and d.columns.holds(len(rows[0]))
+    return fits and all(count_keyword(' | '.join(rows[0]), name) for name in d.names)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ad6f73c6
 @meant('muldimif:Format/Table',
        ('lets no table pass a limit of rows', 'None', {'constraint': 'It must not exceed 3 rows'}),
        ('demands a table where the sentence asks for none', 'None',
@@ -786,8 +809,9 @@ def _fits_table(d, rows):
 def _format_table(response, constraint):
     d, tables = _meant_table(constraint), _tables_in(response)
     if tables: return all(_fits_table(d, rows) for rows in tables)
-    if 'tab' in constraint.lower() or not (items := _list_items(response)): return not d.needed
-    return d.rows.holds(len(items))
+    a_list = re.search(r'\b(?:list|rows?)\b', constraint.lower()) and 'table' not in constraint.lower()
+    items = _list_items(response) if a_list else []
+    return d.rows.holds(len(items)) if items else not d.needed
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #531df451
 def _fenced(text, language):
@@ -873,10 +897,11 @@ def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->
     return bool(re.search(pattern, response, re.MULTILINE)) == wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #4e7e90d1
-_POINT, _DATED = r'^[^\S\n]*[-*+•][^\S\n]+\S', r'\[\d{1,4}\]|\([^()\n]{0,100}?\b[12]\d{3}[a-z]?\b[^()\n]{0,40}\)'
-_OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, True), ('in-text citations', _DATED, True),
-                 ('no lists', rf'{_POINT}|^[^\S\n]*\d{{1,3}}[.)]\s', False),
-       ('no number points', r'^[^\S\n]*\d{1,3}[.)]\s', False)]
+_POINT, _ITEM_NUMBER = r'^[^\S\n]*[-*+•][^\S\n]+\S', r'^[^\S\n]*\d{1,3}[.)]\s'
+_DATED = r'\[\d{1,4}\]|\([^()\n]{0,100}?\b[12]\d{3}[a-z]?\b[^()\n]{0,40}\)'
+_OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, True),
+                 ('no lists', f'{_POINT}|{_ITEM_NUMBER}', False), ('no number points', _ITEM_NUMBER, False),
+                 ('in-text citations', _DATED, True)]
 
 @meant('muldimif:Content/Identifiers',
        ('lets any text pass as full sentences', 'Sea, salt', {'constraint': 'in full sentences'}),
@@ -886,13 +911,15 @@ _OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, 
        ('does not see through Markdown', '**Dear sea**', {'constraint': "start with the phrase 'Dear'"}),
        ('knows citations of one name only', 'It is (Lee et al., 1999).', {'constraint': 'with in-text citations'}))
 def _content_identifiers(response, constraint):
-    low, text = constraint.lower(), undressed(response).strip()
-    lines, name = [l.strip() for l in _HEADING.sub('', response).split('\n') if words(l)], ''.join(_quoted(constraint)[:1]).lower()
-    if 'full sentences' in low: return lines != [] and all(_ends_in(l, ('.', '!', '?', ':', '。', '！', '？')) for l in lines)
+    low, name = constraint.lower(), ''.join(_quoted(constraint)[:1]).casefold()
+    lines = [l.strip() for l in undressed(_HEADING_LINE.sub('', response)).casefold().split('\n') if _says(l)]
+    def begin(l): return re.sub(r'^[\W\d_]+', '', l).startswith(name)
+    if 'full sentences' in low: return lines != [] and all(_ends_in(l, tuple('.!?:。！？')) for l in lines)
     if name and 'start with the letter' in low: return content_identifiers(response, constraint)
-    if name and 'each example' in low: return any(re.sub(r'^[\W_\d]+', '', l).lower().startswith(name) for l in lines)
-    if name: return re.sub(r'^[\W_]+', '', text).casefold().startswith(name.strip('"\'').casefold())
-    return next(bool(re.search(p, response, re.M)) == wanted for says, p, wanted in _OTHERS_MEANT if re.search(says, low))
+    if name and 'each example' in low: return any(map(begin, lines))
+    if name: return begin(undressed(response).casefold())
+    return next(bool(re.search(p, response, re.M)) == wanted for says, p, wanted in _OTHERS_MEANT if re.search(says,
+                                                            low))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #48c8b006
 _TYPES = ('Content/Keywords Content/Punctuation Content/Identifiers Length/Words Length/Sentences Length/Paragraphs '
