@@ -20,7 +20,8 @@ from unicodedata import category, name as name_of
 _PLACES = (0x300, 0x1e00), (0x3099, 0x309b), (0xa66f, 0xac00), (0xfe00, 0xfe30), (0x11000, 0x11f60)  # of marks
 _JOINED = ''.join(c for place in _PLACES for c in map(chr, range(*place)) if category(c)[0] == 'M')
 _JOINED += '\u00ad\u200c\u200d\u2060'                              # and joiners that nobody sees
-_LONE = r'\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
+_LONE = (r'\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff'                      # kana
+         r'\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff')              # and Han
 _LETTERS_OF = rf'[^\W_{_LONE}]+(?:[{_JOINED}]+[^\W_{_LONE}]*)*'
 _BETWEEN = r"[-'’&_‐‑.,:/](?:(?<![.,:/])|(?<=\d.)(?=\d)|(?<=\b\w\.)(?=\w\b))"
 _MEANT_WORD = re.compile(rf'{_LETTERS_OF}(?:{_BETWEEN}{_LETTERS_OF})*(?:://(?<=https://)[!-~]+)?|[{_LONE}][{_JOINED}]*')
@@ -66,24 +67,51 @@ _STARTERS = set('''
     meanwhile moreover most nevertheless nonetheless nor separately similarly since so some the
     there these they this those though thus under when while yet'''.split()) # start sentences
 _EITHER = _STARTERS | set('''
-    a about after all also an and any are as at b be because before best by c can come could did do
+    a about after all also an and any are as at b be because before best by c can come could d did do
     each every first for from get give go good great had has have how is just keep key know last let
     life like look made make man may more much my never new next no not now of off old on one or
-    order other our out over own people perhaps quite read said save say see she should than that
+    order other our out over own people perhaps quite read s said save say see she should than that
     their then through time to today too two until up use want was we well what where who why will
-    with would year you
+    with would year you z
     background benefits brief business case common costs culture data design economic environmental
     factors future general growth health history home human impact issues job legal local main
     market methods modern national natural plan public research risks role sources state steps
     strategies summary system systems technical training types value water work
     act answer chapter day option part word'''.split())      # seen small and with a capital
 _SMALL = set('''
-    being causes challenges content core description early effective effects example examples final
-    finally goals having here him importance language limitations mental objectives personal please
-    potential practical process put question requirements results right same scene scope section
-    simple step still structure such suddenly team them therefore together us very were without
-    words yes your'''.split())                # seen small only
-_SUFFIXES = tuple('able ed ful ible ing ive less ly ment ments ness ous sion tion tions ty'.split())
+    able always become being better between build causes challenges consider content core create
+    description different does early effects enjoy ensure examples example explore final goals going
+    having her here him importance improve include into known language learn limitations need objectives
+    please potential practical process provide put question requirements results right same scene
+    scope section simple step still structure such team them therefore things think together
+    understand upon us using very were whether which within without words yes your'''.split()) # small only
+_SUFFIXES = tuple('able ed ful ible ing ive less ly ment ments ness ous sion tion tions ty'.split()) # so are these
+
+# %% ../../nbs/api/constraints/01_text.ipynb #d755c8c4
+_SMALL_TOO = set('''
+    accessibility agencies animation autonomy beaches beginnings blend boldly certified climax colorful
+    complexities critique deployment durable emissions empathy engagement fade focused focuses focusing
+    founders governance insights intricate limerick lottery methodology milestone motivations objectives
+    obstacles okay partnerships platforms republic resilience seeds strengths sustainable teamwork
+    technologies transportation vibrant vulnerability web whisper workplace'''.split())
+_NEVER_SMALL = set('''
+    i apple french jack lord python ray roman smith
+    alas bridge congratulations darkness dear detective divine echo fiction folks galaxy hello joy kingdom
+    legend novice oh poem realm river sacred sky thou thy verse wow yellow yours
+    abstract additionally alternatively bullet communication diversity firstly interestingly library
+    overview paragraph quote references repeat secondly separator syntax thesis usage
+    algorithm algorithms analyzing binary byte bytes circle compute computing connect constraint delete
+    digit digits discrete edit equations finite graph horizontal identifying infinite insert integer
+    integers label labels loop map neural polynomial quantum scan sequence server sorted update variables
+    vector velocity vertical'''.split())
+
+# %% ../../nbs/api/constraints/01_text.ipynb #274eedd9
+@cache
+def _common_words():
+    "English words that are usually written small."
+    from hir.files import shipped
+    words = shipped('english.txt').read_text(encoding='utf-8').split('\n\n')[1].split()
+    return (_EITHER | _SMALL | _SMALL_TOO).union(words) - _NEVER_SMALL
 
 # %% ../../nbs/api/constraints/01_text.ipynb #2cc424f1
 _HEADED = set('business corrections credit international leisure letters review who'.split())
@@ -103,9 +131,10 @@ def _is_end(
     number, initial = _NUMBER.match(token), _INITIAL.match(token)
     word = after.lower().removesuffix('.' if len(after) > 1 and _stops(after) else '')
     if number and word in _HEADED: return False
-    either = word in _EITHER
-    common, capital = either or word in _SMALL or word.endswith(_SUFFIXES), after[0].isupper()
-    starts = capital and (word in _STARTERS or common and not either)
+    capital = after[0].isupper()
+    common = capital and word in _common_words()
+    small = common and word not in _EITHER and (word in _SMALL or word.endswith(_SUFFIXES))
+    starts = capital and (word in _STARTERS or small)
     if starts and not _stops(token) and not initial: return True
     if (number or initial) and (after in tuple(';:,.!?') or after[0].islower()): return False
     return _stops(token) and not (initial and capital and not common)
@@ -191,7 +220,13 @@ _COUNTER, _DOTTED = re.compile(r'\d{1,3}|[a-z]|[ivx]{1,4}'), re.compile(r'(?:\w\
 def _is_common(word:str):
     "Is it a word that is usually written small?"
     word = re.match(r'\w*', word)[0].lower()
-    return word in _EITHER or word in _SMALL or word.endswith(_SUFFIXES)
+    return word == 'i' or word in _common_words()
+
+def _is_initial(before:str, after:str):
+    "Do the words around a letter make it part of a name, as in 'John F. Kennedy', not in 'Plan B. Explain'?"
+    if before.lower() in _LETTERED: return False
+    named = before[0].isupper() and not _is_common(before)
+    return after.lower() not in _STARTERS if named else not _is_common(after)
 
 # %% ../../nbs/api/constraints/01_text.ipynb #2422d4af
 def _is_short(
@@ -203,7 +238,7 @@ def _is_short(
     if word in _NEVER_LAST or len(before) == 1 and _COUNTER.fullmatch(word): return True
     if word == '1' and before[-2][-1] == ':': return True          # Steps: 1. Sit.
     if word in _NUMBERED: return after[0].isdigit()
-    if len(word) == 1 and word.isalpha(): return not (_is_common(after) or before[-2].lower() in _LETTERED)
+    if len(word) == 1 and word.isalpha(): return _is_initial(before[-2], after)
     if not (word in _SHORTENED or '.' in word and _DOTTED.fullmatch(word)): return False
     return after[0].islower() or word in _COUNTRIES and gap == ' ' and not _is_common(after)
 
