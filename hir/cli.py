@@ -431,8 +431,8 @@ def _own_kinds(p):
 def _rules_only(q):
     "The instruction; a DataError where it has a criterion that no rule decides."
     from hir.constraints.judge import is_soft
-    if any(map(is_soft, q.constraints)): raise DataError('a criterion in words needs a judge; ask shows what rules decide')
-    return q
+    if not any(map(is_soft, q.constraints)): return q
+    raise DataError('a criterion in words needs a judge; ask shows what rules decide')
 
 def _instruction_asked(args):
     "The instruction of the command line, or the n-th of a file."

@@ -47,8 +47,10 @@ def answers_long_texts(suite, constraints):
         for c in constraints: assert check(c, text) in (True, False), name
 
 
-def steps(c, text):
-    "How many lines of Python and calls of built-in functions a check takes; what goes on within a regular expression is not seen."
+def steps(c, text): return steps_of(lambda: check(c, text))
+
+def steps_of(work):
+    "How many lines of Python and calls of built-in functions some work takes; what goes on within a regular expression is not seen."
     n = 0
     def step(*_):
         nonlocal n
@@ -56,7 +58,7 @@ def steps(c, text):
         return step
     before = sys.gettrace(), sys.getprofile()
     sys.settrace(step), sys.setprofile(lambda frame, event, arg: step() if event == 'c_call' else None)
-    try: check(c, text)
+    try: work()
     finally: sys.settrace(before[0]), sys.setprofile(before[1])
     return n
 

@@ -117,7 +117,10 @@ length_constraints:number_words count:word_count_range
 keywords:letter_frequency letters:letter_counting2
 keywords:frequency keywords:word_count_different_numbers
 words:palindrome keywords:palindrome
-words:keywords_specific_position keywords:keyword_specific_position
+words:keywords_specific_position keywords:keyword_specific_position'''
+
+# %% ../../nbs/api/instructions/02_synthesize.ipynb #8f5e8b28
+_GROUPS += '''
 startend:end_checker last_word:last_word_answer keywords:start_end format:emoji
 startend:quotation first_word:first_word_answer words:start_verb
 startend:quotation format:quotes format:quote_unquote
