@@ -17,7 +17,7 @@ __all__ = ['NAMES', 'CONJUNCTIONS', 'Percent', 'word_count_range', 'unique_word_
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #5c51d33f
 import csv, datetime, io, re, unicodedata
 from collections import Counter, defaultdict, deque
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby, islice, pairwise
 from string import ascii_lowercase, digits, punctuation
 from typing import Annotated
@@ -26,13 +26,17 @@ from ..constraint import kind, meant
 from .ifeval import count_keyword, straight, undressed
 from ..text import meant_sentences, regexp_words, sentences, tokenize, word_tokens, words
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #11ae7b50
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #14b3854d
 _MARKER = re.compile(r'^[ \t>]*(?:(?:\d{1,3}[.)]|[-*+•])[ \t]|```.*)', re.MULTILINE)  # of an item, or of code
 _HEADING = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
 
 def _said(text):
     "The words of a text as a reader takes them, in small letters."
     return words(_MARKER.sub('', text).replace('’', "'").lower())
+
+def _tokens(text):
+    "What stands between blanks and is not punctuation alone."
+    return [token for token in text.split() if token.isalnum() or re.search(r'[^\W_]', token)]
 
 def _told(text):
     "The words of each sentence of a text."
@@ -70,7 +74,7 @@ def unique_word_count(response:str, N:Count)->bool:
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
 def numbers(response:str, N:Count)->bool: return len(re.findall(r'\d+', _without_punctuation(response))) == N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a387f5a5
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fb6b3603
 @meant('count:word_count_range', ("counts don't as two words", "don't go"))
 def _word_count_range(response, min_words, max_words): return min_words <= len(words(response)) <= max_words
 
@@ -135,7 +139,7 @@ def pronouns(response:str, N:Count)->bool:
 def repeats(response:str, small_n:Count)->bool:
     return all(n <= small_n for n in Counter(_bare_words(response.lower())).values())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #75a518a6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #292164c6
 _MORE_PRONOUNS = frozenset('''
     another enough few many most oneself one ones other others ourself plenty several such thee themself
     theirselves thine thou thy whichsoever whomsoever whosoever y'all ye yall'''.split())
@@ -150,9 +154,9 @@ def _stop_words(response, percentage):
 def _conjunctions(response, small_n): return len(CONJUNCTIONS.intersection(_said(response))) >= small_n
 
 @meant('count:person_names', ('does not see a name in capitals', 'EMMA met LEO.'),
-       ('does not see a name between underscores', '_Emma_ met Leo.'))
+       ('does not see a name between underscores', '_Emma_ met Leo.'), ('does not see a name in a small text', 'emma, leo'))
 def _person_names(response, N):
-    found = set(re.findall(r'[^\W_]+', response))
+    found = set(re.findall(r'[^\W_]+', response.title() if response.islower() else response))
     return sum(n in found or n.upper() in found for n in NAMES) >= N
 
 @meant('count:pronouns', ('does not know "one", "another", "others"', 'Others help one another.'),
@@ -161,7 +165,7 @@ def _pronouns(response, N):
     known = _PRONOUNS | _MORE_PRONOUNS
     return sum(w in known or w.split("'")[0] in known for w in _said(response)) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #52e5992c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fb07bb54
 @meant('words:repeats', ("takes its and it's for one word", "It's its own. Its.", {'small_n': 2}),
        ('counts dashes as words', 'A – b – c – d'), ('does not see a word in curly quotation marks', 'Sea, sea, “sea”'),
        ('lets a text without words pass', '***'))
@@ -185,7 +189,7 @@ def keywords_multiple(response:str, keyword1:Text, keyword2:Text, keyword3:Text,
     asked = zip((keyword1, keyword2, keyword3, keyword4, keyword5), (1, 2, 3, 5, 7))
     return all(response.lower().count(k.strip().lower()) == n for k, n in asked)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #68a3abbf
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7261b7fe
 @meant('count:keywords_multiple', ('counts "art" in "start"', 'art start. ' + ' '.join(
     ' '.join([k]*n) for k, n in zip(('sea', 'sun', 'fog', 'ice'), (2, 3, 5, 7))), {'keyword1': 'art'} | {
     f'keyword{i}': k for i, k in enumerate(('sea', 'sun', 'fog', 'ice'), 2)}))
@@ -217,7 +221,7 @@ def words_position(response:str, keyword:Text)->bool:
     both = {t.lower() for t in (*tokens[1:2], *tokens[-2:-1])}
     return both == {keyword.strip().lower()}
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #706bc6c1
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #22639d91
 def _stands(found, text, keyword, at):
     "Does the keyword, of one word or more, stand at that place among the words found in a text?"
     asked = _said(keyword)
@@ -275,7 +279,7 @@ def prime_lengths(response:str)->bool: return all(len(w) in _PRIMES for w in _ba
 def no_consecutive(response:str)->bool:
     return all(a[0] != b[0] for a, b in pairwise(_bare_words(response.lower())))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #405dc89e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8ebe88e6
 @meant('words:alphabet', ('does not know é for an e', 'A big café dares école'),
        ('takes a dash for a word', 'A big – cat'),
        ('takes the numbers of a list for words', '1. Apple\n2. Bear'))
@@ -294,10 +298,10 @@ def _vowel(response):
        ("does not see the cluster of don't", "Don't!"),
        ('takes the numbers of a list for words', '1. Salt\n2. Sand'))
 def _consonants(response):
-    found = [_plain_ascii(w).replace("'", '') for w in _said(response)]
-    return found != [] and all(re.search('[b-df-hj-np-tv-z]{2}', w) for w in found)
+    found = _said(response)
+    return found != [] and all(re.search('[b-df-hj-np-tv-z]{2}', _plain_ascii(w).replace("'", '')) for w in found)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #26582c5c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #12ac6b0b
 _TEN = 'level radar civic kayak madam refer rotor tenet solos stats'
 @meant('words:palindrome', ('counts a palindrome as often as it occurs', 'level '*10),
        ('counts numbers', ' '.join(f'{n}{n}1{n}{n}' for n in range(10))),
@@ -309,8 +313,9 @@ def _palindrome(response):
        ('counts curly quotation marks as letters', '“it”'),
        ('lets a text without words pass', '!!'))
 def _prime_lengths(response):
-    found = {len(re.sub("['-]", '', w)) for w in _said(response)}
-    return found != set() and all(n > 1 and all(n % d for d in range(2, min(n, 400))) for n in found)
+    found = _said(response)
+    def prime(n): return n in _PRIMES or n > 97 and all(n % d for d in range(2, min(n, 400)))
+    return found != [] and all(prime(len(w.replace("'", '').replace('-', ''))) for w in found)
 
 @meant('words:no_consecutive', ('compares words across lines', 'Go home again\n\nA new day'),
        ('takes a dash for a word', 'The sea – salt'), ('takes a digit for a letter', '1 12'))
@@ -343,7 +348,8 @@ def paragraph_last_first(response:str)->bool:
     lines = [line.strip().strip(_EDGE).split() for line in response.lower().split('\n')]
     return all(line[0] == line[-1] for line in lines if line)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e0915e22
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b1f321e3
+@lru_cache(4096)
 def _is_odd(word):
     "Is the number of its syllables odd? None for what has no letters, so no known ones."
     if not re.search(r'[^\W\d_]', word): return None
@@ -353,8 +359,9 @@ def _is_odd(word):
        ("counts didn't as one syllable", "Sea didn't."),
        ('takes a number for a word without syllables', 'The water 9 water'))
 def _odd_even_syllables(response):
-    odd = [_is_odd(w) for w in _said(response)]
-    return any(o is not None for o in odd) and not any(a is not None and a == b for a, b in pairwise(odd))
+    found = _said(response)
+    clash = any(a is not None and a == b for a, b in pairwise(map(_is_odd, found)))
+    return not clash and any(_is_odd(w) is not None for w in found)
 
 @meant('words:last_first', ('does not strip a word inside', 'I saw the sea. Sea, I said.'),
        ('does not see words in curly quotation marks', 'I saw the “sea.” “Sea” is a word.'),
@@ -391,7 +398,7 @@ def sentence_words(response:str)->bool:
     lengths = [len(s.strip()) for s in sentences(response)]
     return len(lengths) == 3 and len(set(lengths)) == 1
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4d260fd3
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2a5219b4
 _END_MARKS = '.?!…。．｡？！‽؟।'
 
 def _last_mark(sentence):
@@ -416,7 +423,7 @@ def _sentence_balance(response):
     ends = _ends_meant(response)
     return len(set(ends)) == 1 and ends[0] > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #26e2a9cc
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d3092330
 @meant('ratio:sentence_words', ('lets words recur', 'Cat. Cat. Cat.'),
        ('counts the marks of Markdown', '**Cat.** Dog. Owl.'))
 def _sentence_words(response):
@@ -444,7 +451,7 @@ def _alliterating(sentence):
 def alliteration_increment(response:str)->bool:
     return all(a < b for a, b in pairwise(map(_alliterating, sentences(response))))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ad0d4cdb
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #81674625
 @meant('sentence:increment', ('takes a dash for a word', 'One. Two – three four.'),
        ('lets a single sentence pass', 'One.'),
        ('counts the heading with the first sentence', '# The sea\n\nIt is. It is very salt.'))
@@ -551,7 +558,7 @@ def _verb_score(tokens): # of an opening, at least one
 @kind('words:start_verb', 'The response must start with a verb.')
 def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ea30c610
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c402a883
 _VERBS = frozenset('''
     accept accommodate accompany accomplish achieve acknowledge acquire activate adapt add adhere adjust admire
     admit adopt advise afford agree align allocate allow alter analyse analyze anticipate apologize appear append
@@ -580,7 +587,7 @@ _VERBS = frozenset('''
     thrive throw transform translate travel treat try turn understand undertake unleash unlock unveil update use
     utilise utilize validate verify visualize wait want weave welcome wish wonder write yield'''.split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a0fddba9
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ea042bf3
 _NOUNS_TOO = frozenset('''
     abandon access act address advance age aim alert answer appeal approach argue arm attack attempt back balance
     ban base battle beat bet bid bind bite blend block blow boil book boost border borrow bounce bow brace break
@@ -607,7 +614,7 @@ _NOUNS_TOO = frozenset('''
     view visit voice vote wake walk warm warn wash waste watch water weigh whisk win wind witness work worry
     wrap'''.split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ecf929f4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #261dbca4
 _AUXILIARIES = frozenset('''
     am are is was were been being has had having does did done can ca cannot could may might must shall sha should
     will wo would ai'''.split())
@@ -626,7 +633,7 @@ _AFTER_NOUN = _AUXILIARIES | frozenset('of and or , : ; ? — –'.split())    #
 _OBJECTS = frozenset('''a an the this that these those my your his her its our their all each every some any it me us
     you him them what who how where when why which whether if'''.split())        # and this a verb
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #41144489
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9171f132
 def _stems(word):
     "What a word may be a form of: writing → write, cut → cut, tried → try."
     for end in ('ing', 'ed', 'es', 's', 'd'):
@@ -671,7 +678,7 @@ def parentheses(response:str)->bool:
         elif deepest >= 5: return True
     return False
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2de8ec09
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e58990a5
 _FULL_WIDTH = str.maketrans('，、。．！？；：（）［］【】｛｝', ',,..!?;:()[][]{}')
 
 @meant('count:punctuation', ('takes "?!" for neither of its marks', 'Well: a, b; c. Why?!'),
@@ -711,7 +718,7 @@ def quote_unquote(response:str)->bool:
     last = text.strip(digits + punctuation.replace('"', ''))[-1:]
     return '""' not in text and last != '"'
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7bc81ed2
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e1b6e6d7
 @meant('format:quotes', ('takes an apostrophe for a quotation mark', """"I don't 'see "it" now' yet" """),
        ('does not see curly quotation marks', '“a ‘b “c” b’ a”'))
 def _quotes(response): return quotes(re.sub(r"(?<=\w)'(?=\w)", '', straight(response)))
@@ -765,7 +772,7 @@ def no_whitespace(response:str)->bool: return not any(map(str.isspace, response)
 def output_template(response:str)->bool:
     return all(p in response for p in ('My Answer:', 'My Conclusion:', 'Future Outlook:'))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6659c5ac
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #543c4811
 @meant('format:line_indent', ('lets a blank line stand between', 'a\n\n\n b\n  c'),
        ('does not see tabs', 'a\n\tb\n\t\tc'),
        ('takes a code fence for a step', '```\na\n b\n```'), ('lets a single line pass', 'a'))
@@ -786,13 +793,13 @@ def _title_case(response):
     major = [w[0] for i, w in enumerate(found) if i == 0 or w.lower() not in _MINOR]
     return any(map(str.isalpha, major)) and not any(c.islower() and c != c.upper() for c in major)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #61ea92c7
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #98bf8b27
 @meant('format:newline', ('adds up words and lines', 'The sea\n \nis'),
        ('wants no blanks in an empty line', 'The\n \nsea'),
        ('takes the numbers of a list for words', '1. The\n2. sea'))
 def _newline(response):
-    lines = [len(re.findall(r'\S*[^\W_]\S*', line)) for line in _MARKER.sub('', response).split('\n')]
-    return max(lines) == 1
+    lines = _MARKER.sub('', response).split('\n')
+    return all(len(_tokens(line)) < 2 for line in lines) and any(map(_tokens, lines))
 
 @meant('format:no_whitespace', ('sees a newline at the end', 'The-sea\n'),
        ('does not see blanks of no category', 'The\u2800sea'))
@@ -825,7 +832,7 @@ def no_bullets_bullets(response:str)->bool:
     if '' in lines[:n-1] or not all(line.startswith('*') for line in lines[n:]): return False
     return len(lines) - n >= 2 and sum(len(sentences(line)) for line in lines[:min(n, 2)]) >= 2
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0941097f
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c646d5d8
 @meant('format:list', ('counts the hyphen of a compound', 'a well-known, up-to-date sea', {'sep': '-'}),
        ('counts separators without items', '--', {'sep': '-'}))
 def _listed_items(response, sep):
@@ -866,7 +873,7 @@ def thesis(response:str)->bool:
     end = place('</i>', '</em>', after=max(start, 0))
     return 0 <= start < end and all(map(str.strip, (response[start+3:end], response[end+4:])))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #87a8eed2
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #1e1a5d6b
 def _answer(text):
     "A short answer without what may stand around it."
     return undressed(text).casefold().strip(' \t\r\n.,;:!?()[]*"\'')
@@ -914,7 +921,7 @@ def words_japanese(response:str, N:Positive)->bool:
     every = (w.strip(_EDGE) for w in response.split()[N-1::N])
     return all(not w or w.isdigit() or re.search('[\u3040-\u30ff\u4e00-\u9fff]', w) for w in every)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ff708f77
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #963b9d51
 _JOINTS = '\u200d\ufe0e\ufe0f' + ''.join(map(chr, range(0xe0020, 0xe0080)))  # make one emoji of several characters
 _BESIDE = ' \t\r\n' + punctuation.replace('#', '') + '”’“‘»«…。！？、'   # between an emoji and the end
 
@@ -936,7 +943,7 @@ def _emoji_ends(response):
        ('takes a dash for a word', 'The – 海'),
        ('lets a text without an N-th word pass', 'Sea'))
 def _words_japanese(response, N):
-    found = re.findall(r'\S*[^\W_]\S*', _MARKER.sub('', response))
+    found = _tokens(_MARKER.sub('', response))
     letter = '[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9d]'
     japanese = [bool(re.search(letter, w)) for w in found]
     return japanese != [] and (all(japanese) or len(found) >= N and all(japanese[N-1::N]))
@@ -972,7 +979,7 @@ def _forward(prompt_to_repeat, n_start, n_end):
 def repeat_span(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return response.strip().lower() == prompt_to_repeat[n_start:n_end+1].strip().lower()
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #20ecd809
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d8a7bfe4
 def _quoted_words(text):
     "What stands between blanks, without Markdown's dress and quotation marks around all of it."
     return undressed(text).strip(' \t\r\n"').split()
@@ -990,10 +997,10 @@ def _repeat_change(response, prompt_to_repeat):
     ours, given = _quoted_words(response), _quoted_words(prompt_to_repeat)
     return ours[1:] == given[1:] and ours != [] and _said(ours[0]) != _said(''.join(given[:1]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bab0b7d6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9f7e01dd
 @meant('repeat:repeat_simple', ('wants its last full stop', _SIMPLE[:-1]),
        ('does not see through quotation marks', f'"{_SIMPLE}"'))
-def _repeat_simple(response): return _said(response) == _said(_SIMPLE)
+def _repeat_simple(response): return len(response.strip()) < 2*len(_SIMPLE) and _said(response) == _said(_SIMPLE)
 
 @meant('repeat:repeat_span', ("counts characters, where the benchmark's own prompts count words", 'the sea salt?',
        {'n_start': 2, 'n_end': 4}),
@@ -1026,9 +1033,12 @@ def character_reverse(response:str)->bool: return 'elgae dlab' in response.lower
 @kind('custom:word_reverse', _EAGLE + 'word.', drop='no')
 def word_reverse(response:str)->bool: return 'bald eagle' in ' '.join(_bare_words(response.lower())[::-1])
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ef027dc8
-@meant('custom:multiples', ('counts the numbers of a list', '\n'.join(f'{i}. {7*i + 7}' for i in range(1, 7))))
-def _multiples(response): return multiples(_MARKER.sub('', response))
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #cd6f51b5
+@meant('custom:multiples', ('counts the numbers of an introduction', 'From 10 to 50: 14 21 28 35 42 49'),
+       ('counts the numbers of a list', '\n'.join(f'{i}. {7*i + 7}' for i in range(1, 7))))
+def _multiples(response):
+    text = _MARKER.sub('', response)
+    return multiples(text) or multiples(text.rpartition(':')[2])
 
 @meant('custom:date_format_list', ('lets a month 00 pass', '1796-04-12, 1815-00-00'),
        ("lets the year of Napoleon's birth pass", '1769-08-15, 1815-06-18'),
@@ -1041,7 +1051,7 @@ def _date_format_list(response):
         except ValueError: return False
     return len(dates) > 1 and all(map(real, dates))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #54fab167
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #369b202d
 def _on_the_eagle(found):
     "Are these words, in this order, a sentence that names the bald eagle?"
     told = ' '.join(found).replace('bald-eagle', 'bald eagle').split()
@@ -1052,11 +1062,11 @@ def _on_the_eagle(found):
 
 @meant('custom:character_reverse', ('lets the rest stand forwards', 'The animal is: elgae dlab'),
        ('does not see a line that ends in between', 'elgae\ndlab'))
-def _character_reverse(response): return _on_the_eagle(_said(undressed(response)[::-1]))
+def _character_reverse(response): return 'elgae' in response.lower() and _on_the_eagle(_said(undressed(response)[::-1]))
 
 @meant('custom:word_reverse', ('takes any words around it', 'nothing eagle bald'),
        ('lets the rest stand forwards', 'The animal is the eagle bald'))
-def _word_reverse(response): return _on_the_eagle(_said(response)[::-1])
+def _word_reverse(response): return 'eagle' in response.lower() and _on_the_eagle(_said(response)[::-1])
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #04bc81b3
 _CITIES = '''Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin
@@ -1082,7 +1092,7 @@ def reverse_newline(response:str)->bool:
     found = [_plain_ascii(line) for line in lines[start:]]
     return len(found) >= 52 and found == sorted(found, reverse=True)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #86eafe94
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #460dddc4
 _AFRICA = [name.replace('_', ' ') for name in '''
     Algeria Angola Benin Botswana Burkina_Faso Burundi Cabo_Verde Cameroon Central_African_Republic Chad Comoros Congo
     Democratic_Republic_of_the_Congo Djibouti Egypt Equatorial_Guinea Eritrea Eswatini Ethiopia Gabon Gambia Ghana
@@ -1100,7 +1110,7 @@ def _reverse_newline(response):
     found = lines[named[0]:named[-1] + 1] if named else []
     return len(set(found)) >= 52 and len(named) == len(found) and found == sorted(found, reverse=True)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0f2fd83e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c954f414
 @meant('custom:sentence_alphabet', ('takes a quotation mark for a letter',
        '“Ah. ' + ' '.join(f'{c}x is it.' for c in ascii_lowercase.upper()[1:])))
 def _sentence_alphabet(response):
@@ -1158,7 +1168,7 @@ def csv_quotes(response:str)->bool:
     return (_heads(response, 'StudentID Subject Grade Semester Score', '\t *') and quoted
             and [len(row) for row in found] == [5]*4)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2f7ca420
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #95fe7a96
 def _in_fence(response):
     "What a code fence holds; all of a text that has none."
     fence = re.search(r'```[^\n`]*\n(.*?)(?:```|\Z)', response, re.DOTALL)
@@ -1176,7 +1186,7 @@ def _csv_city(response):
     found = _table(_in_fence(response))
     return len(found) == 8 and found[0] == 'ID Country City Year Count'.split() and all(len(row) == 5 for row in found)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #811f19ea
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2dd340a9
 _PRODUCTS = 'ProductID,Category,Brand,Price,Stock'
 
 @meant('custom:csv_special_character',
@@ -1214,7 +1224,7 @@ def mcq_count_length(response:str)->bool:
         asked.append(len(' '.join(lines[:chosen.index(True)]).strip()))
     return len(asked) == 4 and all(a < b for a, b in pairwise(asked))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b95079db
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c6c52c38
 def _quiz(label, first='x'):
     "Four questions as asked for, with that label and that first option."
     return '\n'.join(f'{label} {"Who "*i}?\nA) {first}\nB) x\nC) x\nD) x\nE) x' for i in range(1, 5))
