@@ -346,13 +346,13 @@ def repeat_phrase(response:str, phrase:Text, small_n:Positive)->bool:
 
 _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
 
-@meant('copy:repeat_phrase', ('minds capitals', 'Is the lake is salt?', _ONE_LAKE),
+@meant('copy:repeat_phrase', ('minds capitals', 'So the lake is salt.', _ONE_LAKE),
        ('ends a copy inside a word', 'The lake is salty', _ONE_LAKE),
        ('loses a copy at the end of a line', 'The lake is\nsalt', _ONE_LAKE),
        ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
        ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
 def _repeat_phrase(response, phrase, small_n):
-    wanted, spoken = _bare_word(phrase).split(), [_bare_word(w) for w in undressed(response).split()]
+    wanted, spoken = (list(map(_bare_word, undressed(t).split())) for t in (phrase, response))
     size, changed = len(wanted), []
     for i, end in enumerate(spoken[size - 1:]):
         if (spoken[i], end) == (wanted[0], wanted[-1]):
@@ -361,12 +361,13 @@ def _repeat_phrase(response, phrase, small_n):
     return len(copies) == small_n and 0 not in copies
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #cb4570c0
+_LETTER = re.compile(r'[^\W_]')                # or a digit
 _DIVIDER = re.compile(r'^[ \t]*\*(?:[ \t]*\*){2,}[ \t]*$', re.MULTILINE)
 
 def _starred(text):
     "The parts of a text between its dividers of asterisks that say something."
     found = _DIVIDER.split(text)
-    return list(filter(words, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
+    return list(filter(_LETTER.search, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
 
 def _is_two(found): return len(found) == 2 and '' not in found
 
@@ -386,7 +387,7 @@ def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 @meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response): return sum(map(bool, map(words, re.split(r'\n[^\S\n]*\n', response)))) == 2
+def _paragraphs2(response): return sum(map(bool, map(_LETTER.search, re.split(r'\n[^\S\n]*\n', response)))) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
 def _nothing_but(pattern, text, holds):
@@ -415,6 +416,7 @@ def bigram_wrapping(response:str)->bool:
 @meant('detectable_format:bigram_wrapping', ('fails a mark outside', '<<The sea>> <<is salt>>.'),
        ('lets a single word pass', 'Sea'), ('lets more brackets inside pass', '<<The>> <<sea>>'))
 def _bigram_wrapping(response):
+    if '<<' not in response: return False
     for mark in ('>>', '<<'):                                       # an odd last word, bare or wrapped alone
         head, mark, last = response.rpartition(mark)
         if len(words(last)) == 1: response = head + mark; break

@@ -504,7 +504,7 @@ def _meant_punctuation(sentence):
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e14b7ef8
 @meant('muldimif:Content/Punctuation',
-       ('takes any letters "all" for all sentences', 'Yes? No.', {'constraint': 'Finally, end with a period'}),
+       ('takes the letters "all" for a demand on all sentences', 'Yes? No.', {'constraint': 'Finally, end with a period'}),
        ('fails what closes a text', 'He said "No."', {'constraint': 'end with a period'}),
        ('overlooks "every"', 'Yes? No.', {'constraint': 'every sentence ends with a period'}),
        ('passes any mark where one is named', 'No?', {'constraint': 'a period as the final punctuation mark'}),
