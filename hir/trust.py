@@ -127,7 +127,7 @@ def _odd_options(options):
 # %% ../nbs/api/04_trust.ipynb #e6afa9ef
 def _beyond(values):
     "Yield (setting, what a run would do because of it)."
-    for name, code in code_in(values).items(): yield name, f'runs code of {code.split(":")[0]}'
+    for name, code in code_in(values).items(): yield name, f'runs code of {", ".join(n.split(":")[0] for n in code.split(","))}'
     odd = _odd_options(values.get('engine_options'))
     if odd: yield 'engine_options', f'hands {", ".join(odd)} to the engine'
     if set('/:@') & set(str(values.get('attention') or '')): yield 'attention', 'loads a kernel from the hub'

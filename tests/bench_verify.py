@@ -6,6 +6,10 @@
 Each scorer is a process of its own with its own packages, and both read the same records, `ifeval_llama_3b.jsonl.gz` or the
 file named third. They take turns, so that a busy machine slows both; the fastest of several rounds counts, in processor time.
 Loading the file is not timed, making the constraints of a record is. Without a second Python, only hir is measured.
+
+At last come our two readings: on every file of records, the time of `meant` relative to that of `official`, turn by turn in one
+process, least of the rounds: of scoring, with the making of constraints as above, and of the checks alone; and the share of
+verdicts on which the readings part. The aim is 1.3 at most.
 """
 import gzip
 import json
@@ -13,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROUNDS = 7
@@ -55,6 +60,43 @@ def serve(scorers, path):
         print(json.dumps([time.process_time() - start, verdicts]), flush=True)
 
 
+def readings(path):
+    "(seconds of scoring by `official`, by `meant`, of checks alone, of those; verdicts that part, verdicts)."
+    from hir.constraints.constraint import Constraint, ConstraintError
+    from hir.constraints.suites.muldimif import muldimif
+    from hir.constraints.verifier import check, verify
+
+    def built(r):
+        for k, kwargs in zip(r['instruction_id_list'], r['kwargs']):
+            try:
+                if r['suite'] == 'muldimif': c = muldimif(*k.split('_', 1), kwargs['constraint'])
+                else: c = Constraint(k, {a: v for a, v in (kwargs or {}).items() if v is not None})
+            except ConstraintError: continue
+            if not c.refused: yield c
+    rs = [r for r in records(path) if list(built(r))]
+    asked = [(c, r['response']) for r in rs for c in built(r)]
+    ways = {(how, reading): partial(work, reading) for how, work in {
+        'scoring': lambda reading: [ok for r in rs for ok in verify(list(built(r)), r['response'], reading=reading)],
+        'checks': lambda reading: [check(c, text, reading) for c, text in asked]}.items() for reading in ('official', 'meant')}
+    took, said = {way: [] for way in ways}, {}
+    for _ in range(ROUNDS + 1):
+        for way, work in ways.items():
+            start = time.process_time()
+            said[way] = work()
+            took[way].append(time.process_time() - start)
+    part = sum(a != b for a, b in zip(said['checks', 'official'], said['checks', 'meant']))
+    return *(min(times[1:]) for times in took.values()), part, len(asked)
+
+
+def compare_readings(folder):
+    "Print the table of the two readings."
+    print(f'\n{"":37}{"scoring: official, meant, ratio":>33}{"checks alone":>28}{"part":>9}')
+    rows = {p.name: readings(p) for p in sorted(Path(folder).glob('*.jsonl.gz'))}
+    rows['all'] = [sum(column) for column in zip(*rows.values())]
+    for name, (a, b, c, d, part, n) in rows.items():
+        print(f'{name:37}' + ''.join(f'{x:11.3f} s{y:8.3f} s{y/x:7.2f}' for x, y in ((a, b), (c, d))) + f'{part/n:9.2%}', flush=True)
+
+
 def started(python, name, path):
     return subprocess.Popen([python, __file__, '--serve', name, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -91,3 +133,4 @@ if __name__ == '__main__':
         pythons = {'hir': sys.executable} | ({'lm_eval': sys.argv[1]} if sys.argv[1:] else {})
         folder = os.environ.get('HIR_PARITY') or sys.exit('set HIR_PARITY to the folder of records; see --help')
         main(pythons, sys.argv[2] if sys.argv[2:] else str(Path(folder)/'ifeval_llama_3b.jsonl.gz'))
+        compare_readings(folder)

@@ -355,4 +355,5 @@ def reads_as(
     drawn, (names, _, shares) = _grams_in(text), _profiles()
     drawn = drawn[::len(drawn)//1000 + 1]
     likely = np.log(np.array([shares[row] for row in drawn]) + .5/10_000).sum(0) if drawn else [0]*len(names)
-    return max(likely) - likely[names.index(code)] < (25 if len(letters) < 15 else 12)
+    limit = 12 if len(letters) >= 15 else 25 if code == 'en' else 15    # short English is taken for all sorts
+    return max(likely) - likely[names.index(code)] < limit

@@ -22,7 +22,7 @@ from .reward import Row, RewardError
 # %% ../../nbs/api/replays/03_guard.ipynb #1e3f955e
 _UNSPACED = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'  # Thai … Khmer, kana, Han
 _MARK = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'      # punctuation of many scripts
-_PIECE = re.compile(f'[{_UNSPACED}]|[^\\s{_MARK}{_UNSPACED}]{{1,20}}')
+_PIECE = re.compile(f'[{_UNSPACED}]|\\d{{1,20}}|[^\\s\\d{_MARK}{_UNSPACED}]{{1,20}}')
 
 def _pieces_of(text:str):
     "The words of a text in small letters, without marks."
@@ -49,14 +49,17 @@ def _asked_to_say(q:Instruction):
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and text != sentence and (name in quotes or len(_pieces_of(text)) >= 5): yield text
 
-def _asked_runs(q, n): return {run for text in _asked_to_say(q) for run in _runs_of(_pieces_of(text), n)}
+def _asked_runs(q, n):
+    "The runs of n words in these texts, each said several times."
+    found = map(_pieces_of, _asked_to_say(q))
+    return {run for words in found if words for run in _runs_of(words*(n//len(words) + 2), n)}
 
 # %% ../../nbs/api/replays/03_guard.ipynb #5d127e66
 def copied(rollout:Rollout)->bool:
     "Is the response mostly the prompt?"
     q = rollout.instruction
     known = {*_runs_of(_pieces_of(q.prompt), 5)} - _asked_runs(q, 5)
-    return _share_in(_pieces_of(rollout.response), 5, known) >= .5
+    return _share_in(_pieces_of(rollout.response), 5, known) >= .75
 
 # %% ../../nbs/api/replays/03_guard.ipynb #38f0c2bc
 def repeated(rollout:Rollout)->bool:
@@ -77,10 +80,11 @@ def _asked_for_no_more(c, said:str):
 
 def tiny(
     rollout:Rollout,
-    n:int=3)->bool: # words
+    n:int=3)->bool: # words, a single letter of the alphabet not counted
     "Are there fewer than n words, where no constraint asks for so few?"
     text, cs = rollout.response, rollout.instruction.constraints
-    return len(_pieces_of(text)) < n and not (len(text) < 100 and any(_asked_for_no_more(c, text) for c in cs))
+    words = [p for p in _pieces_of(text) if len(p) > 1 or p.isdigit() or not p.isascii()]
+    return len(words) < n and not (len(text) < 100 and any(_asked_for_no_more(c, text) for c in cs))
 
 # %% ../../nbs/api/replays/03_guard.ipynb #46124a5c
 def empty(rollout:Rollout)->bool:

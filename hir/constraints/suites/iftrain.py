@@ -352,7 +352,8 @@ _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
        ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
        ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
 def _repeat_phrase(response, phrase, small_n):
-    wanted, spoken = (list(map(_bare_word, undressed(t).split())) for t in (phrase, response))
+    wanted = list(map(_bare_word, phrase.split()))
+    spoken = list(map(_bare_word, undressed(response).split()))
     size, changed = len(wanted), []
     for i, end in enumerate(spoken[size - 1:]):
         if (spoken[i], end) == (wanted[0], wanted[-1]):
@@ -361,13 +362,13 @@ def _repeat_phrase(response, phrase, small_n):
     return len(copies) == small_n and 0 not in copies
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #cb4570c0
-_SPOKEN = re.compile(r'[^\W_]')                # or a digit
+_WORD_CHARACTER = re.compile(r'[^\W_]')
 _DIVIDER = re.compile(r'^[ \t]*\*(?:[ \t]*\*){2,}[ \t]*$', re.MULTILINE)
 
 def _starred(text):
     "The parts of a text between its dividers of asterisks that say something."
     found = _DIVIDER.split(text)
-    return list(filter(_SPOKEN.search, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
+    return list(filter(_WORD_CHARACTER.search, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
 
 def _is_two(found): return len(found) == 2 and '' not in found
 
@@ -387,7 +388,7 @@ def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
 @meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response): return sum(map(bool, map(_SPOKEN.search, re.split(r'\n[^\S\n]*\n', response)))) == 2
+def _paragraphs2(response): return sum(map(bool, map(_WORD_CHARACTER.search, re.split(r'\n[^\S\n]*\n', response)))) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
 def _nothing_but(pattern, text, holds):

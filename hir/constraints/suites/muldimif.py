@@ -878,8 +878,8 @@ def _format_xml(response, constraint):
     return all(map(_read_xml(constraint).holds, counts if re.search(r'\beach\b', low) else [sum(counts)]))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e1e197d5
-_BULLET_LINE, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
-_OTHERS = [('full sentences', '', True), ('no bullet points', _BULLET_LINE, False), ('bullet points', _BULLET_LINE, True),
+_DASHED, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
+_OTHERS = [('full sentences', '', True), ('no bullet points', _DASHED, False), ('bullet points', _DASHED, True),
           ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False), ('in-text citations', _CITED, True)]
 
 @lru_cache(4096)
