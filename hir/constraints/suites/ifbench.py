@@ -154,7 +154,8 @@ def _stop_words(response, percentage):
 def _conjunctions(response, small_n): return len(CONJUNCTIONS.intersection(_said(response))) >= small_n
 
 @meant('count:person_names', ('does not see a name in capitals', 'EMMA met LEO.'),
-       ('does not see a name between underscores', '_Emma_ met Leo.'), ('does not see a name in a small text', 'emma, leo'))
+       ('does not see a name between underscores', '_Emma_ met Leo.'),
+       ('does not see a name in a small text', 'emma, leo'))
 def _person_names(response, N):
     found = set(re.findall(r'[^\W_]+', response.title() if response.islower() else response))
     return sum(n in found or n.upper() in found for n in NAMES) >= N
@@ -198,11 +199,11 @@ def _keywords_multiple(response, keyword1, keyword2, keyword3, keyword4, keyword
     return all(count_keyword(response, k) == n for k, n in asked)
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #a4b3d9f2
-def _too_long(word, N):
+def _goes_on_too_long(word, N):
     "What the official check cannot run: it looks for a long keyword at each place anew."
     return '' if len(word) <= 700 else f"argument 'word' must be at most 700 characters, not {len(word)}"
 
-@kind('sentence:keyword', 'The response must include keyword "{word}" in the {N}-th sentence.', bound=_too_long)
+@kind('sentence:keyword', 'The response must include keyword "{word}" in the {N}-th sentence.', bound=_goes_on_too_long)
 def sentence_keyword(response:str, word:Text, N:Positive)->bool:
     nth = ''.join(sentences(response)[N-1:N])
     return bool(re.search(rf'\b{re.escape(word)}\b', nth, re.IGNORECASE))
@@ -898,7 +899,8 @@ _THESIS = re.compile(r'(?:[\W_]|</?(?:p|div|section|b|strong|br|body|html)\b[^<>
        ('lets an empty <em> pass', '<em></em> sea'))
 def _thesis(response):
     sections = [s for s in _SECTION_HEAD.split(response) if re.search(r'\w', s)]
-    if len(sections) > 1 and not _SECTION_HEAD.match(response.lstrip()): del sections[0]       # it is before the first heading
+    begun = _SECTION_HEAD.match(response.lstrip())
+    if len(sections) > 1 and not begun: del sections[0]       # it is before the first heading
     def says(part): return re.search(r'\w', re.sub('<[^<>]*>', '', part))
     theses = list(map(_THESIS.match, sections))
     return theses != [] and all(m and says(m[2]) and says(m[3]) for m in theses)
