@@ -25,10 +25,11 @@ _LONE = (r'\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff'                
 _LETTERS_OF = rf'[^\W_{_LONE}]+(?:[{_JOINED}]+[^\W_{_LONE}]*)*'
 _BETWEEN = r"[-'’&_‐‑.,:/](?:(?<![.,:/])|(?<=\d.)(?=\d)|(?<=\b\w\.)(?=\w\b))"
 _MEANT_WORD = re.compile(rf'{_LETTERS_OF}(?:{_BETWEEN}{_LETTERS_OF})*(?:://(?<=https://)[!-~]+)?|[{_LONE}][{_JOINED}]*')
+_ASCII_WORD = re.compile(rf'[A-Za-z0-9]+(?:{_BETWEEN}[A-Za-z0-9]+)*(?:://(?<=https://)[!-~]+)?')    # four times as fast
 
 def words(text:str)->list[str]:
     "The words of a text, as a reader counts them."
-    return _MEANT_WORD.findall(text)
+    return (_ASCII_WORD if text.isascii() else _MEANT_WORD).findall(text)
 
 def regexp_words(text:str)->list[str]:
     r"Runs of word characters, `\w+`, as the official code counts words."
