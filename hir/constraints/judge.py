@@ -83,9 +83,9 @@ def question(
 # %% ../../nbs/api/constraints/07_judge.ipynb #a540fc4f
 _WRAP = ' \t\xa0\u3000\u200b\ufeff*_`#$"\'“”„‟«»‹›‘’‚‛「」『』《》〈〉()（）[]【】{}'  # what an answer may be wrapped in
 _STOPS = '.!。．｡！।॥۔։።။។'                                               # the full stops of scripts
-_LABEL = '(?:final[ _])?(?:answer|verdict|judge?ment|decision|conclusion|result)'
+_VERDICT_LABEL = '(?:final[ _])?(?:answer|verdict|judge?ment|decision|conclusion|result)'
 _W = f'[{re.escape(_WRAP)}]*'
-_ANSWER = re.compile(rf'{_W}(?:[-•]{_W})?(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:my|the) )?{_LABEL}'
+_ANSWER = re.compile(rf'{_W}(?:[-•]{_W})?(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:my|the) )?{_VERDICT_LABEL}'
                      rf'(?:{_W} is\b{_W}:?|{_W}[:：=–—→-]+>?){_W})?(yes|no)[{re.escape(_WRAP + _STOPS)}]*', re.I | re.A)
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #0bf79a3d
@@ -94,7 +94,7 @@ def _out_of_json(text):
     at, end = text.find('{'), text.rfind('}') + 1
     try: pairs = json.loads(text[at:end], object_pairs_hook=list, parse_int=str, parse_float=str)
     except (ValueError, RecursionError): return text
-    said = {('No', 'Yes')[v] if isinstance(v, bool) else str(v) for k, v in pairs if re.fullmatch(_LABEL, k, re.I)}
+    said = {('No', 'Yes')[v] if isinstance(v, bool) else str(v) for k, v in pairs if re.fullmatch(_VERDICT_LABEL, k, re.I)}
     return f'{text[:at]}\n{" & ".join(sorted(said))}\n{text[end:]}' if said else text
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #42f47608
@@ -102,7 +102,7 @@ def yes_or_no(
     text:str,             # a reply
     thinking:str='cut')->bool|None: # of `split_thinking`; a trace that does not end leaves no answer
     "True for Yes, False for No, alone or as the last line of a text without the other; None for anything else."
-    text = re.sub(f'</?{_LABEL}>', '\n', _out_of_json(split_thinking(text, thinking)[1]), flags=re.I)
+    text = re.sub(f'</?{_VERDICT_LABEL}>', '\n', _out_of_json(split_thinking(text, thinking)[1]), flags=re.I)
     text = re.sub(r'\\(?:boxed|text(?:bf)?|mathrm|mathbf)\b|\\[()\[\]]', ' ', text)
     lines = [line for line in text.splitlines() if line.strip(_WRAP)]
     said = _ANSWER.fullmatch(lines[-1]) if lines else None

@@ -21,6 +21,7 @@ from functools import cache, lru_cache
 from itertools import groupby, islice, pairwise
 from string import ascii_lowercase, digits, punctuation
 from typing import Annotated
+from ...files import shipped
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind, meant
 from .ifeval import count_keyword, straight, undressed
@@ -562,57 +563,11 @@ def _verb_score(tokens): # of an opening, at least one
 def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #afafde19
-_VERBS = frozenset('''
-    accept accommodate accompany accomplish achieve acknowledge acquire activate adapt add adhere adjust admire
-    admit adopt advise afford agree align allocate allow alter analyse analyze anticipate appear append apply
-    appoint appreciate approve arise arrange arrive ask assemble assert assess assign assist associate assume
-    assure attend avoid await bake be become beg begin behave believe belong bring build buy calculate capture
-    carry celebrate choose cite collaborate collect combine come communicate compare compile complete comply
-    compose compute conceive conclude conduct confirm connect consider consist construct consult contain continue
-    contribute convert convey convince correct create cultivate decide declare decorate dedicate deepen define
-    delete deliver demonstrate deny depend depict deploy derive describe deserve detect determine develop devote
-    diagnose differ differentiate dig diminish disagree discover discuss distinguish distribute dive divide do eat
-    educate elaborate eliminate emerge employ empower enable encourage engage enhance enjoy ensure enter establish
-    evaluate evolve examine exist expand expect explain explore expose express extend extract face facilitate fall
-    feel fetch find fly follow forget forgive form formulate foster gather generate get give go grasp grow happen
-    have hear hide highlight ignore illustrate imagine implement imply improve incorporate increase indicate
-    inform innovate insert inspect inspire install integrate interpret introduce invent invest investigate invite
-    involve join keep know lead learn leave lend let leverage lie listen live lose maintain make manage mean meet
-    merge motivate navigate need observe obtain occur offer open operate organise overcome own participate perform
-    place pray predict prefer prepare preserve pretend prevent proceed produce promote propose protect prove
-    provide publish pursue put raise reach read realise receive recall recognise recommend reconsider reduce refer
-    reflect reject relate relax rely remain remember remind remove render replace represent require resolve
-    respect respond restore retain retrieve reveal revise rise say see seek seem select sell send separate serve
-    settle share shine sing sit solve speak spend stand stay strengthen strive struggle submit succeed suggest
-    summarise suppose swim take talk teach tell thank think thrive throw transform translate travel treat try turn
-    understand unlock update use utilise validate wait want welcome wish wonder write'''.split())
+def _verbs_listed():
+    "Common verbs: those that are hardly ever nouns, and those that are nouns as well."
+    return (frozenset(part.split()) for part in shipped('verbs.txt').read_text(encoding='utf-8').split('\n\n')[1:])
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #29eb0571
-_NOUNS_TOO = frozenset('''
-    abandon access act address advance age aim alert answer appeal approach argue arm attack attempt back balance
-    ban base battle beat bet bid bind bite blend block blow boil book boost border borrow bounce bow brace break
-    breathe bridge brush burn call camp care cast catch cause challenge change charge chart chase check cheer
-    claim clean clear climb close coach code comment commit compete concentrate concern control cook copy count
-    cover crack craft crash cross cry cut dance dare date deal debate delay demand design desire detail dip direct
-    display document double doubt draft drag draw dream dress drift drill drink drive drop echo edit embed end
-    escape estimate exercise experience experiment fail fear feature feed fight figure file fill film filter
-    finish fire fish fix flip float flow focus fold force frame freeze fuel function fund gain grab grade
-    grant greet grip group guess guide handle hang harness head heal heat help hike hit hold hope host hug hunt
-    hurry impact import influence initiate insist issue joke judge jump kick kill kiss knock label lack land last
-    laugh launch lay lean leap level lift light like limit link list load locate lock log long look love mail map
-    march mark mask master match matter measure mention mind mine miss mix model monitor mount move multiply name
-    nest note notice number object order outline pack paint parse pass pause pay peel pick picture plan plant play
-    plot point post pour power practice practise praise preheat present press print probe process profit program
-    project promise pull pump punch purchase push query question quit quote race rain range rank rate rebuild
-    record recover reform refuse regard release rent repair repeat reply report request rescue research reserve
-    rest result return review reward rewrite ride ring rinse risk roast rock roll rotate round rule run rush sail
-    salute save scale scan schedule score scream search season secure sense set shape shift ship shoot shop shout
-    show shut sign sink sketch ski sleep slice slide slip slow smell smile smoke sort sound spark spell spin split
-    spread sprinkle stack stage start state stop store store stream stress stretch strike study style suffer sum
-    supply support surprise surround survey survive sweep swing switch tackle tap target taste tear term test
-    tie tolerate toss touch tour trace track trade train transfer trap trigger trust tune twist type unite venture
-    view visit voice vote wake walk warm warn wash waste watch water weigh whisk win wind witness work worry
-    wrap'''.split())
+_VERBS, _NOUNS_TOO = _verbs_listed()
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #214eddd2
 _AUXILIARIES = frozenset('''

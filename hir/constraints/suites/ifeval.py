@@ -107,7 +107,7 @@ def existence(response:str, keywords:Keywords)->bool:
     return all(re.search(k, response, re.IGNORECASE) for k in keywords)
 
 @meant('keywords:existence',
-       ('takes a keyword for a pattern', 'cat', {'keywords': ['C++']}),
+       ('takes a keyword for a pattern', 'optional', {'keywords': ['(optional)']}),
        ('finds no keyword that holds a mark of patterns', 'It costs $100 now', {'keywords': ['$100']}),
        ('finds a keyword inside other words', 'toward', {'keywords': ['war']}),
        ('cannot run where a keyword is no pattern', 'hi :)', {'keywords': [':)']}))
@@ -314,7 +314,7 @@ def _literally(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).sp
 
 @meant('detectable_content:postscript',
        ('finds it inside a word', 'dept.p.s. x'),
-       ('finds it in the middle of a sentence, and at the start', 'P.S. Hi.\n\nOne.\n\nTwo.\n\nThree.\n\nFour.'),
+       ('finds it at the start, too', 'P.S. Hi.\n\nOne.\n\nTwo.\n\nThree.\n\nFour.'),
        ('wants nothing after it', 'Bye.\n\nP.S.'),
        ('takes other markers for patterns', 'x p-p-s- y', {'postscript_marker': 'P.P.S.'}))
 def _postscript(response, postscript_marker):
@@ -464,7 +464,7 @@ def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
 @meant('combination:repeat_prompt',
        ('wants the same blanks and line breaks', 'Say hi. Now. ok', {'prompt_to_repeat': 'Say  hi.\nNow.'}),
        ('sees asterisks and curly quotes', '**What’s salt?** A taste.', {'prompt_to_repeat': "What's salt?"}),
-       ('wants no answer', 'Why?'),
+       ('wants no answer after it', 'Why?'),
        ('lets the last word go on', 'Say higher', {'prompt_to_repeat': 'Say hi'}))
 def _repeat_prompt(response, prompt_to_repeat):
     response = response.lstrip()[:2*len(prompt_to_repeat) + 1000]      # the rest does not matter

@@ -504,7 +504,8 @@ def _meant_punctuation(sentence):
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e14b7ef8
 @meant('muldimif:Content/Punctuation',
-       ('takes any letters "all" for all sentences', 'Yes? No.', {'constraint': 'Finally, end with a period'}),
+       ('takes the letters "all" for a demand on all sentences', 'Yes? No.',
+        {'constraint': 'Finally, end with a period'}),
        ('fails what closes a text', 'He said "No."', {'constraint': 'end with a period'}),
        ('overlooks "every"', 'Yes? No.', {'constraint': 'every sentence ends with a period'}),
        ('passes any mark where one is named', 'No?', {'constraint': 'a period as the final punctuation mark'}),
@@ -877,8 +878,8 @@ def _format_xml(response, constraint):
     return all(map(_read_xml(constraint).holds, counts if re.search(r'\beach\b', low) else [sum(counts)]))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e1e197d5
-_BULLET, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
-_OTHERS = [('full sentences', '', True), ('no bullet points', _BULLET, False), ('bullet points', _BULLET, True),
+_DASHED, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
+_OTHERS = [('full sentences', '', True), ('no bullet points', _DASHED, False), ('bullet points', _DASHED, True),
           ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False), ('in-text citations', _CITED, True)]
 
 @lru_cache(4096)
