@@ -94,7 +94,8 @@ def _out_of_json(text):
     at, end = text.find('{'), text.rfind('}') + 1
     try: pairs = json.loads(text[at:end], object_pairs_hook=list, parse_int=str, parse_float=str)
     except (ValueError, RecursionError): return text
-    said = {('No', 'Yes')[v] if isinstance(v, bool) else str(v) for k, v in pairs if re.fullmatch(_VERDICT_LABEL, k, re.I)}
+    said = {('No', 'Yes')[v] if isinstance(v, bool) else str(v)
+            for k, v in pairs if re.fullmatch(_VERDICT_LABEL, k, re.I)}
     return f'{text[:at]}\n{" & ".join(sorted(said))}\n{text[end:]}' if said else text
 
 # %% ../../nbs/api/constraints/07_judge.ipynb #42f47608
