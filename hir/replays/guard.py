@@ -20,7 +20,7 @@ from ..policies.rollout import Rollout
 from .reward import Row, RewardError
 
 # %% ../../nbs/api/replays/03_guard.ipynb #1e3f955e
-_UNSPACED_SCRIPTS = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'  # Thai … Khmer, kana, Han
+_UNSPACED_SCRIPTS = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'     # Thai … Han
 # punctuation of many scripts
 _OF_NO_WORD = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'
 _PIECE = re.compile(f'[{_UNSPACED_SCRIPTS}]|\\d{{1,20}}|[^\\s\\d{_OF_NO_WORD}{_UNSPACED_SCRIPTS}]{{1,20}}')

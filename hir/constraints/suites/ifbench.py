@@ -29,7 +29,7 @@ from ..text import meant_sentences, regexp_words, sentences, tokenize, word_toke
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #be4688c2
 _MARKER = re.compile(r'^[ \t>]*(?:(?:\d{1,3}[.)]|[-*+•])[ \t]|```.*)', re.MULTILINE)  # of an item, or of code
-_TITLE_LINE = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
+_LINE_OF_TITLE = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
 
 def _said(text):
     "The words of a text as a reader takes them, in small letters."
@@ -377,7 +377,7 @@ def _last_first(response):
 @meant('words:paragraph_last_first', ('does not strip a word inside', 'Sea, or **sea**'),
        ('lets a paragraph of one word pass', 'Sea'))
 def _paragraph_last_first(response):
-    found = list(filter(None, map(_said, _TITLE_LINE.sub('', response).split('\n'))))
+    found = list(filter(None, map(_said, _LINE_OF_TITLE.sub('', response).split('\n'))))
     return any(p[1:] for p in found) and all(p[0] == p[-1] for p in found)
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #fae5e034
@@ -853,7 +853,7 @@ _THESIS = re.compile(r'(?:[\W_]|</?(?:p|div|section|b|strong|br|body|html)\b[^<>
        ('lets an empty <em> pass', '<em></em> sea'))
 def _thesis(response):
     sections = [s for s in _SECTION_HEAD.split(response) if re.search(r'\w', s)]
-    if len(sections) > 1 and not _SECTION_HEAD.match(response.lstrip()): del sections[0]       # it is before the first heading
+    if len(sections) > 1 and not _SECTION_HEAD.match(response.lstrip()): del sections[0]    # before the first heading
     def says(part): return re.search(r'\w', re.sub('<[^<>]*>', '', part))
     theses = list(map(_THESIS.match, sections))
     return theses != [] and all(m and says(m[2]) and says(m[3]) for m in theses)
@@ -1070,7 +1070,7 @@ def _reverse_newline(response):
        '“Ah. ' + ' '.join(f'{c}x is it.' for c in ascii_lowercase.upper()[1:])))
 def _sentence_alphabet(response):
     label = r'^[ \t*_#>]*[A-Za-z][.):][*_]*[ \t]+(?=\S)'
-    unlabelled = re.sub(label, '', _TITLE_LINE.sub('', response), flags=re.MULTILINE)
+    unlabelled = re.sub(label, '', _LINE_OF_TITLE.sub('', response), flags=re.MULTILINE)
     return ''.join(_plain_ascii(s[0][0]) for s in _told(unlabelled)) == ascii_lowercase
 
 @meant('custom:european_capitals_sort', ('wants nothing after the last name', ', '.join(_CITIES) + '.'),
