@@ -75,7 +75,7 @@ def unique_word_count(response:str, N:Count)->bool:
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
 def numbers(response:str, N:Count)->bool: return len(re.findall(r'\d+', _without_punctuation(response))) == N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8684a3fc
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #1591feda
 @meant('count:word_count_range', ("counts don't as two words", "don't go"),
        ('counts the numbers of a list', '1. sea\n2. sun'))
 def _word_count_range(response, min_words, max_words):
