@@ -68,6 +68,32 @@ def test_sentences_are_punkts(text):
     assert ours.sentences(text) == punkt().tokenize(text)
 
 
+scripts = ['海。', '「行く？」と', 'हिन्दी।', 'เด็ก ', '؟', 'Å. ', 'А. С. ', '- ', '1. ', 'a) ', '# ', '**', '```', '😊', '👩\u200d👧', 'x.com', '1,000', "don't", 'R&D', 'https://x.y']
+
+
+@QUICK
+@given(st.lists(st.sampled_from(marks + words + scripts), max_size=14).map(''.join) | texts)
+@example('1. 😊 ,_')
+@example('\0\u2028؟Å.😊')
+def test_a_readers_sentences_have_words(text):
+    "Each sentence has a word; there is one where there is a word; blanks around a text change nothing."
+    found = ours.meant_sentences(text)
+    assert all(s.strip() == s and any(map(str.isalnum, s)) for s in found)
+    assert bool(found) == bool(ours.words(text)) == any(map(str.isalnum, text))
+    assert found == ours.meant_sentences(text + '\n')
+
+
+@QUICK
+@given(st.text(st.sampled_from("ab1é海かि์\u0301\u200d\ufe0f._-'’&:/ "), max_size=12))
+def test_marks_tear_no_word(text):
+    "Words are found in reading order, none begins with a mark, and where letters meet there is no cut but in Chinese and Japanese."
+    found, at = ours.words(text), 0
+    for word in found:
+        start = text.index(word, at)
+        assert word[0].isalnum() and (start == 0 or not text[start - 1].isalnum() or '海' in text[start - 1:start + 1] or 'か' in text[start - 1:start + 1])
+        at = start + len(word)
+
+
 @QUICK
 @given(st.lists(plain.filter(lambda s: '\0' not in s), max_size=3))
 def test_tokens_are_the_treebanks(texts):

@@ -22,14 +22,20 @@ _JOINED = ''.join(c for place in _PLACES for c in map(chr, range(*place)) if cat
 _JOINED += '\u00ad\u200c\u200d\u2060'                              # and joiners that nobody sees
 _LONE = (r'\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff'                      # kana
          r'\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff')              # and Han
+_BETWEEN = r"[-'’&_‐‑.,:/](?:(?<![.,:/])|(?<=\d.)(?=\d)|(?<=\b\w\.)(?=\w\b))"  # in 'well-known', '3.14', 'e.g.'
+
+def _word_pattern(letters:str):
+    "Letters, joined by what may stand between them; or an address."
+    return rf'{letters}(?:{_BETWEEN}{letters})*(?:://(?<=https://)[!-~]+)?'
+
 _LETTERS_OF = rf'[^\W_{_LONE}]+(?:[{_JOINED}]+[^\W_{_LONE}]*)*'
-_BETWEEN = r"[-'’&_‐‑.,:/](?:(?<![.,:/])|(?<=\d.)(?=\d)|(?<=\b\w\.)(?=\w\b))"
-_MEANT_WORD = re.compile(rf'{_LETTERS_OF}(?:{_BETWEEN}{_LETTERS_OF})*(?:://(?<=https://)[!-~]+)?|[{_LONE}][{_JOINED}]*')
-_ASCII_WORD = re.compile(rf'[A-Za-z0-9]+(?:{_BETWEEN}[A-Za-z0-9]+)*(?:://(?<=https://)[!-~]+)?')    # four times as fast
+_ANY_WORD = re.compile(rf'{_word_pattern(_LETTERS_OF)}|[{_LONE}][{_JOINED}]*')
+_PLAIN_WORD = re.compile(_word_pattern(r'[^\W_]+'))                   # the same, but quick, where these are absent:
+_MARKED_SCRIPT = re.compile('[\u00ad\u0300-\u1dff\u200c\u200d\u2060\u20d0-\u20ff\u2c00-\U0010ffff]')
 
 def words(text:str)->list[str]:
     "The words of a text, as a reader counts them."
-    return (_ASCII_WORD if text.isascii() else _MEANT_WORD).findall(text)
+    return (_ANY_WORD if _MARKED_SCRIPT.search(text) else _PLAIN_WORD).findall(text)
 
 def regexp_words(text:str)->list[str]:
     r"Runs of word characters, `\w+`, as the official code counts words."
@@ -81,7 +87,7 @@ _EITHER = _STARTERS | set('''
     act answer chapter day option part word'''.split())      # seen small and with a capital
 _SMALL = set('''
     able always become being better between build causes challenges consider content core create
-    description different does early effects enjoy ensure examples example explore final goals going
+    description different does early effects enjoy ensure examples example explore fade final goals going
     having her here him importance improve include into known language learn limitations need objectives
     please potential practical process provide put question requirements results right same scene
     scope section simple step still structure such team them therefore things think together
@@ -91,7 +97,7 @@ _SUFFIXES = tuple('able ed ful ible ing ive less ly ment ments ness ous sion tio
 # %% ../../nbs/api/constraints/01_text.ipynb #d755c8c4
 _SMALL_TOO = set('''
     accessibility agencies animation autonomy beaches beginnings blend boldly certified climax colorful
-    complexities critique deployment durable emissions empathy engagement fade focused focuses focusing
+    complexities critique deployment durable emissions empathy engagement focused focuses focusing
     founders governance insights intricate limerick lottery methodology milestone motivations objectives
     obstacles okay partnerships platforms republic resilience seeds strengths sustainable teamwork
     technologies transportation vibrant vulnerability web whisper workplace'''.split())
@@ -191,8 +197,9 @@ _SHUT = r"""'"”’»›)\]}*_`~」』】〉》）］｝"""                    
 _MARKED = re.compile(rf'[.!?…{_ELSEWHERE}][{_SHUT}]*$')
 _WORDY = re.compile(r'[^\W_]')
 _LINE = re.compile(r"""\s*(?:
-    (?P<heading>\#{1,6}\s.*|\*\*[^*]+\*\*:?|<<.+>>|```.*)$ | [A-Za-z]\.\s |
-    (?P<item>(?:[-*+•◦‣▪·–—]|\**\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.)]\**)\s+(?=.*\w)))""", re.VERBOSE)
+    (?P<heading>\#{1,6}\s.*|\*{2,3}[^*]+\*{2,3}:?|<<.+>>|```.*)$ | [A-Za-z]\.\s |
+    (?P<item>(?:[-*+•◦‣▪·–—\u2190-\u2bff\U0001f300-\U0001faff]\ufe0f?        # a bullet, an emoji too
+        |\**\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.)]\**)\s+(?=.*[^\W_])))""", re.VERBOSE)  # or a number
 
 def _blocks(text:str):
     "The paragraphs of a text and the items of its lists, without bullets and numbers; no headings."
@@ -213,10 +220,12 @@ _NUMBERED = set("""
     no nos p pp ch vol vols fig figs eq eqs sec art jan feb mar apr jun jul aug sep sept oct nov dec""".split())
 _SHORTENED = set('etc al inc ltd co corp jr sr dept est misc approx bros ave blvd'.split())
 _COUNTRIES = set('u.s u.k u.n e.u'.split())
+_FIRST_WORDS = _STARTERS | set("""
+    a an and as at by for from his how is my no on or our she to was we what where who why with you""".split())
 _LETTERED = set("""
     plan option vitamin class grade group team type part section appendix exhibit answer choice step case
     phase point version scenario hepatitis room""".split())
-_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[a-z]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
+_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[^\W\d_]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
 
 def _is_common(word:str):
     "Is it a word that is usually written small?"
@@ -227,7 +236,7 @@ def _is_initial(before:str, after:str):
     "Do the words around a letter make it part of a name, as in 'John F. Kennedy', not in 'Plan B. Explain'?"
     if before.lower() in _LETTERED: return False
     named = before[0].isupper() and not _is_common(before)
-    return after.lower() not in _STARTERS if named else not _is_common(after)
+    return after.lower() not in _FIRST_WORDS if named else not _is_common(after)
 
 # %% ../../nbs/api/constraints/01_text.ipynb #2422d4af
 def _is_short(
@@ -241,11 +250,11 @@ def _is_short(
     if word in _NUMBERED: return after[0].isdigit()
     if len(word) == 1 and word.isalpha(): return _is_initial(before[-2], after)
     if not (word in _SHORTENED or '.' in word and _DOTTED.fullmatch(word)): return False
-    return after[0].islower() or word in _COUNTRIES and gap == ' ' and not _is_common(after)
+    return after[0].islower() or word in _COUNTRIES and gap == ' ' and after.lower() not in _FIRST_WORDS
 
 # %% ../../nbs/api/constraints/01_text.ipynb #faa801c1
 _END_MARK = re.compile(rf'((?:(?<![.!?…])[.!?…]|[{_ELSEWHERE}])[.!?…{_ELSEWHERE}]*)([{_SHUT}]*)(?:\[\d+\])*(\s*)')
-_AFTER_END = re.compile(r'(?=(.))\W{0,20}(\w[\w.]{0,30})')
+_AFTER_END = re.compile(r'(?=(.))[\W_]{0,20}([^\W_][\w.]{0,30})')
 
 def _meant_ends(block:str):
     "Where sentences end inside a block."
@@ -253,7 +262,8 @@ def _meant_ends(block:str):
     for m in _END_MARK.finditer(block):
         mark, shut, gap = m.groups()
         if mark[-1] in '.!?…' and not gap and block[m.end():m.end() + 1] < '\u3005': continue  # '3.14', not '.好'
-        if not (following := _AFTER_END.match(block, m.end())): continue
+        following = _AFTER_END.match(block, m.end())
+        if not (following and _WORDY.search(block, start, m.start())): continue
         after, touches = following[2], not gap and following[1].isalnum()
         if (shut or mark[-2:] == '..' or mark[-1] == '…') and (after[0].islower() or touches): continue
         if mark == '.' and _is_short(block[max(start, m.start() - 40):m.start()].split(), after, gap): continue
@@ -261,12 +271,8 @@ def _meant_ends(block:str):
 
 def meant_sentences(text:str)->list[str]:
     "The sentences of a text, as a reader counts them; none where there is no word."
-    out = []
-    for block in _blocks(text):
-        for start, end in pairwise((0, *_meant_ends(block), len(block))):
-            piece = block[start:end].strip()
-            if _WORDY.search(piece) or not out: out.append(piece)
-            else: out[-1] += ' ' + piece
+    cuts = ((block, pairwise((0, *_meant_ends(block), len(block)))) for block in _blocks(text))
+    out = [block[start:end].strip() for block, spans in cuts for start, end in spans]
     return out or [text.strip()][:bool(_WORDY.search(text))]
 
 # %% ../../nbs/api/constraints/01_text.ipynb #c3550d20
