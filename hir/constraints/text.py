@@ -235,7 +235,7 @@ def _is_common(word:str):
 def _is_initial(before:str, after:str):
     "Do the words around a letter make it part of a name, as in 'John F. Kennedy', not in 'Plan B. Explain'?"
     if before.lower() in _LETTERED: return False
-    named = before[0].isupper() and not _is_common(before)
+    named = before[:1].isupper() and not _is_common(before)
     return after.lower() not in _FIRST_WORDS if named else not _is_common(after)
 
 # %% ../../nbs/api/constraints/01_text.ipynb #2422d4af
@@ -248,7 +248,7 @@ def _is_short(
     if word in _NEVER_LAST or len(before) == 1 and _COUNTER.fullmatch(word): return True
     if word == '1' and before[-2][-1] == ':': return True          # Steps: 1. Sit.
     if word in _NUMBERED: return after[0].isdigit()
-    if len(word) == 1 and word.isalpha(): return _is_initial(before[-2], after)
+    if len(word) == 1 and word.isalpha(): return _is_initial(before[-2] if before[1:] else '', after)
     if not (word in _SHORTENED or '.' in word and _DOTTED.fullmatch(word)): return False
     return after[0].islower() or word in _COUNTRIES and gap == ' ' and after.lower() not in _FIRST_WORDS
 
