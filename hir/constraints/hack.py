@@ -35,8 +35,8 @@ def _again(texts, c, least=1):
 _PAIRS = ('*', '*'), ('<<', '>>'), ('[', ']'), ('"', '"'), ("'", "'")
 _WITHIN = [rf'{re.escape(a)}[^\n{re.escape(z[0])}]{{1,80}}{re.escape(z)}' for a, z in _PAIRS]
 _MARKED = re.compile(rf'(?<!\w)(?:{"|".join(_WITHIN)}|[*-] [^\n]{{1,40}}|[^\w\s]{{1,20}})(?!\w)')
-_USUAL = ('{}', '[]', '""', "''", '()', '<<a>>', '[a]', '[x]', '*a*', '* a', '- a', '1. a', '# a', '### a', '|a|', '<a/>',
-         'P.S.', '!', '?', '.', '…', '#', '😀', 'a')
+_USUAL = ('{}', '[]', '""', "''", '()', '<<a>>', '[a]', '[x]', '*a*', '* a', '- a', '1. a', '# a', '### a', '|a|',
+          '<a/>', 'P.S.', '!', '?', '.', '…', '#', '😀', 'a')
 
 def _named_words(c):
     "The texts among the arguments, their parts, and all of them together; no choice, and not the sentence itself."
@@ -102,7 +102,8 @@ def _hack_lines(found): # id → reading → `hacks`
         yield f'{"met, " + r:<{width}}' + ''.join(f'{sum(way in f[r] for f in found.values()):<10}' for way in WAYS)
     for r in readings:
         free = [id for id, f in found.items() if not f[r]]
-        yield '\n'.join([f'\nmet in no way, {r}: {len(free)} of {len(found)}', *wrap(', '.join(free), 118, break_on_hyphens=False)])
+        named = wrap(', '.join(free), 118, break_on_hyphens=False)
+        yield '\n'.join([f'\nmet in no way, {r}: {len(free)} of {len(found)}', *named])
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #f9c22e40
 def _hack_page(k, found): # reading → `hacks`
@@ -119,7 +120,8 @@ def hack_table(
     reading:str='')->str: # official or meant; '' for both
     "A page about a kind, or a line for each of several, and a summary."
     called = kinds_called(asked)
-    found = {id: {r: hacks(k, r) for r in ([reading] if reading else ['official', 'meant'])} for id, k in called.items()}
+    readings = [reading] if reading else ['official', 'meant']
+    found = {id: {r: hacks(k, r) for r in readings} for id, k in called.items()}
     if asked in called: return _hack_page(called[asked], found[asked])
     rows = [f'{id:<48}' + ''.join(f'{_cell(k, way, found[id]):<10}' for way in WAYS) for id, k in called.items()]
     return '\n'.join([f'{"":48}' + ''.join(f'{way:<10}' for way in WAYS), *rows, '',
