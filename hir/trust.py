@@ -100,8 +100,7 @@ def code_in(values:dict)->dict[str, str]: # a run's settings as a file has them;
     name, own = _own_settings(values.get('method'))
     flat = {n: values.get(n) for n in _MODULES} | {'method': name} | {f'method.{n}': v for n, v in own.items()}
     flat |= {str(n): v for n, v in values.items() if str(n).startswith('method.')}
-    guards = map(str, _as_names(values.get('guard')))              # several names
-    flat |= {'guard': ','.join(n for n in guards if ':' in n)}
+    flat |= {'guard': ','.join(n for n in map(str, _as_names(values.get('guard'))) if ':' in n)}    # of several names
     found = {n: v for n, v in flat.items() if isinstance(v, str) and ':' in v}
     kinds = ','.join(n for n in map(str, _as_names(values.get('kinds'))) if n)
     return found | ({'kinds': kinds} if kinds else {})
@@ -129,7 +128,7 @@ def _odd_options(options):
 def _beyond(values):
     "Yield (setting, what a run would do because of it)."
     for name, code in code_in(values).items():
-        yield name, f'runs code of {", ".join(n.split(":")[0] for n in code.split(","))}'
+        yield name, 'runs code of ' + ', '.join(path.split(':')[0] for path in code.split(','))
     odd = _odd_options(values.get('engine_options'))
     if odd: yield 'engine_options', f'hands {", ".join(odd)} to the engine'
     if set('/:@') & set(str(values.get('attention') or '')): yield 'attention', 'loads a kernel from the hub'

@@ -20,10 +20,9 @@ from ..policies.rollout import Rollout
 from .reward import Row, RewardError
 
 # %% ../../nbs/api/replays/03_guard.ipynb #1e3f955e
-_UNSPACED_SCRIPTS = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'     # Thai … Han
-# punctuation of many scripts
-_OF_NO_WORD = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'
-_PIECE = re.compile(f'[{_UNSPACED_SCRIPTS}]|\\d{{1,20}}|[^\\s\\d{_OF_NO_WORD}{_UNSPACED_SCRIPTS}]{{1,20}}')
+_UNSPACED = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'  # Thai … Khmer, kana, Han
+_BETWEEN_WORDS = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'  # of many scripts
+_PIECE = re.compile(f'[{_UNSPACED}]|\\d{{1,20}}|[^\\s\\d{_BETWEEN_WORDS}{_UNSPACED}]{{1,20}}')
 
 def _pieces_of(text:str):
     "The words of a text in small letters, without marks."
@@ -33,7 +32,7 @@ def _runs_of(words, n:int): return zip(*(words[k:] for k in range(n)))
 
 # %% ../../nbs/api/replays/03_guard.ipynb #b7f4d4a1
 def _share_in(words, n:int, known:set, skip=frozenset(), grow:bool=False):
-    "Share of the words in runs of n that are known, but not of `skip`; with `grow`, runs become known once read."
+    "Share of the words in runs of n that are known and not in `skip`; with `grow`, runs become known as they are read."
     count = end = 0
     for i, run in enumerate(_runs_of(words, n)):
         if run in known and run not in skip: count += i + n - max(i, end); end = i + n
@@ -48,8 +47,8 @@ def _asked_to_say(q:Instruction):
         quotes, sentence = get_kind(c.kind).quotes, describe(replace(c, text=''))
         for name, value in c.args.items():
             for text in value if isinstance(value, list) else [value]:
-                long = isinstance(text, str) and text != sentence and len(_pieces_of(text)) >= 5
-                if long or name in quotes: yield text
+                if not isinstance(text, str) or text == sentence: continue
+                if name in quotes or len(_pieces_of(text)) >= 5: yield text
 
 def _asked_runs(q, n):
     "The runs of n words in these texts, each said several times."
