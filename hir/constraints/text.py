@@ -225,7 +225,7 @@ _FIRST_WORDS = _STARTERS | set("""
 _LETTERED = set("""
     plan option vitamin class grade group team type part section appendix exhibit answer choice step case
     phase point version scenario hepatitis room""".split())
-_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[^\W\d_]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
+_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[a-zα-ωа-я]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
 
 def _is_common(word:str):
     "Is it a word that is usually written small?"
