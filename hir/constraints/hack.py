@@ -18,7 +18,7 @@ from .verifier import check
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #9a1957d0
 TASK, _SENTENCE = 'Write a few lines about the sea and its salt.', 'the sea is salt.'
-_BETWEEN = ' ', '\n', '\n\n', '\n***\n', '\n******\n', ''
+_CLAUSE_ENDS = ' ', '\n', '\n\n', '\n***\n', '\n******\n', ''
 
 def _counts(c):
     "How often a thing may have to be said: a few times, or as often as a number of the constraint says, or once more."
@@ -28,13 +28,13 @@ def _counts(c):
 
 def _again(texts, c, least=1):
     "Each text `least` times and more, with a blank, a line, or a divider of the sentence between."
-    between = dict.fromkeys([*_BETWEEN, *(f'\n{m}\n' for m in re.findall(r'(?<!\S)[^\w\s]{3,20}', str(c)[:1_000]))])
+    between = dict.fromkeys([*_CLAUSE_ENDS, *(f'\n{m}\n' for m in re.findall(r'(?<!\S)[^\w\s]{3,20}', str(c)[:1_000]))])
     return [b.join([text]*n) for text in texts for n in _counts(c) if n >= least for b in between]
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #91f00038
 _PAIRS = ('*', '*'), ('<<', '>>'), ('[', ']'), ('"', '"'), ("'", "'")
 _WITHIN = [rf'{re.escape(a)}[^\n{re.escape(z[0])}]{{1,80}}{re.escape(z)}' for a, z in _PAIRS]
-_MARKED = re.compile(rf'(?<!\w)(?:{"|".join(_WITHIN)}|[*-] [^\n]{{1,40}}|[^\w\s]{{1,20}})(?!\w)')
+_MARKED_UP = re.compile(rf'(?<!\w)(?:{"|".join(_WITHIN)}|[*-] [^\n]{{1,40}}|[^\w\s]{{1,20}})(?!\w)')
 _USUAL = ('{}', '[]', '""', "''", '()', '<<a>>', '[a]', '[x]', '*a*', '* a', '- a', '1. a', '# a', '### a', '|a|',
           '<a/>', 'P.S.', '!', '?', '.', '…', '#', '😀', 'a')
 
@@ -47,7 +47,7 @@ def _named_words(c):
 
 def _marks(c):
     "The marks that the sentence shows, and those that are common."
-    return list(dict.fromkeys([*(m.strip() for m in _MARKED.findall(str(c)[:1_000])), *_USUAL]))[:40]
+    return list(dict.fromkeys([*(m.strip() for m in _MARKED_UP.findall(str(c)[:1_000])), *_USUAL]))[:40]
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #c64c94bb
 def no_answers(c:Constraint)->dict[str, list[str]]:

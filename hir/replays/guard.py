@@ -20,9 +20,10 @@ from ..policies.rollout import Rollout
 from .reward import Row, RewardError
 
 # %% ../../nbs/api/replays/03_guard.ipynb #1e3f955e
-_UNSPACED = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'  # Thai … Khmer, kana, Han
+# Thai … Khmer, kana, Han
+_UNSPACED_SCRIPTS = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'
 _BETWEEN_WORDS = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'  # of many scripts
-_PIECE = re.compile(f'[{_UNSPACED}]|\\d{{1,20}}|[^\\s\\d{_BETWEEN_WORDS}{_UNSPACED}]{{1,20}}')
+_PIECE = re.compile(f'[{_UNSPACED_SCRIPTS}]|\\d{{1,20}}|[^\\s\\d{_BETWEEN_WORDS}{_UNSPACED_SCRIPTS}]{{1,20}}')
 
 def _pieces_of(text:str):
     "The words of a text in small letters, without marks."
