@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'Clock', 'encode_chat', 'quiet', 'local_place', 'loading', 'pinned',
-           'commit_of', 'load_policy', 'weights_sum', 'same_prompt', 'unshare', 'Policy', 'pad_rows']
+           'commit_of', 'tokenizer_at', 'load_policy', 'weights_sum', 'same_prompt', 'unshare', 'Policy', 'pad_rows']
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
 import os, re, signal, threading, torch, warnings
@@ -132,7 +132,7 @@ def _check_place(
 def local_place(path:str|Path)->str: # one that is in order
     "The folder or file of a model: where `hir get` put it, or as it is named; a folder is meant before a name."
     named = str(path) in MODELS and not Path(path).is_dir()
-    return str(fetched(str(path))) if named else os.path.expanduser(path)
+    return str(named and fetched(str(path)) or os.path.expanduser(path))
 
 # %% ../../nbs/api/policies/00_policy.ipynb #2748b4fe
 def _check_hub(name, revision=''):
@@ -202,6 +202,20 @@ def _unpacked(path, place, own, kw):
         raise ValueError(f'it has no weights for {", ".join(lost[:3])}{", …"*(len(lost) > 3)}')
     return model
 
+# %% ../../nbs/api/policies/00_policy.ipynb #a631e767
+def tokenizer_at(
+    place:str,       # of `loading`
+    own:dict,        # of `pinned`
+    pad_token:str='')->PreTrainedTokenizerBase: # a token to pad with; empty: its own, or for a .gguf file the one that ends
+    "The tokenizer of a model."
+    try: tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own)
+    except Exception as e:
+        if 'gguf_file' not in own: raise
+        raise ValueError(f'transformers {transformers_version} cannot read its tokenizer: {e!r}') from e
+    if 'gguf_file' in own and tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
+    if pad_token: tokenizer.pad_token = pad_token
+    return tokenizer
+
 # %% ../../nbs/api/policies/00_policy.ipynb #79a6f90c
 def load_policy(
     path:str|Path,    # folder of `save_pretrained`, a .gguf file, a name of `hir get`, or a name on the hub
@@ -213,18 +227,14 @@ def load_policy(
         own = pinned(path, revision)
         if 'gguf_file' in own: model = _unpacked(path, place, own, kw)
         else: model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **own, **kw)
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own)
+        tokenizer = tokenizer_at(place, own, pad_token)
     if not _on_hub(path): model.config._name_or_path = model.name_or_path = tokenizer.name_or_path = str(path)
-    if 'gguf_file' in own and tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
-    if pad_token: tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer); _check_tokens(model, tokenizer); _check_head(model)
     return model, tokenizer
 
 # %% ../../nbs/api/policies/00_policy.ipynb #7629afaf
 def weights_sum(path:str|Path)->str: # what a setting names as its model
     "SHA-256 of the file that the weights came from, for a .gguf file and for what `hir get` brought; else ''."
-    _check_place(path)
-    if _on_hub(path): return ''
     place = local_place(path)
     return sum_of(place) if is_gguf(place) else record_at(place).get('sha256', '')
 
