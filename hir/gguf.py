@@ -106,6 +106,9 @@ def check_gguf(path:str|Path)->Header:
     "The header of a file that can be read to its end; a DataError says what is wrong with it."
     head = read_header(path)
     if not head.architecture: raise DataError(f'{path}: names no architecture (general.architecture); is it a model?')
+    layers = head.values.get(f'{head.architecture}.block_count')
+    if not isinstance(layers, int) or not 0 < layers <= len(head.tensors):
+        raise DataError(f'{path}: says it has {layers!r:.40} layers, and lists {len(head.tensors):,} tensors; is it a model?')
     if not find_spec('gguf'): raise DataError(f"{path}: needs the package `gguf`: pip install 'hir[gguf]'")
     if (parts := head.values.get('split.count', 0)) and parts > 1:
         raise DataError(f'{path}: is one of {parts} parts; join them with `llama-gguf-split --merge`')

@@ -393,16 +393,26 @@ class Policy(nn.Module):
         return tuple(x.new_zeros(mask.shape).index_put((row, t), x) for x in found)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #12f067eb
+def _both_logits(model):
+    "Logits of four tokens, from the model itself and from body and head; a PolicyError where there are none."
+    ids = torch.arange(1, 5, device=model.device)[None] % model.config.get_text_config().vocab_size
+    name = model.name_or_path or type(model).__name__
+    try:
+        with _on_any_device(model):
+            direct = model(input_ids=ids, use_cache=False).logits
+            ours = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    except RuntimeError as e:
+        raise PolicyError(f'{name}: cannot be run on four tokens: {e!s:.300}; do configuration and weights fit?') from e
+    if direct.isnan().any(): raise PolicyError(f'{name}: its logits are not numbers; are its weights damaged?')
+    return direct.float(), ours.float()
+
 @torch.no_grad()
 def _check_head(model):
     "Raise a PolicyError unless body and head give the model's own logits."
-    ids = torch.arange(1, 5, device=model.device)[None] % model.config.get_text_config().vocab_size
     was = model.training; model.eval()
-    with _on_any_device(model):
-        direct = model(input_ids=ids, use_cache=False).logits
-        ours = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    direct, ours = _both_logits(model)
     model.train(was)
-    if not torch.allclose(direct.float(), ours.float(), atol=1e-2 * direct.float().abs().max().item()):
+    if not torch.allclose(direct, ours, atol=1e-2 * direct.abs().max().item()):
         raise PolicyError(f'{type(model).__name__} changes its logits after the output projection '
                           '(soft cap or scale); hir cannot score it yet')
 
