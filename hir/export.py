@@ -165,7 +165,8 @@ def _asked_so(cfg:HirConfig):
 def _base_said(cfg:HirConfig, run):
     "The model that was trained, in words: its name, whose it is, and the sum of its weights where a run knows it."
     source, known = SOURCES.get(cfg.model), ((mark_of(run) or {}).get('data') or {}).get('weights')
-    told = [f'{source.about}, from {code_span(source.project or f"{source.of} at {source.revision[:12]}")}'] if source else []
+    told = []
+    if source: told.append(f'{source.about}, from {code_span(source.project or f"{source.of}@{source.revision[:12]}")}')
     if isinstance(known, str): told.append(f'SHA-256 {code_span(known[:64])}')
     return code_span(_short(cfg.model)) + (f' ({"; ".join(told)})' if told else '')
 

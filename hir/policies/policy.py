@@ -99,7 +99,8 @@ def quiet()->Iterator[None]:
 def _on_hub(path):
     "Is it written as the hub writes names, OWNER/NAME, with no folder OWNER here?"
     named = isinstance(path, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', path)
-    return bool(named) and not path.endswith(('.safetensors', '.bin', '.json', '.gguf')) and not Path(path).parent.is_dir()
+    file = str(path).endswith(('.safetensors', '.bin', '.json', '.gguf'))
+    return bool(named) and not file and not Path(path).parent.is_dir()
 
 def _instead(path):
     "What is there instead of a folder that is missing, for the error."
@@ -108,7 +109,8 @@ def _instead(path):
     if place.is_file(): return ', it is a file'
     gone = next(p for p in [*reversed(place.parents), place] if not p.is_dir())
     file = gone.suffix == '.gguf'
-    have = sorted(p.name for p in gone.parent.iterdir() if (p.suffix == '.gguf' if file else p.is_dir()) and p.name[0] != '.')
+    fits = (lambda p: p.suffix == '.gguf') if file else Path.is_dir
+    have = sorted(p.name for p in gone.parent.iterdir() if fits(p) and not p.name.startswith('.'))
     kind = '.gguf files' if file else 'folders'
     few = f'the {kind} {", ".join(have[:8])}' + ', …'*(len(have) > 8) if have else f'no {kind}'
     return f': {gone.parent} has no {gone.name!r}{nearest(gone.name, have, "it has " + few)}'
@@ -126,8 +128,8 @@ def _check_place(
         if found: return
         raise PolicyError(f'{where}{path}: is not here yet; `hir get {path}` fetches it')
     kind = 'file' if str(path).endswith('.gguf') else 'folder'
-    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder written by save_pretrained, a '
-                      f'.gguf file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
+    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder written by save_pretrained, '
+                      f'a .gguf file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
 
 def local_place(path:str|Path)->str: # one that is in order
     "The folder or file of a model: where `hir get` put it, or as it is named; a folder is meant before a name."
@@ -191,10 +193,10 @@ def commit_of(model:PreTrainedModel)->str:
     return getattr(model.config, '_commit_hash', None) or ''
 
 # %% ../../nbs/api/policies/00_policy.ipynb #8e7f2ff1
-def _unpacked(path, place, own, kw):
+def _from_gguf(path, place, own, kw):
     "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
-    try: model, told = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, output_loading_info=True,
-                                                            quantization_config=GgufConfig(dequantize=True), **own, **kw)
+    kw = dict(trust_remote_code=False, quantization_config=GgufConfig(dequantize=True), **own, **kw)
+    try: model, told = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **kw)
     except Exception as e:                                     # KeyError, NotImplementedError, and what is not known yet
         raise ValueError(f'transformers {transformers_version} cannot read its architecture, '
                          f'{check_gguf(path).architecture!r}: {e}') from e
@@ -206,7 +208,7 @@ def _unpacked(path, place, own, kw):
 def tokenizer_at(
     place:str,       # of `loading`
     own:dict,        # of `pinned`
-    pad_token:str='')->PreTrainedTokenizerBase: # a token to pad with; empty: its own, or for a .gguf file the one that ends
+    pad_token:str='')->PreTrainedTokenizerBase: # to pad with; empty: its own, or of a .gguf file the one that ends
     "The tokenizer of a model."
     try: tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **own)
     except Exception as e:
@@ -225,7 +227,7 @@ def load_policy(
     "A model and its tokenizer; a PolicyError where they cannot be loaded, or not be trained."
     with loading(path, revision) as place:
         own = pinned(path, revision)
-        if 'gguf_file' in own: model = _unpacked(path, place, own, kw)
+        if 'gguf_file' in own: model = _from_gguf(path, place, own, kw)
         else: model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **own, **kw)
         tokenizer = tokenizer_at(place, own, pad_token)
     if not _on_hub(path): model.config._name_or_path = model.name_or_path = tokenizer.name_or_path = str(path)

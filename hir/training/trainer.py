@@ -275,7 +275,7 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
 
 # %% ../../nbs/api/training/10_trainer.ipynb #6c01c2ad
 def _model_marks(cfg, model):
-    "Which weights the run began with: the commit of a model on the hub, the sum of a .gguf file or of what was fetched."
+    "Which weights a run began with: the commit of a model on the hub, the sum of a .gguf file or of what was fetched."
     return {n: said for n, said in (('model', commit_of(model)), ('weights', weights_sum(cfg.model))) if said}
 
 # %% ../../nbs/api/training/10_trainer.ipynb #9cdf26c8
