@@ -116,8 +116,8 @@ def _list_sources():
 # %% ../nbs/api/92_cli.ipynb #9f13f7bd
 def _add_get(sub):
     p = sub.add_parser('get', help='fetch a real model, or the prompts of IFBench, once',
-                       description='Fetches a model or prompts into the cache (HIR_CACHE) or a folder, and prints the path. '
-                                   'Settings that take a model take these names too.')
+                       description='Fetches a model or prompts into the cache (HIR_CACHE) or a folder, and prints '
+                                   'the path. Settings that take a model take these names too.')
     p.add_argument('name', nargs='?', default='', metavar='NAME',
                    help='smollm2 | smollm2-full | ifbench (default: list them)')
     p.add_argument('-o', '--out', default='', metavar='FOLDER',

@@ -121,7 +121,7 @@ def _watched_run(command, folder, source):
 
 # %% ../nbs/api/06_fetch.ipynb #d248e17d
 _PIP = ['-P' if sys.version_info >= (3, 11) else '-I', '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:',
-        '--disable-pip-version-check', '--no-input', '--no-color', '--progress-bar=off']   # not the pip.py of this folder
+        '--disable-pip-version-check', '--no-input', '--no-color', '--progress-bar=off']   # no pip.py of this folder
 
 def _downloaded_wheel(name, source, folder):
     "The wheel of a source, downloaded into an empty folder."

@@ -99,8 +99,8 @@ def _bytes_of(path, name, shape, kind):
     "Bytes of a tensor."
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     try: block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    except (ValueError, KeyError): raise DataError(f'{path}: {name[:60]!r} is of type {kind}, which the installed package '
-                                                   '`gguf` does not know; try a newer one') from None
+    except (ValueError, KeyError): raise DataError(f'{path}: {name[:60]!r} is of type {kind}, which the installed '
+                                                   'package `gguf` does not know; try a newer one') from None
     return math.prod(shape)//block*size
 
 def check_gguf(path:str|Path)->Header:

@@ -128,8 +128,8 @@ def _check_place(
         if found: return
         raise PolicyError(f'{where}{path}: is not here yet; `hir get {path}` fetches it')
     kind = 'file' if str(path).endswith('.gguf') else 'folder'
-    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder written by save_pretrained, '
-                      f'a .gguf file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
+    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder of save_pretrained, a .gguf '
+                      f'file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
 
 def local_place(path:str|Path)->str: # one that is in order
     "The folder or file of a model: where `hir get` put it, or as it is named; a folder is meant before a name."
