@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURE = 'nbs/images/house.svg'
 FOR = {'schema': 'settings from signatures', 'files': 'JSON Lines, safe writes', 'progress': 'bars where one watches',
        'markup': 'text stays text', 'trust': 'what a file may ask for', 'pattern': 'what a regular expression may cost',
+       'fetch': 'a model and prompts, brought here once', 'gguf': 'what a .gguf file says of itself',
        'constraints': 'what can be asked of a response, and how it is checked',
        'instructions': 'a task with its constraints; data sets, read and written',
        'policies': 'models that write responses, and the engines that sample',

@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_token
 from typing import Any
 
+from .fetch import SOURCES
 from .markup import code_span
 from .constraints.constraint import Constraint
 from .instructions.instruction import Instruction
@@ -70,14 +71,17 @@ def _short(value, name=''):
     value = struck(value, name)
     return Path(value).name if isinstance(value, str) and value.startswith(('/', '.', '~')) else value
 
-def _is_hub_name(name:str): return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name)) and not Path(name).exists()
+def _is_hub_name(name:str):
+    return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name)) and not name.endswith('.gguf') and not Path(name).exists()
 
 def _front_matter(cfg:HirConfig, adapter:bool):
     "What the hub reads."
     about = {'library_name': 'peft' if adapter else 'transformers', 'pipeline_tag': 'text-generation',
              'tags': ['hir', 'reinforcement-learning', 'instruction-following']}
     way = 'adapter' if adapter else 'finetune'
-    if _is_hub_name(cfg.model): about |= {'base_model': cfg.model, 'base_model_relation': way}
+    if source := SOURCES.get(cfg.model): about |= {'license': source.license}
+    base = source.of if source else cfg.model
+    if _is_hub_name(base): about |= {'base_model': base, 'base_model_relation': way}
     return f'---\n{yaml.safe_dump(about, sort_keys=False)}---\n'
 
 # %% ../nbs/api/91_export.ipynb #913cb5aa
@@ -157,6 +161,15 @@ def _asked_so(cfg:HirConfig):
     q = Instruction('Write about the sea.', [Constraint('punctuation:no_comma')])
     return f'\n\nAsk it as it was trained to be asked:\n\n```json\n{json.dumps(ask(q, None), indent=1)}\n```'
 
+# %% ../nbs/api/91_export.ipynb #a8cb2943
+def _base_said(cfg:HirConfig, run):
+    "The model that was trained, in words: its name, whose it is, and the sum of its weights where a run knows it."
+    source, known = SOURCES.get(cfg.model), ((mark_of(run) or {}).get('data') or {}).get('weights')
+    told = []
+    if source: told.append(f'{source.about}, from {code_span(source.project or f"{source.of}@{source.revision[:12]}")}')
+    if isinstance(known, str): told.append(f'SHA-256 {code_span(known[:64])}')
+    return code_span(_short(cfg.model)) + (f' ({"; ".join(told)})' if told else '')
+
 # %% ../nbs/api/91_export.ipynb #1f7584bf
 def model_card(
     run:str|Path, name:str,     # folder of a run; what the model is called
@@ -175,8 +188,7 @@ def model_card(
               ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
               ('Citation', f'```bibtex\n{_PAPER}\n```')]
     title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)
-    lead = (f'{code_span(_short(cfg.model))}, trained with `hir` '
-            'to follow instructions with many constraints.')
+    lead = f'{_base_said(cfg, run)}, trained with `hir` to follow instructions with many constraints.'
     parts = [f'{_front_matter(cfg, adapter)}\n# {title}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
     return '\n\n'.join(parts) + '\n'
 

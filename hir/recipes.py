@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from .files import DataError, record_in
 from .constraints.constraint import KINDS, Kind, Reading, kinds
@@ -22,7 +22,7 @@ from .constraints.verifier import CheckError
 from .constraints.judge import is_soft
 from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
-from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned
+from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
 from .training.config import (ConfigError, HirConfig, attention_of, chat_of, gives_of, method_of,
@@ -112,9 +112,9 @@ def stand_ins(
 def resolve(cfg:HirConfig)->tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     "The model of a config, without its weights, and its tokenizer; a PolicyError or ConfigError where it cannot be."
     with loading(cfg.model, cfg.revision) as place:
-        own = dict(trust_remote_code=False, **pinned(cfg.model, cfg.revision))
-        config, tokenizer = (auto.from_pretrained(place, **own) for auto in (AutoConfig, AutoTokenizer))
-    if cfg.pad_token: tokenizer.pad_token = cfg.pad_token
+        own = pinned(cfg.model, cfg.revision)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **own)
+        tokenizer = tokenizer_at(place, own, cfg.pad_token)
     check_tokenizer(tokenizer)
     return _skeleton(cfg, config), tokenizer
 

@@ -22,6 +22,7 @@ from ..constraints.judge import is_soft
 from ..files import (DataError, append_text, as_line, parsed_json, record_in, records, repaired, typed, whole_text,
                        write_json, write_jsonl)
 from ..instructions.instruction import as_instruction, record_of
+from ..policies.policy import local_place, weights_sum
 from ..policies.rollout import seed_for
 from ..instructions.benchmarks import READERS, SUITES, Loaded, answered, file_rows, save_responses, wrong
 from ..instructions.scoring import Line, constraints_in, count_line, report
@@ -100,8 +101,10 @@ def _answered_in_all(files, data:Loaded, order):
     return done
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #4f1b377f
-def weights_in(folder:str|Path)->dict[str, list[int]]:
-    "File of weights → its size in bytes and time in ns; nothing for a model on the hub."
+def weights_in(path:str|Path)->dict[str, Any]: # what --model names
+    "What tells weights apart: the SHA-256 of a .gguf file or of what was fetched; else file → [bytes, time in ns]."
+    if known := weights_sum(path): return {'sha256': known}
+    folder = local_place(path)
     return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(Path(folder).glob('*.safetensors'))}
 
 def _same_settings(path, settings:dict):

@@ -31,7 +31,7 @@ from .method import NEEDS, Check, Method, Old, Rules, Sizes
 @dataclass(frozen=True)
 class TaskConfig:
     "What is trained, on what, by which method, for what reward."
-    model:str = ''              # folder or hub name of the start policy
+    model:str = ''              # the start policy: folder, .gguf file, hub name, or smollm2 (see hir get)
     revision:str = ''           # of a model on the hub: a commit, a tag or a branch; empty: the newest
     train:str = ''              # file of training instructions
     heldout:str = ''            # file of held-out instructions; empty: no evaluation

@@ -25,7 +25,7 @@ from ..markup import visible
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
-from ..policies.policy import Policy, commit_of, encode_chat
+from ..policies.policy import Policy, commit_of, encode_chat, weights_sum
 from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
@@ -275,6 +275,11 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
     if job.accelerator.is_main_process: append(Path(cfg.out)/'eval.jsonl', record)
     return record
 
+# %% ../../nbs/api/training/10_trainer.ipynb #6c01c2ad
+def _model_marks(cfg, model):
+    "Which weights a run began with: the commit of a model on the hub, the sum of a .gguf file or of what was fetched."
+    return {n: said for n, said in (('model', commit_of(model)), ('weights', weights_sum(cfg.model))) if said}
+
 # %% ../../nbs/api/training/10_trainer.ipynb #9cdf26c8
 def _due(every:int, s:int, last:int): return s == last or (every > 0 and s % every == 0)
 
@@ -289,7 +294,7 @@ def fit(
     check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg); trackers_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
         job = _prepare_job(cfg, model, tokenizer, engine)
-        job.sums = data_sums(cfg, train) | ({'model': commit} if (commit := commit_of(model)) else {})
+        job.sums = data_sums(cfg, train) | _model_marks(cfg, model)
         try:
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
             _steps(cfg, job, train, rules, evaluate, progress, on_step)
