@@ -6,7 +6,8 @@
 __all__ = ['watched', 'bar', 'cores']
 
 # %% ../nbs/api/02_progress.ipynb #43c9f221
-import os, sys
+import math, os, sys
+from pathlib import Path
 from tqdm.auto import tqdm
 
 # %% ../nbs/api/02_progress.ipynb #3385a938
@@ -19,6 +20,13 @@ def bar(*items, progress:bool=True, **kw)->tqdm: # progress: is one wanted?
     return tqdm(*items, disable=not (progress and watched()), **kw)
 
 # %% ../nbs/api/02_progress.ipynb #88f15061
+def _quota(path):
+    "Cores' worth of time that a container may use, as Linux writes it down; infinite where nothing is said."
+    try: most, period = Path(path).read_text().split()
+    except (OSError, ValueError): return math.inf
+    return math.inf if most == 'max' else int(most)/int(period)
+
 def cores()->int:
     "The cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    have = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return max(1, int(min(have, _quota('/sys/fs/cgroup/cpu.max'))))

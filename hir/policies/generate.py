@@ -7,11 +7,15 @@ __all__ = ['Sample', 'generate']
 
 # %% ../../nbs/api/policies/01_generate.ipynb #b5774d65
 import torch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from torch import nn
-from transformers import DynamicCache
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from .policy import PolicyError
 
@@ -52,64 +56,8 @@ def _uniforms(
         return torch.stack([torch.rand(length, generator=g) for g in each])
     return torch.rand(rows, length, generator=generator)
 
-# %% ../../nbs/api/policies/01_generate.ipynb #069a1f90
-@dataclass(frozen=True)
-class Sample:
-    "One response in tokens, with what the policy thought of each."
-    ids:list       # T token ids, the stop token included
-    logps:list     # T log-probabilities at the sampling temperature
-    entropies:list # T entropies (nats) of the softmax, before any truncation
-    stopped:bool   # ended by a stop token, not by the length limit
-
-# %% ../../nbs/api/policies/01_generate.ipynb #cff7253c
-class _RoomyLayer(DynamicLayer):
-    "Keys and values of one layer, with room for tokens to come."
-    room = None    # (keys, values), longer than what is in use
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        "Add tokens; all keys and values so far."
-        n = self.get_seq_length()
-        if not n: return super().update(key_states, value_states)
-        end = n + key_states.shape[-2]
-        if self.room is None or len(self.room[0]) != len(key_states) or self.room[0].shape[-2] < end:
-            self.make_room(end)
-        for room, new in zip(self.room, (key_states, value_states)): room[:, :, n:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self.room)
-        return self.keys, self.values
-
-    def make_room(self, size:int):
-        "A copy with space for `size` tokens and a quarter more."
-        old, n = (self.keys, self.values), self.get_seq_length()
-        self.room = [x.new_empty(*x.shape[:2], size + max(32, size//4), x.shape[-1]) for x in old]
-        for room, x in zip(self.room, old): room[:, :, :n] = x
-
-def _roomy_cache(config):
-    "A `DynamicCache` whose plain layers have room; sliding windows and other kinds stay what they are."
-    cache = DynamicCache(config=config)
-    cache.layers = [_RoomyLayer() if type(x) is DynamicLayer else x for x in cache.layers]
-    return cache
-
-# %% ../../nbs/api/policies/01_generate.ipynb #85403615
-def _prefill(
-    model,    # causal LM
-    prompts,  # P lists of token ids
-    pad:int,  # id to fill with
-    m:int):   # samples per prompt
-    "Read every prompt once; next-token logits (P·m,V), cache, mask (None without padding), next position."
-    if not all(prompts): raise PolicyError('an empty prompt cannot be continued')
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad]*(width - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0]*(width - len(p)) + [1]*len(p) for p in prompts], device=model.device)
-    cache, at = _roomy_cache(model.config), (mask.cumsum(-1) - 1).clamp(min=0)
-    if len(set(map(len, prompts))) == 1: mask = None
-    out = model(input_ids=ids, attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True,
-                logits_to_keep=1)
-    cache.batch_repeat_interleave(m)
-    mask = None if mask is None else mask.repeat_interleave(m, 0)
-    return out.logits[:, -1].repeat_interleave(m, 0), cache, mask, at[:, -1].repeat_interleave(m) + 1
-
-# %% ../../nbs/api/policies/01_generate.ipynb #f431a756
-def _next_token(
+# %% ../../nbs/api/policies/01_generate.ipynb #2896bad9
+def _score_draw(
     logits,        # (R,V)
     u,             # (R,) uniform
     temperature=1.,# 0 means greedy, scored at temperature 1
@@ -123,13 +71,165 @@ def _next_token(
     token = _pick(_truncate(probs, top_k, top_p), u) if temperature else probs.argmax(-1)
     return token, logp_all.gather(-1, token[:, None])[:, 0], entropy
 
-# %% ../../nbs/api/policies/01_generate.ipynb #4ce94544
-def _keep_rows(cache, go, *tensors):
-    "Leave only the rows `go` in the cache, and return those rows of the tensors."
-    cache.batch_select_indices(go)
-    return [x if x is None else x[go] for x in tensors]
+# %% ../../nbs/api/policies/01_generate.ipynb #f8264664
+_CACHED = 2**18 # numbers, of 4 bytes
 
-# %% ../../nbs/api/policies/01_generate.ipynb #a66e1632
+def _next_token(logits, u, *sampling):
+    "`_score_draw`, on a CPU of a few rows at a time."
+    rows = max(1, _CACHED//logits.shape[1]) if logits.device.type == 'cpu' else len(logits)
+    return tuple(map(torch.cat, zip(*map(lambda x, y: _score_draw(x, y, *sampling), logits.split(rows), u.split(rows)))))
+
+# %% ../../nbs/api/policies/01_generate.ipynb #9e793d21
+class _FixedLayer(DynamicLayer):
+    "Keys and values of one layer in buffers of fixed size; `keys` and `values` are views of what is filled."
+    def __init__(self,
+        layer, # a `DynamicLayer` that has read P prompts
+        m:int, more:int): # rows per prompt, tokens to come
+        super().__init__()
+        (P, H, n, _), self.dtype, self.device, self.is_initialized = layer.keys.shape, layer.dtype, layer.device, True
+        self.room = [x.new_empty(P*m, H, n + more, x.shape[-1]) for x in (layer.keys, layer.values)]
+        for room, x in zip(self.room, (layer.keys, layer.values)): room.unflatten(0, (P, m))[..., :n, :] = x[:, None]
+        self.show(P*m, n)
+
+    def show(self, rows, n): self.keys, self.values = (x[:rows, :, :n] for x in self.room)
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        "Write tokens behind those that are there; all keys and values so far."
+        n = self.get_seq_length(); end = n + key_states.shape[-2]
+        for room, new in zip(self.room, (key_states, value_states)): room[:len(new), :, n:end] = new
+        self.show(len(key_states), end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices):
+        "Row i becomes the former row `indices[i]`; only rows that change are copied."
+        to, n = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0], self.get_seq_length()
+        for room in self.room: room[to, :, :n] = room[indices[to], :, :n]
+        self.show(len(indices), n)
+
+# %% ../../nbs/api/policies/01_generate.ipynb #8531a77f
+def _fix(
+    cache,            # of `transformers`, having read the prompts
+    m:int, more:int): # rows per prompt, tokens to come
+    "Every row m times, in buffers of fixed size where the layer is a plain one."
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.is_initialized: cache.layers[i] = _FixedLayer(layer, m, more)
+        else: layer.batch_repeat_interleave(m)
+
+# %% ../../nbs/api/policies/01_generate.ipynb #22e38950
+def _closed_up(go): # (R,) bool: does the row stay?
+    "The rows that stay, in an order that moves as few as possible."
+    n = int(go.sum())
+    order = torch.arange(n, device=go.device)
+    order[~go[:n]] = n + go[n:].nonzero()[:, 0]
+    return order
+
+# %% ../../nbs/api/policies/01_generate.ipynb #f7031391
+@dataclass
+class _Rows:
+    "Responses that are being written."
+    cache:Cache
+    mask:torch.Tensor|None # (R,W) of all tokens there can be; None: there is no padding
+    position:torch.Tensor  # (R,) of the next token
+    number:torch.Tensor    # (R,) of the response among all
+    width:int              # tokens in the cache
+
+    def read(self, model, token):
+        "Next-token logits (R,V) after a token more (R,)."
+        self.width += 1
+        mask = None if self.mask is None else self.mask[:, :self.width]
+        out = model(input_ids=token[:, None], attention_mask=mask, position_ids=self.position[:, None],
+                    past_key_values=self.cache, use_cache=True)
+        self.position = self.position + 1
+        return out.logits[:, -1]
+
+    def keep(self, order):
+        "Leave only those rows."
+        self.cache.batch_select_indices(order)
+        self.mask, self.position, self.number = (x if x is None else x[order]
+                                                 for x in (self.mask, self.position, self.number))
+
+# %% ../../nbs/api/policies/01_generate.ipynb #51bcc664
+def _prefill(
+    model,     # causal LM
+    prompts,   # P lists of token ids
+    pad:int,   # id to fill with
+    m:int,     # samples per prompt
+    more:int): # tokens that may follow and be read
+    "Read every prompt once; next-token logits (P·m,V) and the `_Rows`."
+    if not all(prompts): raise PolicyError('an empty prompt cannot be continued')
+    width, device = max(map(len, prompts)), model.device
+    ids = torch.tensor([[pad]*(width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0]*(width - len(p)) + [1]*(len(p) + more) for p in prompts], device=device)
+    cache, at = DynamicCache(config=model.config), (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+    if len(set(map(len, prompts))) == 1: mask = None
+    out = model(input_ids=ids, attention_mask=None if mask is None else mask[:, :width], position_ids=at,
+                past_key_values=cache, use_cache=True, logits_to_keep=1)
+    _fix(cache, m, more)
+    mask, position = None if mask is None else mask.repeat_interleave(m, 0), at[:, -1].repeat_interleave(m) + 1
+    return out.logits[:, -1].repeat_interleave(m, 0), _Rows(cache, mask, position, torch.arange(len(position), device=device), width)
+
+# %% ../../nbs/api/policies/01_generate.ipynb #5b42fa67
+def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
+    "Attention in which heads share keys and values without copies of them."
+    plain = attention_mask is None or query.shape[1] == key.shape[1] or kwargs.get('position_bias') is not None
+    if plain: return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2).contiguous(), None
+
+AttentionInterface.register('hir_grouped', _grouped_attention)
+AttentionMaskInterface.register('hir_grouped', sdpa_mask)
+
+@contextmanager
+def _sharing_keys(model):
+    "Inside, a model on a CPU attends without copies of its keys."
+    own = model.config._attn_implementation
+    if own == 'sdpa' and model.device.type == 'cpu': model.config._attn_implementation = 'hir_grouped'
+    try: yield
+    finally: model.config._attn_implementation = own
+
+# %% ../../nbs/api/policies/01_generate.ipynb #d5e88869
+_WORTH = 2**24, 2**30 # weights of a model that are laid out anew: not in a cache, and not too many to copy
+
+@contextmanager
+def _by_columns(model:nn.Module)->Iterator[None]:
+    "Inside, the matrices of a large float32 model on an x86 CPU lie column by column; their values are the same."
+    kept = [(p, p.data) for p in {id(x.weight): x.weight for x in model.modules() if type(x) is nn.Linear}.values()
+            if type(p) is nn.Parameter and p.device.type == 'cpu' and p.dtype == torch.float32]
+    pays = _WORTH[0] <= sum(x.numel() for _, x in kept) <= _WORTH[1] and torch.backends.mkl.is_available()
+    if not pays or torch.is_autocast_enabled('cpu'): kept = []
+    try:
+        for p, x in kept: p.data = x.t().contiguous().t()
+        yield
+    finally:
+        for p, x in kept: p.data = x
+
+# %% ../../nbs/api/policies/01_generate.ipynb #7a312143
+@dataclass(frozen=True)
+class Sample:
+    "One response in tokens, with what the policy thought of each."
+    ids:list       # T token ids, the stop token included
+    logps:list     # T log-probabilities at the sampling temperature
+    entropies:list # T entropies (nats) of the softmax, before any truncation
+    stopped:bool   # ended by a stop token, not by the length limit
+
+# %% ../../nbs/api/policies/01_generate.ipynb #47bf61bf
+class _Said:
+    "Tokens, log-probabilities and entropies of all responses."
+    def __init__(self, shape, logits): # (R,T)
+        real = torch.promote_types(logits.dtype, torch.float32)
+        self.length = logits.new_zeros(shape[0], dtype=torch.long)
+        self.each = [logits.new_zeros(shape, dtype=dtype) for dtype in (torch.long, real, real)]
+
+    def add(self, t:int, number, new): # new: three (R,) of the responses `number`
+        for x, y in zip(self.each, new): x[number, t] = y
+        self.length[number] = t + 1
+
+    def samples(self, stop:set):
+        "A `Sample` per response."
+        cut = ((x[:n] for x in row) for *row, n in zip(*(x.tolist() for x in self.each), self.length.tolist()))
+        return [Sample(i, l, e, bool(i) and i[-1] in stop) for i, l, e in cut]
+
+# %% ../../nbs/api/policies/01_generate.ipynb #6ba71a8a
 @torch.no_grad()
 def generate(
     model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM in eval mode; P lists of token ids
@@ -139,28 +239,15 @@ def generate(
     pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # temperature 0 is greedy; top_k 0 and top_p 1 are off
     generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds, one for each sample
     "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or a policy that gives NaN."
-    logits, cache, mask, position = _prefill(model, prompts, pad, m)
-    u = _uniforms(len(logits), max_new_tokens, generator).to(logits.device)
-    stop, alive = torch.tensor(list(stop), device=logits.device), torch.arange(len(logits), device=logits.device)
-    track, on = [], torch.ones(len(alive), dtype=torch.bool, device=logits.device)
-    for t in range(max_new_tokens):
-        token, logp, entropy = _next_token(logits, u[alive, t], temperature, top_k, top_p)
-        track.append((alive[on], token[on], logp[on], entropy[on]))
-        on = on & ~torch.isin(token, stop)
-        if not on.any() or t == max_new_tokens - 1: break
-        if on.sum() <= len(on)*7//8:
-            alive, token, mask, position, on = _keep_rows(cache, on.nonzero()[:, 0], alive, token, mask, position, on)
-        if mask is not None: mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=position[:, None],
-                       past_key_values=cache, use_cache=True).logits[:, -1]
-        position = position + 1
-    return _collect(track, len(u), set(stop.tolist()))
-
-# %% ../../nbs/api/policies/01_generate.ipynb #1324f7ed
-def _collect(track, rows:int, stop:set):
-    "The loop's steps, each over the rows then alive, as one `Sample` per row."
-    ids, logps, entropies = ([[] for _ in range(rows)] for _ in range(3))
-    for alive, *step in track:
-        for r, token, logp, entropy in zip(alive.tolist(), *(x.tolist() for x in step)):
-            ids[r].append(token); logps[r].append(logp); entropies[r].append(entropy)
-    return [Sample(i, l, e, bool(i) and i[-1] in stop) for i, l, e in zip(ids, logps, entropies)]
+    with _sharing_keys(model), _by_columns(model):
+        logits, rows = _prefill(model, prompts, pad, m, max(0, max_new_tokens - 1))
+        u = _uniforms(len(logits), max_new_tokens, generator).to(logits.device)
+        said, stop = _Said(u.shape, logits), torch.tensor(list(stop), device=logits.device)
+        for t in range(max_new_tokens):
+            new = _next_token(logits, u[rows.number, t], temperature, top_k, top_p)
+            said.add(t, rows.number, new)
+            token, go = new[0], ~torch.isin(new[0], stop)
+            if t == max_new_tokens - 1 or not go.any(): break
+            if not go.all(): rows.keep(order := _closed_up(go)); token = token[order]
+            logits = rows.read(model, token)
+    return said.samples(set(stop.tolist()))

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import nn
 from typing import Any
 
+from ..progress import cores
 from ..constraints.verifier import check_at_work
 from .policy import Clock, Policy, unshare
 
@@ -36,6 +37,11 @@ class _HirAccelerator(Accelerator):
         finally: self.gradient_state._set_sync_gradients(True)
 
 # %% ../../nbs/api/policies/05_processes.ipynb #a0d80331
+def _own_threads():
+    "No more threads of arithmetic than this process's share of the cores: those beyond would wait for each other."
+    share = max(1, cores()//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    torch.set_num_threads(min(torch.get_num_threads(), share))
+
 def start(
     cpu:bool=False,            # use the CPU even where there is a GPU
     mixed_precision:str='no', # 'bf16', or 'no': what the launch file says
@@ -47,6 +53,7 @@ def start(
         AcceleratorState._reset_state()                            # an earlier run in this process had another
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
     accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient], **kw)
+    _own_threads()
     launched = int(os.environ.get('WORLD_SIZE', 1))
     if launched > 1 and accelerator.num_processes == 1:
         raise LaunchError(f'{launched} processes were launched, but there is no GPU for them; '

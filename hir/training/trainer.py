@@ -28,11 +28,12 @@ from ..constraints.judge import is_soft
 from ..policies.policy import Policy, commit_of, encode_chat, weights_sum
 from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
+from ..policies.precision import precision_for
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
                                     wrap, wrap_frozen)
 from .checkpoint import (checkpoints, chosen_checkpoint, first_error, load_checkpoint, own_weights, publish,
                                      save_checkpoint, save_policy)
-from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, rules_of,
+from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, read_known, rules_of,
                                  save_config, sizes_of)
 from .context import SharedEngine
 from .method import Parts
@@ -275,6 +276,17 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
     if job.accelerator.is_main_process: append(Path(cfg.out)/'eval.jsonl', record)
     return record
 
+# %% ../../nbs/api/training/10_trainer.ipynb #14aa8840
+def _settled(cfg:HirConfig, model):
+    "The config with `mixed_precision` settled, and what to say of it."
+    if cfg.mixed_precision != 'auto': return cfg, ''
+    found, before = 'auto', Path(cfg.out) if cfg.resume == 'auto' else Path(cfg.resume).parent
+    if cfg.resume not in ('no', 'fresh') and (before/'config.yaml').is_file():
+        try: found, why = read_known(before/'config.yaml')[0].mixed_precision, 'as before'
+        except ConfigError: pass                              # what cannot be read, `changes` will say
+    if found == 'auto': found, why = precision_for(model, cfg.cpu)
+    return replace(cfg, mixed_precision=found), f'mixed_precision {found}: {why}' 
+
 # %% ../../nbs/api/training/10_trainer.ipynb #6c01c2ad
 def _model_marks(cfg, model):
     "Which weights a run began with: the commit of a model on the hub, the sum of a .gguf file or of what was fetched."
@@ -293,9 +305,11 @@ def fit(
     "Train `model` in place as `cfg` says; the run's folder is `cfg.out`. Returns what `run.json` holds."
     check_data(cfg, train); check_folder(cfg); rules = rules_of(cfg); trackers_of(cfg)
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
+        cfg, settled = _settled(cfg, model)
         job = _prepare_job(cfg, model, tokenizer, engine)
         job.sums = data_sums(cfg, train) | _model_marks(cfg, model)
         try:
+            if settled: _print_once(job.accelerator, settled)
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
             _steps(cfg, job, train, rules, evaluate, progress, on_step)
         except KeyboardInterrupt: _print_once(job.accelerator, _interrupted(cfg, job.run)); raise
