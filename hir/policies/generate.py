@@ -77,7 +77,8 @@ _CACHED = 2**18 # numbers, of 4 bytes
 def _next_token(logits, u, *sampling):
     "`_score_draw`, on a CPU of a few rows at a time."
     rows = max(1, _CACHED//logits.shape[1]) if logits.device.type == 'cpu' else len(logits)
-    return tuple(map(torch.cat, zip(*map(lambda x, y: _score_draw(x, y, *sampling), logits.split(rows), u.split(rows)))))
+    parts = map(lambda x, y: _score_draw(x, y, *sampling), logits.split(rows), u.split(rows))
+    return tuple(map(torch.cat, zip(*parts)))
 
 # %% ../../nbs/api/policies/01_generate.ipynb #9e793d21
 class _FixedLayer(DynamicLayer):
@@ -166,7 +167,8 @@ def _prefill(
                 past_key_values=cache, use_cache=True, logits_to_keep=1)
     _fix(cache, m, more)
     mask, position = None if mask is None else mask.repeat_interleave(m, 0), at[:, -1].repeat_interleave(m) + 1
-    return out.logits[:, -1].repeat_interleave(m, 0), _Rows(cache, mask, position, torch.arange(len(position), device=device), width)
+    order = torch.arange(len(position), device=device)
+    return out.logits[:, -1].repeat_interleave(m, 0), _Rows(cache, mask, position, order, width)
 
 # %% ../../nbs/api/policies/01_generate.ipynb #5b42fa67
 def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):

@@ -36,4 +36,5 @@ def precision_for(
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: return 'no', 'processes on CPUs might answer differently'
     if model.device.type != 'cpu': return 'no', f'no trial on {model.device.type}'
     plain, half = bf16_trial(model)
-    return 'bf16' if plain > _PAYS*half else 'no', f'a trial in bfloat16 took {half/plain:.2f} times as long as in float32' 
+    why = f'a trial in bfloat16 took {half/plain:.2f} times as long as in float32'
+    return 'bf16' if plain > _PAYS*half else 'no', why 

@@ -84,7 +84,7 @@ class ScaleConfig(OptimConfig):
     attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function
     dtype:Literal['float32', 'bfloat16', 'float16'] = 'float32'  # of the weights
-    mixed_precision:Literal['no', 'bf16', 'auto'] = 'no'  # arithmetic in 16 bits; auto: where a trial shows that it pays
+    mixed_precision:Literal['no', 'bf16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where a trial shows that it pays
     gradient_checkpointing:bool = False  # recompute activations in the backward pass
     lora_rank:Count = 0         # rank of LoRA adapters; 0: all weights are trained
     lora_alpha:Annotated[float, at_least(0)] = 32.  # their scale is lora_alpha/lora_rank

@@ -33,8 +33,8 @@ from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gather
                                     wrap, wrap_frozen)
 from .checkpoint import (checkpoints, chosen_checkpoint, first_error, load_checkpoint, own_weights, publish,
                                      save_checkpoint, save_policy)
-from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, read_known, rules_of,
-                                 save_config, sizes_of)
+from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, read_known,
+                                 rules_of, save_config, sizes_of)
 from .context import SharedEngine
 from .method import Parts
 from .folder import changes, check_folder, claimed, cut_back, data_sums, write_mark
