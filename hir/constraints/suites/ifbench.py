@@ -563,11 +563,13 @@ def _verb_score(tokens): # of an opening, at least one
 def start_verb(response:str)->bool: return _verb_score(_opening(response)) > 0
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #afafde19
+@cache
 def _verbs_listed():
     "Common verbs: those that are hardly ever nouns, and those that are nouns as well."
-    return (frozenset(part.split()) for part in shipped('verbs.txt').read_text(encoding='utf-8').split('\n\n')[1:])
+    return [frozenset(part.split()) for part in shipped('verbs.txt').read_text(encoding='utf-8').split('\n\n')[1:]]
 
-_VERBS, _NOUNS_TOO = _verbs_listed()
+def _is_listed(word): return word in _verbs_listed()[0]
+def _is_noun_too(word): return word in _verbs_listed()[1]
 
 # %% ../../../nbs/api/constraints/04_ifbench.ipynb #214eddd2
 _AUXILIARIES = frozenset('''
@@ -597,11 +599,11 @@ def _stems(word):
 
 def _is_verb(word, after, *others):
     "Is the first of some words and marks, from the start of a line, a verb?"
-    if word in _AUXILIARIES or word in _PASTS or word in _VERBS: return True
+    if word in _AUXILIARIES or word in _PASTS or _is_listed(word): return True
     title = after in ('', *_AFTER_NOUN) or ':' in others or _AUXILIARIES.intersection(others[:1])
-    if word in _NOUNS_TOO: return after in _OBJECTS or not title
+    if _is_noun_too(word): return after in _OBJECTS or not title
     if word in _NOT_VERBS: return False
-    known = any(s in _VERBS or s in _NOUNS_TOO for s in _stems(word))
+    known = any(_is_listed(s) or _is_noun_too(s) for s in _stems(word))
     if known and re.search('(ing|ed)$', word): return True
     return known and after in _OBJECTS or len(word) > 4 and bool(re.search('(?:ing|[^e]ed|ize|ify)$', word))
 
@@ -1011,7 +1013,7 @@ def _on_the_eagle(found):
     "Are these words, in this order, a sentence that names the bald eagle?"
     told = ' '.join(found).replace('bald-eagle', 'bald eagle').split()
     named = 'bald eagle' in ' '.join(told)
-    verb = any(w in _AUXILIARIES or w.removesuffix('s') in _VERBS for w in told)
+    verb = any(w in _AUXILIARIES or _is_listed(w.removesuffix('s')) for w in told)
     ends = named and told[-1] not in {'a', 'an', 'the', 'of', 'is'}
     return ends and (verb or {*told} <= {'a', 'the', 'bald', 'eagle'})
 
