@@ -99,7 +99,8 @@ def _results(run, step:int):
     if names:
         head = ['', *(f'step {r["step"]}' for r in (evals[0], evals[-1]))]
         rows = [(n, f'{evals[0][n]:.3f}', f'{evals[-1][n]:.3f}') for n in names]
-        return f'Held-out instructions:\n\n{markdown_table([head, *rows])}'
+        by = f' (reading: {said})' if (said := evals[-1].get('reading')) in ('official', 'meant') else ''
+        return f'Held-out instructions{by}:\n\n{markdown_table([head, *rows])}'
     if not history: return 'None recorded.'
     last = history[-10:]
     return (f'No held-out evaluation. Mean over the last {len(last)} steps of training: '
