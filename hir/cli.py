@@ -196,7 +196,7 @@ def _data_of(args, cfg):
     from hir.training.config import ConfigError, method_of
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
     found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs), _heldout_of(cfg)
-    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder, a model on the hub, or smollm2 (`hir get`)")
+    if not cfg.model: raise ConfigError("setting 'model' is empty; name a folder, or a model of the hub or `hir get`")
     return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
 
 def _dry(args, rest):
@@ -539,7 +539,7 @@ def _add_eval(sub):
     p = sub.add_parser('eval', help='evaluate policies on held-out instructions',
                        description='ILA and CLA, sampled and greedy, per kind and per number of constraints.')
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument('--model', nargs='+', help='folder, .gguf file, hub name, or smollm2 (see hir get); several are compared')
+    what.add_argument('--model', nargs='+', help='folder, .gguf file, or name (hub or hir get); several are compared')
     what.add_argument('--scored', nargs='+', metavar='FILE', help='compare files that hir verify wrote; no model')
     p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
     p.add_argument('--samples', type=_at_least_1, help='responses per instruction (default: 4; with --suite 1)')

