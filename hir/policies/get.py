@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 
 from ..fetch import SOURCES, FetchError, fetch, source_named, sum_of
 from .policy import load_policy, quiet
@@ -21,7 +22,9 @@ def _converted(file, folder):
     "Make a plain model folder of a .gguf file; the versions of what did it."
     if watched(): print(f'unpacking {file.name}', file=sys.stderr)
     parts = load_policy(file, dtype='float32')
-    with quiet(): [part.save_pretrained(folder) for part in parts]
+    try:
+        with quiet(): [part.save_pretrained(folder) for part in parts]
+    except SafetensorError as e: raise FetchError(f'{folder.parent}: could not be written: {e}') from e    # a full disk
     return {name: version(name) for name in ('transformers', 'gguf', 'torch')}
 
 # %% ../../nbs/api/policies/08_get.ipynb #cbf4c0ba

@@ -197,8 +197,8 @@ def _from_gguf(path, place, own, kw):
     "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
     kw = dict(trust_remote_code=False, quantization_config=GgufConfig(dequantize=True), **own, **kw)
     try: model, told = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **kw)
-    except Exception as e:                          # KeyError, NotImplementedError, and what is not known yet
-        raise ValueError(f'transformers {transformers_version} cannot read its architecture, '
+    except Exception as e:                                       # KeyError, NotImplementedError, RuntimeError …
+        raise ValueError(f'transformers {transformers_version} cannot read it; its architecture is '
                          f'{check_gguf(path).architecture!r}: {e}') from e
     if lost := sorted(set(told['missing_keys']) - set(getattr(model, 'all_tied_weights_keys', None) or {})):
         raise ValueError(f'it has no weights for {", ".join(lost[:3])}{", …"*(len(lost) > 3)}')
