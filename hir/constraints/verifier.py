@@ -27,12 +27,12 @@ def check_at_work()->tuple:
 class CheckError(RuntimeError):
     "A checker crashed or did not answer yes or no. This is a bug in the checker, never a verdict."
 
-def _check_of(c, reading):
+def _check_of(c, kind, reading):
     "The check that decides `c` in that reading, or a ConstraintError where it cannot run."
     if reading not in ('official', 'meant'): raise ValueError(f"reading must be 'official' or 'meant', not {reading!r}")
     if reading == 'official' and c.refused:
         raise ConstraintError(f"{c.kind}: {c.refused}; the reading 'meant' takes it as text")
-    return get_kind(c.kind).by(reading)
+    return kind.by(reading)
 
 def check(
     c:Constraint,  # what is demanded
@@ -40,8 +40,8 @@ def check(
     reading:Reading='official')->bool: # a ConstraintError where the official check cannot run
     "Does `response` satisfy `c`, taken literally? A CheckError where the checker does not say."
     if not isinstance(response, str): raise TypeError(f'a response is a str, not {response!r}')
-    decides = _check_of(c, reading)
-    if not response.strip() and (reading == 'meant' or not get_kind(c.kind).literal): return False
+    kind = get_kind(c.kind); decides = _check_of(c, kind, reading)
+    if not response.strip() and (reading == 'meant' or not kind.literal): return False
     before, _AtWork.since = _AtWork.since, (time.monotonic(), c.kind)
     try: ok = decides(response, **c.args)
     except CheckError: raise
@@ -103,7 +103,7 @@ def split_thinking(
     response:str,
     thinking:Thinking='cut')->tuple[str, str, bool]: # cut: <think>…</think>; keep: nothing; or other tags
     "(the trace, the answer after it, did the trace end?); a trace that did not leaves no answer."
-    if thinking == 'keep': return '', response, True
+    if thinking == 'keep' or thinking == 'cut' and '<' not in response: return '', response, True
     at, inside, began = 0, '', False
     for m in _trace_tags(thinking).finditer(response):
         side, number = m.lastgroup[0], m.lastgroup[1:]
