@@ -199,7 +199,7 @@ _WORDY = re.compile(r'[^\W_]')
 _LINE = re.compile(r"""\s*(?:
     (?P<heading>\#{1,6}\s.*|\*{2,3}[^*]+\*{2,3}:?|<<.+>>|```.*)$ | [A-Za-z]\.\s |
     (?P<item>(?:[-*+•◦‣▪·–—\u2190-\u2bff\U0001f300-\U0001faff]\ufe0f?        # a bullet, an emoji too
-        |\**\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,4})[.)]\**)\s+(?=.*[^\W_])))""", re.VERBOSE)  # or a number
+        |\**\(?(?:\d{1,3}|[A-Za-z]|(?i:(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})))[.)]\**)\s+(?=.*[^\W_])))""", re.VERBOSE)
 
 def _blocks(text:str):
     "The paragraphs of a text and the items of its lists, without bullets and numbers; no headings."
@@ -225,7 +225,8 @@ _FIRST_WORDS = _STARTERS | set("""
 _LETTERED = set("""
     plan option vitamin class grade group team type part section appendix exhibit answer choice step case
     phase point version scenario hepatitis room""".split())
-_COUNTER, _DOTTED = re.compile(r'\d{1,3}|[a-zα-ωа-я]|[ivx]{1,4}'), re.compile(r'(?:\w\.)+\w')
+_COUNTER = re.compile(r'\d{1,3}|[a-zα-ωа-я]|(?=[ivx])x{0,3}(?:ix|iv|v?i{0,3})')         # 3, b, iv
+_DOTTED = re.compile(r'(?:\w\.)+\w')
 
 def _is_common(word:str):
     "Is it a word that is usually written small?"
