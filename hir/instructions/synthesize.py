@@ -125,6 +125,11 @@ startend:end_checker last_word:last_word_answer keywords:start_end format:emoji
 startend:quotation first_word:first_word_answer words:start_verb
 startend:quotation format:quotes format:quote_unquote
 startend:quotation words:words_position
+startend:quotation ratio:sentence_type
+startend:quotation ratio:sentence_balance
+startend:end_checker format:title_case
+format:thesis words:words_position
+format:thesis paragraphs:paragraphs
 format:thesis format:output_template first_word:first_word_answer words:start_verb keywords:start_end
 format:output_template words:words_position startend:quotation
 startend:quotation keywords:start_end
@@ -236,7 +241,7 @@ _PLANS |= {
     'keywords:start_end': _sets('echo', True)}
 
 # %% ../../nbs/api/instructions/02_synthesize.ipynb #0116ecda
-def _capitalised(text): return re.sub(r"[a-z][\w']*", lambda m: m[0][0].upper() + m[0][1:], text)
+def _capitalised(text): return re.sub(r"(?<!\w)(?<!\w')[a-z]", lambda m: m[0].upper(), text)
 def _plan_sentences(plan, num_sentences, relation):
     if relation == 'at least': plan.sentences = max(plan.sentences, num_sentences)
 def _plan_stairs(plan): plan.stairs, plan.sentences = True, max(plan.sentences, 2)

@@ -195,8 +195,8 @@ def commit_of(model:PreTrainedModel)->str:
 # %% ../../nbs/api/policies/00_policy.ipynb #8e7f2ff1
 def _from_gguf(path, place, own, kw):
     "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
-    kw = dict(trust_remote_code=False, quantization_config=GgufConfig(dequantize=True), **own, **kw)
-    try: model, told = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **kw)
+    kw = dict(quantization_config=GgufConfig(dequantize=True), output_loading_info=True, **own, **kw)
+    try: model, told = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **kw)
     except Exception as e:                                       # KeyError, NotImplementedError, RuntimeError …
         raise ValueError(f'transformers {transformers_version} cannot read it; its architecture is '
                          f'{check_gguf(path).architecture!r}: {e}') from e
