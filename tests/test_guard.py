@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from hir.constraints.constraint import Constraint, ConstraintError
-from hir.files import shipped
-from hir.instructions.instruction import Instruction, load_instructions
-from hir.policies.policy import load_policy
+from hir.instructions.instruction import Instruction
 from hir.policies.rollout import Rollout
 from hir.replays.guard import copied, empty, repeated, tiny
 from hir.training.config import ConfigError, make_config, read_config, rules_of
 from long_texts import LONG
 from suites import steps_of
-from test_methods import METHODS, one_step, run, same, settings
+from test_methods import METHODS, one_step, run, same
 
 ALL = copied, repeated, tiny, empty
 every_method = pytest.mark.parametrize('name', METHODS)

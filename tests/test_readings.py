@@ -20,8 +20,7 @@ from hir.recipes import training_data
 from hir.replays.reward import score
 from hir.replays.rewrite import achieved, hindsight, replay
 from hir.training.config import ConfigError, make_config
-from hir.training.runlog import read_log
-from test_methods import fit, one_step, settings
+from test_methods import one_step, settings
 
 CAPITALS = Constraint('change_case:english_capital')                # official: a guess of the language, too
 SHOUTED = 'ON MONDAY I MET DR. OTTO BAUER IN BERLIN.'
@@ -83,8 +82,7 @@ def test_the_answer_is_what_comes_after_the_trace(text):
     assert split_thinking(text)[1] == TRACES[text] and split_thinking(text, 'keep') == ('', text, True)
     comma, short = Constraint('punctuation:no_comma'), Constraint('muldimif:Length/Words', {'constraint': 'at most 3 words'})
     for reading in ('official', 'meant'):
-        expected = bool(TRACES[text]) or text == '' and reading == 'x'
-        assert verify([comma], text, reading=reading).ok == (expected,)
+        assert verify([comma], text, reading=reading).ok == (bool(TRACES[text]),)
         if text[:6] == '<think' and not TRACES[text] and '</' not in text:
             assert verify([short], text, reading=reading).ok == (False,)         # no answer at all, not a blank one
         for v, c in zip(verify_both([comma, short], text, reading), (check, check_loose)):
@@ -211,7 +209,6 @@ def test_a_run_is_by_meaning_unless_it_says_otherwise(tmp_path):
 
 
 def test_the_logs_of_a_run_name_the_reading(tmp_path):
-    from hir.training.config import rules_of, sizes_of
     found, rows, ctx, _ = one_step('hir', tmp_path, reading='official')
     assert {row.rollout.reading for row in rows} == {'official'}
     from hir.training.runlog import records_of_rows
