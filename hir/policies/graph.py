@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .generate import Sample, check_entropies, read_prompts, score_draw, uniforms
+from .precision import why_uncopied
 
 # %% ../../nbs/api/policies/10_graph.ipynb #ace72de7
 class _SlotLayer(StaticLayer):
@@ -31,8 +32,8 @@ class _SlotLayer(StaticLayer):
 
     def update(self, key_states, value_states, *args, **kwargs):
         "Write one token; all columns, whatever they hold."
-        self.keys.index_copy_(2, self.cumulative_length, key_states)
-        self.values.index_copy_(2, self.cumulative_length, value_states)
+        for kept, new in ((self.keys, key_states), (self.values, value_states)):
+            kept.index_copy_(2, self.cumulative_length, new.to(kept.dtype))          # autocast mixes them
         return self.keys, self.values
 
 # %% ../../nbs/api/policies/10_graph.ipynb #476438f2
@@ -135,26 +136,17 @@ def _recorded(step, pool): # from `graph_pool_handle`
     return graph
 
 # %% ../../nbs/api/policies/10_graph.ipynb #7efc1ee8
-def _deciding(m):
-    "What a module decides anew at each call, in words, or ''."
-    if hasattr(m, 'unshard') or any(hasattr(p, 'ds_id') for p in m.parameters(recurse=False)):
-        return 'its weights lie in pieces'
-    if hasattr(m, '_hf_hook'): return 'its layers are moved between devices'
-    if getattr(m, 'disable_adapters', None) is True: return 'its adapters are off'
-    changes = any(kind in str(getattr(m, 'rope_type', '')) for kind in ('dynamic', 'longrope'))
-    return 'its rotary positions depend on the length' if changes else ''
-
-# %% ../../nbs/api/policies/10_graph.ipynb #c046c758
 def why_looped(model:nn.Module)->str: # a causal LM
     "Why the steps of a model cannot be over fixed buffers; '' if they can."
-    own, cuda = model.config._attn_implementation, model.device.type == 'cuda'
+    own, rope = model.config._attn_implementation, {str(getattr(m, 'rope_type', '')) for m in model.modules()}
     kinds = [type(layer) for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer]
     if kinds: return f'its cache has a {kinds[0].__name__}'
     if own not in ('sdpa', 'eager'): return f'its attention is {own}'
-    if getattr(model, 'is_quantized', False): return 'its weights are quantised'
+    if 'dynamic' in (found := ' '.join(rope)) or 'longrope' in found: return 'its positions depend on the length'
     if not getattr(model, '_can_compile_fullgraph', False): return 'transformers does not say that it can be recorded'
-    if cuda and model.device.index != torch.cuda.current_device(): return 'it is not on the current device'
-    return next(filter(None, map(_deciding, model.modules())), '')
+    if model.device.type == 'cuda' and model.device.index != torch.cuda.current_device():
+        return 'it is not on the current device'
+    return why_uncopied(model)
 
 # %% ../../nbs/api/policies/10_graph.ipynb #c48cf950
 def _rounded(n:int, least:int=1):

@@ -6,14 +6,17 @@
 __all__ = ['HFEngine']
 
 # %% ../../../nbs/api/policies/11_hf.ipynb #a3c6bee1
-import torch
+import torch, warnings
 from collections.abc import Sequence
+from functools import partial
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ...progress import bar
 from ..policy import encode_chat
 from ..generate import generate
+from ..graph import FixedSampler, why_looped
+from ..precision import follow, half_copy, why_uncopied
 from ..rollout import Gives, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
 
 # %% ../../../nbs/api/policies/11_hf.ipynb #d1bc0222
@@ -26,10 +29,13 @@ class HFEngine:
         chat:dict|None=None,      # passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
         autocast:bool=False,      # compute in bfloat16, as the trainer does in mixed precision
-        progress:bool=False):     # show a progress bar
+        progress:bool=False,      # show a progress bar
+        graph:bool|None=None,     # fixed buffers, recorded where there is a GPU; None: where there is one
+        half:bool|None=None):     # sample from a copy in bfloat16; None: of float32 weights on a GPU, with autocast
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
         self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-        self.autocast, self.progress = autocast, progress
+        self.autocast, self.progress, self.graph, self.half = autocast, progress, graph, half
+        self.copy, self.fixed, self.why = (None, None), None, '' # (model, in 16 bits); sampler; why not over fixed buffers
 
     def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
                  **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
@@ -41,20 +47,45 @@ class HFEngine:
     @property
     def exact(self)->bool:
         "Are log-probabilities and entropies the trainer's own?"
-        return not self.autocast and {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
+        whole = {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
+        return whole and not self.autocast and not _halves(self)
     def sync(self, model:nn.Module)->None: self.model = model
-    def close(self)->None: pass
+    def close(self)->None: self.copy, self.fixed = (None, None), None
+
+# %% ../../../nbs/api/policies/11_hf.ipynb #956dd71b
+def _halves(engine):
+    "Does it sample from a copy in 16 bits?"
+    model, asked = engine.model, engine.half
+    if asked is None: asked = engine.autocast and model.device.type == 'cuda' and model.dtype == torch.float32
+    return asked and not why_uncopied(model)
+
+def _model_sampled(engine):
+    "The model, or its copy in 16 bits, up to date."
+    if not _halves(engine): engine.copy = None, None; return engine.model
+    if engine.copy[0] is engine.model: follow(engine.copy[1], engine.model)
+    else: engine.copy = engine.model, half_copy(engine.model)
+    return engine.copy[1]
+
+def _way_of(engine, model):
+    "What samples from a model: `generate`, or the same over fixed buffers."
+    if not (model.device.type == 'cuda' if engine.graph is None else engine.graph): return partial(generate, model)
+    if engine.why != (why := why_looped(model)):
+        engine.why = why
+        if why: warnings.warn(f'sampling over growing buffers: {type(model).__name__}: {why}')
+    if why: return partial(generate, model)
+    if engine.fixed is None or engine.fixed.model is not model: engine.fixed = FixedSampler(model)
+    return engine.fixed.generate
 
 # %% ../../../nbs/api/policies/11_hf.ipynb #843955e7
 def _sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
-    tok, drawn, per = engine.tokenizer, [], max(1, engine.rows // m)
+    tok, drawn, per, model = engine.tokenizer, [], max(1, engine.rows // m), _model_sampled(engine)
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
-    kw = dict(stop=stop_ids(engine.model, tok), pad=tok.pad_token_id) | sampling
-    was, lower = engine.model.training, torch.autocast(engine.model.device.type, torch.bfloat16, engine.autocast)
-    engine.model.eval()
+    kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
+    was, lower = model.training, torch.autocast(model.device.type, torch.bfloat16, engine.autocast and model is engine.model)
+    model.eval()
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
-            with lower: drawn += generate(engine.model, prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
-    finally: engine.model.train(was)
+            with lower: drawn += draw(prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
+    finally: model.train(was)
     return rollouts_of(tok, instructions, prompts, drawn, seeds) if drawn else []
