@@ -174,14 +174,14 @@ class FixedSampler:
     def __init__(self, model:nn.Module, # causal LM that `why_looped` has nothing against
         record:bool=True,               # graphs, on a GPU
         look:int=8,                     # tokens between two looks at what has ended
-        most:int=32,                    # graphs kept; the one that was not used for longest goes
+        most:int=32,                    # steps kept; the one that was not taken for longest goes
         kept:int=2**32):                # bytes of buffers that are kept from call to call
         self.model, self.look, self.most, self.kept, self.why = model, look, most, kept, ''
         self.record = record and model.device.type == 'cuda'
         self.side = torch.cuda.Stream() if self.record else None
         self.forget()
 
-    def forget(self)->None: self.room, self.place, self.graphs = None, None, OrderedDict()    # gives the memory back
+    def forget(self)->None: self.room, self.place, self.steps = None, None, OrderedDict()    # gives the memory back
 
     def generate(self, prompts:Sequence[Sequence[int]], # P lists of token ids
                  m:int=1,                               # samples per prompt
@@ -203,21 +203,21 @@ def _make_room(sampler, cache, logits, R, W, T):
     return sampler.room
 
 def _take_step(sampler, R, W, sampling):
-    "A step of the first R rows and W columns: replayed, or recorded for the next time."
+    "A step of the first R rows and W columns: the first time as it is, then as a graph where there is a GPU."
     key = R, W, sampling, torch.is_autocast_enabled(sampler.model.device.type)
-    if key in sampler.graphs: sampler.graphs.move_to_end(key); return sampler.graphs[key].replay()
-    step = partial(_step, sampler.model, _view(sampler.room, R, W), sampling)
-    if not sampler.record: return step()
-    if not sampler.graphs: sampler.pool = torch.cuda.graph_pool_handle()      # a pool ends with its last graph
-    _take_aside(step, sampler.side)
-    try: sampler.graphs[key] = _recorded(step, sampler.pool)
-    except RuntimeError as e: _give_up(sampler, e)
-    if len(sampler.graphs) > sampler.most: sampler.graphs.popitem(last=False)
+    if key in sampler.steps: sampler.steps.move_to_end(key); return sampler.steps[key]()
+    step = sampler.steps[key] = partial(_step, sampler.model, _view(sampler.room, R, W), sampling)
+    if sampler.record: _take_aside(step, sampler.side); _record(sampler, key)
+    else: step()
+    if len(sampler.steps) > sampler.most: sampler.steps.popitem(last=False)
 
-def _give_up(sampler, error):
-    "From now on steps are launched one by one; say so."
-    sampler.record, sampler.why = False, str(error).partition('\n')[0]
-    warnings.warn(f'sampling is not recorded: {type(sampler.model).__name__}: {sampler.why}')
+def _record(sampler, key):
+    "Put a graph in the place of a step; where that fails, say so, and launch steps one by one from now on."
+    if len(sampler.steps) == 1: sampler.pool = torch.cuda.graph_pool_handle()   # a pool ends with its last graph
+    try: sampler.steps[key] = _recorded(sampler.steps[key], sampler.pool).replay
+    except RuntimeError as e:
+        sampler.record, sampler.why = False, str(e).partition('\n')[0]
+        warnings.warn(f'sampling is not recorded: {type(sampler.model).__name__}: {sampler.why}')
 
 # %% ../../nbs/api/policies/10_graph.ipynb #0fbcaaa7
 def _decode(sampler, logits, W, T, stop, sampling): # (R,V) after prompts of W tokens
