@@ -7,7 +7,6 @@ of the shape of SmolLM2-135M with random weights, which is told to do the same a
 has brought it. Sampling: 2 prompts of different lengths, 2 samples each, no stop token. Update: forward and backward pass of 4 responses
 to 2 prompts. BEFORE has what was counted when the loop of `generate` was the only one (torch 2.13, transformers 5.19)."""
 import os
-import sys
 
 os.environ.update(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', HF_HUB_OFFLINE='1')
 

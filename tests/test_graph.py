@@ -145,7 +145,7 @@ def recording(monkeypatch):
     "A sampler on the CPU that believes it can record."
     made = []
     def recorded(step, pool): made.append(Standin(step)); return made[-1]
-    monkeypatch.setattr(graph, '_recorded', recorded)
+    monkeypatch.setattr(graph, '_graph_of', recorded)
     monkeypatch.setattr(graph, '_take_aside', lambda step, side: step())
     monkeypatch.setattr(torch.cuda, 'graph_pool_handle', lambda: (0, len(made)))
     def sampler(model, **kw):
@@ -173,7 +173,7 @@ def test_graphs_of_fixed_buffers_are_few(recording):
 def test_fixed_buffers_without_graphs_where_recording_fails(recording, monkeypatch):
     make, made = recording
     def fails(step, pool): raise RuntimeError('operation not permitted when stream is capturing\nand more')
-    monkeypatch.setattr(graph, '_recorded', fails)
+    monkeypatch.setattr(graph, '_graph_of', fails)
     model = tiny('llama'); sampler = make(model)
     with pytest.warns(UserWarning, match='not recorded: LlamaForCausalLM: operation not permitted when stream is capturing$'):
         ours = sampler.generate(PROMPTS, **KW)

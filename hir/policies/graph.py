@@ -128,7 +128,7 @@ def _take_aside(step, side): # a stream
     with _casting_anew(), torch.cuda.stream(side): step()
     now.wait_stream(side)
 
-def _recorded(step, pool): # from `graph_pool_handle`
+def _graph_of(step, pool): # from `graph_pool_handle`
     "The step as a CUDA graph; it is not taken."
     graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     with _casting_anew(), torch.cuda.stream(now):                # where an error leaves the stream, it is put back
@@ -214,7 +214,7 @@ def _take_step(sampler, R, W, sampling):
 def _record(sampler, key):
     "Put a graph in the place of a step; where that fails, say so, and launch steps one by one from now on."
     if len(sampler.steps) == 1: sampler.pool = torch.cuda.graph_pool_handle()   # a pool ends with its last graph
-    try: sampler.steps[key] = _recorded(sampler.steps[key], sampler.pool).replay
+    try: sampler.steps[key] = _graph_of(sampler.steps[key], sampler.pool).replay
     except RuntimeError as e:
         sampler.record, sampler.why = False, str(e).partition('\n')[0]
         warnings.warn(f'sampling is not recorded: {type(sampler.model).__name__}: {sampler.why}')

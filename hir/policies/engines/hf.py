@@ -25,34 +25,32 @@ class HFEngine:
     def __init__(self,
         model:nn.Module, tokenizer:PreTrainedTokenizerBase,
         max_new_tokens:int=256,   # length limit of a response
-        rows:int=256,             # responses sampled at a time
-        chat:dict|None=None,      # passed to the chat template
+        rows:int=256, chat:dict|None=None, # responses sampled at a time; passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
-        autocast:bool=False,      # compute in bfloat16, as the trainer does in mixed precision
-        progress:bool=False,      # show a progress bar
+        autocast:bool=False, progress:bool=False, # in bfloat16, as a trainer in mixed precision; show a progress bar
         graph:bool|None=None,     # fixed buffers, recorded where there is a GPU; None: where there is one
         half:bool|None=None):     # sample from a copy in bfloat16; None: of float32 weights on a GPU, with autocast
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
         self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
         self.autocast, self.progress, self.graph, self.half = autocast, progress, graph, half
-        self.copy, self.fixed, self.why = (None, None), None, '' # (model, in 16 bits); sampler; why not over fixed buffers
+        self.copy, self.fixed, self.why = (None, None), None, '' # (model, in 16 bits); sampler; why none
 
     def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
                  **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
         "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
-        each = [seed_for(s, j) for s in seeds_for(seeds, len(instructions)) for j in range(m)]
-        return _sample(self, list(instructions), m, each, self.sampling | sampling)
+        return _sample(self, list(instructions), m, seeds_for(seeds, len(instructions)), self.sampling | sampling)
 
     gives = Gives()
     @property
     def exact(self)->bool:
         "Are log-probabilities and entropies the trainer's own?"
-        whole = {p.dtype for p in self.model.parameters()} <= {torch.float32, torch.float64}
-        return whole and not self.autocast and not _halves(self)
+        return not (self.autocast or _halves(self)) and _is_whole(self.model)
     def sync(self, model:nn.Module)->None: self.model = model
     def close(self)->None: self.copy, self.fixed = (None, None), None
 
 # %% ../../../nbs/api/policies/12_hf.ipynb #956dd71b
+def _is_whole(model): return {p.dtype for p in model.parameters()} <= {torch.float32, torch.float64}
+
 def _halves(engine):
     "Does it sample from a copy in 16 bits?"
     model, asked = engine.model, engine.half
@@ -80,12 +78,13 @@ def _way_of(engine, model):
 def _sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
     tok, drawn, per, model = engine.tokenizer, [], max(1, engine.rows // m), _model_sampled(engine)
+    each = [seed_for(s, j) for s in seeds for j in range(m)]
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
     kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
     was, lower = model.training, torch.autocast(model.device.type, torch.bfloat16, engine.autocast and model is engine.model)
     model.eval()
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
-            with lower: drawn += draw(prompts[a:a + per], m, generator=seeds[a*m:(a + per)*m], **kw)
+            with lower: drawn += draw(prompts[a:a + per], m, generator=each[a*m:(a + per)*m], **kw)
     finally: model.train(was)
-    return rollouts_of(tok, instructions, prompts, drawn, seeds) if drawn else []
+    return rollouts_of(tok, instructions, prompts, drawn, each) if drawn else []
