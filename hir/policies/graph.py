@@ -59,15 +59,14 @@ def _attending(model):
 # %% ../../nbs/api/policies/10_graph.ipynb #dea04c37
 class _Room:
     "Buffers of R responses, each of up to W tokens with its prompt, T of them drawn."
-    def __init__(self, cache, logits, R:int, W:int, T:int): # a cache that has read prompts, and logits, as models
-        def zeros(*shape, dtype=torch.long): return torch.zeros(shape, dtype=dtype, device=logits.device)
-        real, V = torch.promote_types(logits.dtype, torch.float32), logits.shape[-1]
+    def __init__(self, cache, V:int, new, R:int, W:int, T:int): # as those of `read_prompts` and of `score_draw`
+        def zeros(*shape, dtype=torch.long): return torch.zeros(shape, dtype=dtype, device=new[0].device)
         self.size = R, W, T
         self.kv = [tuple(zeros(R, x.shape[1], W, x.shape[3], dtype=x.dtype) for x in (layer.keys, layer.values))
                    for layer in cache.layers]
         self.mask = zeros(R, 1, 1, W, dtype=self.kv[0][0].dtype)             # is added: 0, or minus infinity
         self.token, self.position, self.done = zeros(R), zeros(R), zeros(R, dtype=torch.bool)    # of the last token
-        self.said = [zeros(R, T), zeros(R, T, dtype=real), zeros(R, T, dtype=real)]
+        self.said = [zeros(R, T, dtype=x.dtype) for x in new]                # ids, log-probabilities …
         self.u, self.ends = zeros(R, T, dtype=torch.float32), zeros(V, dtype=torch.bool)    # ends a token a response?
         self.at, self.t = zeros(1), zeros(1)                                 # next column of `kv`, of `said`
 
@@ -101,11 +100,11 @@ def _enter(
     room.ends[[s for s in stop if 0 <= s < len(room.ends)]] = True; room.done[n:] = True
 
 # %% ../../nbs/api/policies/10_graph.ipynb #3f23fbf1
-def _write(room, token, logp, entropy): # (R,) each, of `score_draw`
+def _write(room, new): # (R,) each, of `score_draw`
     "Note the token that was drawn for each row."
-    for x, new in zip(room.said, (token, logp, entropy)): x.index_copy_(1, room.t, new[:, None])
-    room.done.logical_or_(room.ends.index_select(0, token))
-    room.position.add_(~room.done); room.token.copy_(token); room.t.add_(1)
+    for x, y in zip(room.said, new): x.index_copy_(1, room.t, y[:, None])
+    room.done.logical_or_(room.ends.index_select(0, new[0]))
+    room.position.add_(~room.done); room.token.copy_(new[0]); room.t.add_(1)
 
 def _step(model, room, sampling): # a view; (temperature, top_k, top_p)
     "Read the last token of every row and draw the next."
@@ -113,7 +112,7 @@ def _step(model, room, sampling): # a view; (temperature, top_k, top_p)
     out = model(input_ids=room.token[:, None], attention_mask=room.mask, position_ids=room.position[:, None],
                 past_key_values=room.cache, use_cache=True)
     room.at.add_(1)
-    _write(room, *score_draw(out.logits[:, -1], room.u.index_select(1, room.t)[:, 0], *sampling))
+    _write(room, score_draw(out.logits[:, -1], room.u.index_select(1, room.t)[:, 0], *sampling))
 
 # %% ../../nbs/api/policies/10_graph.ipynb #25f62f01
 @contextmanager
@@ -162,11 +161,12 @@ def _close_up(room, rows): # numbers of the rows that go on
     for x in room.rows(): x[:len(rows)] = x[index]
     room.done[len(rows):] = True
 
-def _samples(room, rows, length, stop):
+def _samples(said, rows, length, stop): # (R,T) each
     "What those rows have said in `length` tokens, each up to what ended it."
-    for ids, logps, entropies in zip(*(x[:, :length][rows].tolist() for x in room.said)):
+    for ids, *more in zip(*(x[:, :length][rows].tolist() for x in said)):
         n = next((i for i, token in enumerate(ids) if token in stop), length - 1) + 1
-        yield Sample(ids[:n], logps[:n], entropies[:n], n > 0 and ids[n - 1] in stop)
+        logps, entropies, *drawn = (x[:n] for x in more)
+        yield Sample(ids[:n], logps, entropies, n > 0 and ids[n - 1] in stop, *drawn)
 
 # %% ../../nbs/api/policies/10_graph.ipynb #6a874e47
 class FixedSampler:
@@ -193,13 +193,14 @@ class FixedSampler:
         return _generate_fixed(self, prompts, m, max_new_tokens, set(stop), pad, (temperature, top_k, top_p), generator)
 
 # %% ../../nbs/api/policies/10_graph.ipynb #9f9280ac
-def _make_room(sampler, cache, logits, R, W, T):
-    "A room for R rows of W + T tokens; the one there is, if it is large enough and the weights are where they were."
-    place = [p.data_ptr() for p in sampler.model.parameters()], [k.keys.dtype for k in cache.layers], logits.dtype
-    need = _rounded(R), _rounded(W + T, 64), T
-    if place == sampler.place and all(a >= b for a, b in zip(sampler.room.size, need)): return sampler.room
+def _make_room(sampler, cache, V, new, W, T):
+    "A room for rows of W + T tokens; the one there is, if it is large enough and the weights are where they were."
+    place = [p.data_ptr() for p in sampler.model.parameters()], [k.keys.dtype for k in cache.layers], new[1].dtype
+    need = _rounded(len(new[0])), _rounded(W + T, 64), max(1, T), len(new)
+    if place == sampler.place and all(a >= b for a, b in zip((*sampler.room.size, len(sampler.room.said)), need)):
+        return sampler.room
     sampler.forget()
-    sampler.room, sampler.place = _Room(cache, logits, *need), place
+    sampler.room, sampler.place = _Room(cache, V, new, *need[:3]), place
     return sampler.room
 
 def _take_step(sampler, R, W, sampling):
@@ -220,13 +221,13 @@ def _record(sampler, key):
         warnings.warn(f'sampling is not recorded: {type(sampler.model).__name__}: {sampler.why}')
 
 # %% ../../nbs/api/policies/10_graph.ipynb #0fbcaaa7
-def _decode(sampler, logits, W, T, stop, sampling): # (R,V) after prompts of W tokens
+def _decode(sampler, new, W, T, stop, sampling): # what was drawn for R rows after prompts of W tokens
     "A `Sample` per row."
-    room, found, number, t = sampler.room, {}, list(range(len(logits))), -1   # number: of the response in each row
-    def leave(rows, t): found.update(zip([number[i] for i in rows], _samples(room, rows, t, stop)))
+    room, found, number, t = sampler.room, {}, list(range(len(new[0]))), -1   # number: of the response in each row
+    def leave(rows, t): found.update(zip([number[i] for i in rows], _samples(room.said[:len(new)], rows, t, stop)))
     for t in range(T):
         if t: _take_step(sampler, _rounded(len(number)), _rounded(W + t, 64), sampling)
-        else: _write(_view(room, len(number), W), *score_draw(logits, room.u[:len(number), 0], *sampling))
+        else: _write(_view(room, len(number), W), new)
         if (t + 1) % sampler.look and t + 1 < T: continue
         check_entropies(room.said[2][:len(number), :t + 1])
         done = room.done[:len(number)].tolist()
@@ -236,15 +237,16 @@ def _decode(sampler, logits, W, T, stop, sampling): # (R,V) after prompts of W t
         going = [i for i, x in enumerate(done) if not x]
         _close_up(room, going); number = [number[i] for i in going]
     leave(range(len(number)), t + 1)
-    return [found[i] for i in range(len(logits))]
+    return [found[i] for i in range(len(new[0]))]
 
 # %% ../../nbs/api/policies/10_graph.ipynb #d5fb7498
 @torch.no_grad()
 def _generate_fixed(sampler, prompts, m, T, stop, pad, sampling, generator):
     with _attending(sampler.model):
         logits, cache, mask = read_prompts(sampler.model, prompts, pad)
-        u, W = uniforms(len(prompts)*m, T, generator).to(logits.device), mask.shape[1]
-        _enter(_make_room(sampler, cache, logits, len(u), W, T), cache, mask, m, u, stop)
-        found = _decode(sampler, logits.repeat_interleave(m, 0), W, T, stop, sampling)
+        u, (W, V) = uniforms(len(prompts)*m, max(1, T), generator).to(logits.device), (mask.shape[1], logits.shape[1])
+        new = score_draw(logits.repeat_interleave(m, 0), u[:, 0], *sampling)
+        _enter(_make_room(sampler, cache, V, new, W, T), cache, mask, m, u, stop)
+        found = _decode(sampler, new, W, T, stop, sampling)
     if sampler.room.bytes() > sampler.kept: sampler.forget()
     return found
