@@ -81,7 +81,8 @@ def _sample(engine, instructions, m, seeds, sampling):
     each = [seed_for(s, j) for s in seeds for j in range(m)]
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
     kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
-    was, lower = model.training, torch.autocast(model.device.type, torch.bfloat16, engine.autocast and model is engine.model)
+    was, low = model.training, engine.autocast and model is engine.model       # a copy is in 16 bits itself
+    lower = torch.autocast(model.device.type, torch.bfloat16, low)
     model.eval()
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
