@@ -62,7 +62,7 @@ def _score_draw(
     u,             # (R,) uniform
     temperature=1.,# 0 means greedy, scored at temperature 1
     top_k=0, top_p=1.):
-    "Next token (R,), its log-probability (R,), the entropy (R,) of the softmax; its odds (R,) in what a truncation kept."
+    "Next token (R,), its log-probability (R,), the entropy (R,) of the softmax; its odds (R,) in what truncation kept."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logp_all = (logits if temperature in (0, 1) else logits / temperature).log_softmax(-1)
     probs = logp_all.exp()
