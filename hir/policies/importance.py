@@ -56,14 +56,14 @@ def ess(w:Tensor)->float: # any shape, none below 0
     return (w.sum().square()/(w.numel()*w.square().sum())).item()
 
 # %% ../../nbs/api/policies/11_importance.ipynb #62f507f5
-def _told(r): return bool(r.engine_logps) and not math.isnan(sum(r.engine_logps) + sum(r.logps))
+def _both_known(r): return bool(r.engine_logps) and not math.isnan(sum(r.engine_logps) + sum(r.logps))
 
 def mismatch(
     rollouts:Sequence[Rollout],
     level:Callable=token_weights, # of `Level`
     cap:float=2.)->dict[str, float]: # above which a weight is cut
     "How far engine and trainer were apart, where both are known; {} where they are not, or are the same."
-    rollouts = [r for r in rollouts if _told(r)]
+    rollouts = [r for r in rollouts if _both_known(r)]
     if not rollouts: return {}
     diff = log_ratios(rollouts); w = level(diff)                               # (B,T); (B,T) or (B,1)
     on = pad_sequence([torch.ones(len(r.ids)) for r in rollouts], batch_first=True) > 0

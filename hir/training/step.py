@@ -25,8 +25,8 @@ def _weighed(batch, rows, ctx):
     rules = ctx.rules
     if not rules.weighs: return batch
     if not ctx.method.policy_gradient:
-        raise StepError('importance weighs a policy gradient, which this method does not say that it is: set importance '
-                        'to off, or policy_gradient=True if the loss multiplies each token by batch.weight')
+        raise StepError('importance weighs a policy gradient, which this method does not say that it is: set '
+                        'importance to off, or policy_gradient=True if the loss multiplies tokens by batch.weight')
     if any(row.ids != row.origin.ids for row in rows):
         raise StepError('importance needs rows of the tokens that the engine drew; set importance to off')
     w = rules.importance(rules.importance_level(log_ratios([row.origin for row in rows])), rules.importance_cap)
