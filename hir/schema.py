@@ -138,6 +138,7 @@ class Choice:
         "`value` if it names a function, or a ValueError with the nearest."
         if callable(value):
             raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
+        if value is False and 'off' in self.known: return 'off'                  # what YAML makes of it
         if value in self.known or self.own and ':' in str(value): return value
         raise ValueError(f'cannot be {value!r}{nearest(str(value), self.known)}')
     def __call__(self, value:str|Callable)->Callable:
