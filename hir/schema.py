@@ -63,6 +63,7 @@ def as_type(
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value in inner: return value
+        if value is False and 'no' in inner: return 'no'                         # what YAML makes of it
         found = near(str(value), [str(v) for v in inner])
         meant = f'; did you mean {found[0]!r}?' if found else ''
         raise ValueError(f'must be one of {", ".join(map(repr, inner))}, not {_shown(value)}{meant}')
