@@ -6,11 +6,10 @@
 __all__ = ['Sweep', 'read_sweep', 'steps_done', 'run_sweep', 'sweep_table']
 
 # %% ../nbs/api/94_sweep.ipynb #ec6f8d7c
-import os, re, subprocess, sys, time
-from collections.abc import Callable, Mapping, Sequence
+import re, subprocess, sys, time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,11 +27,11 @@ class Sweep:
     out:Path       # folder that holds theirs
     runs:dict = field(default_factory=dict) # name -> all settings of the run
 
-_NAME = re.compile(r'[\w.+=-]{1,80}')     # of a run, and so of a folder
+_RUN_NAME = re.compile(r'[\w.+=-]{1,80}')     # of a run, and so of a folder
 
 def _checked_run(name, values, path, trust):
     "The settings of a run, or a ConfigError that names it."
-    if not _NAME.fullmatch(name) or name.startswith('.'):
+    if not _RUN_NAME.fullmatch(name) or name.startswith('.'):
         raise ConfigError(f'{path}: run {name!r:.90}: a name is of letters, digits and . + = - _, as its folder is')
     if reserved := [n for n in ('out', 'resume') if n in values]:
         raise ConfigError(f'{path}: run {name}: {reserved[0]!r} is the sweep\'s own; leave it out')
@@ -40,7 +39,7 @@ def _checked_run(name, values, path, trust):
     return values
 
 # %% ../nbs/api/94_sweep.ipynb #b48e4231
-def _parts_of(path):
+def _plan_fields(path):
     "What a plan holds, or a ConfigError."
     found = read_settings(path)
     if odd := [n for n in found if n not in ('config', 'out', 'all', 'runs')]:
@@ -56,7 +55,7 @@ def read_sweep(
     config_at:Callable=str, # what `config` names -> its file
     trust:bool=False)->Sweep: # may it name code, and places elsewhere, as a file of `hir train --trust` may?
     "The plan, every run checked, or a ConfigError that names the run."
-    found = _parts_of(path)
+    found = _plan_fields(path)
     base = read_settings(config_at(found['config'])) if found.get('config') else {}
     base = {n: x for n, x in base.items() if n not in ('out', 'resume')} | (found.get('all') or {})
     runs = {str(n): _checked_run(str(n), base | (own or {}), path, trust) for n, own in found['runs'].items()}
@@ -78,22 +77,23 @@ def steps_done(folder:str|Path)->int: # of a run
     found = read_log(Path(folder)/'history.jsonl')
     return found[-1]['step'] if found else 0
 
-def _finished(plan:Sweep, name:str):
+def _all_done(plan:Sweep, name:str):
     "Has it done all its steps and left a policy?"
     steps = make_config(plan.runs[name]).steps
     return (plan.out/name/'policy').is_dir() and steps_done(plan.out/name) >= steps
 
 # %% ../nbs/api/94_sweep.ipynb #15bdeedb
-def _last_words(log):
+def _words_of_failure(log):
     "The last line of a log that says something."
     said = [line.strip() for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
     return said[-1][:300] if said else 'it said nothing'
 
-def _ended(running:dict):
+def _first_over(running:dict):
     "The names of processes that have ended, as soon as there are any."
     while not (over := [name for name, p in running.items() if p.poll() is not None]): time.sleep(.2)
     return over
 
+# %% ../nbs/api/94_sweep.ipynb #3d41bd50
 def run_sweep(
     plan:Sweep,
     jobs:int=1, threads:int=1, # runs side by side; threads of each
@@ -101,14 +101,14 @@ def run_sweep(
     progress:bool=True)->dict[str, str]:
     "Run what is not finished. Returns the last words of each run that failed."
     plan.out.mkdir(parents=True, exist_ok=True)
-    waiting, running, failed = [n for n in plan.runs if not _finished(plan, n)], {}, {}
+    waiting, running, failed = [n for n in plan.runs if not _all_done(plan, n)], {}, {}
     with bar(total=len(waiting), desc='runs', progress=progress) as shown:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     name = waiting.pop(0); running[name] = _start_run(plan, name, threads, trust)
-                for name in _ended(running):
-                    if running.pop(name).returncode: failed[name] = _last_words(plan.out/f'{name}.log')
+                for name in _first_over(running):
+                    if running.pop(name).returncode: failed[name] = _words_of_failure(plan.out/f'{name}.log')
                     shown.update()
         finally:
             for p in running.values(): p.terminate()
