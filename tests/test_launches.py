@@ -27,7 +27,7 @@ def test_launches_are_counted_as_they_are_meant():
 @pytest.fixture(scope='module')
 def toy(): return load_policy(shipped('toy/start'))[0].eval()
 
-@pytest.mark.parametrize('sampling, most', [({}, 116), (dict(temperature=.7, top_k=5), 120), (dict(temperature=.7, top_p=.9), 130),
+@pytest.mark.parametrize('sampling, most', [({}, 116), (dict(temperature=.7, top_k=5), 124), (dict(temperature=.7, top_p=.9), 134),
                                             (dict(temperature=0), 108)], ids=str)
 def test_launches_of_a_token_in_fixed_buffers(toy, sampling, most):
     "So many for two layers, the draw and its notes; not a single round trip but the looks, one in 8 tokens for rows and for NaN."
