@@ -140,6 +140,7 @@ class _Dims:
     inner:int    # I, of the feed-forward part
     vocab:int    # V
     adapted:int  # inputs of all layers with an adapter
+    linear:int   # weights of linear layers, the output projection among them
 
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
@@ -152,23 +153,30 @@ def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     return _Dims(params, lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params,
                 c.num_hidden_layers, c.hidden_size, c.num_attention_heads*d, kv*d,
                 getattr(c, 'intermediate_size', None) or 4*c.hidden_size, c.vocab_size,
-                sum(getattr(layers[n], 'in_features', c.hidden_size) for n in adapted))
+                sum(getattr(layers[n], 'in_features', c.hidden_size) for n in adapted),
+                sum(m.weight.numel() for m in layers.values()))
 
 # %% ../nbs/api/90_recipes.ipynb #336809f9
-_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
+_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'nf4': 4}   # of a number outside of packed layers
+_PACKED = .5 + 1/64 + 4/(64*256)   # bytes of a number in 4 bits, its share of 8-bit scales and of their scales
+
+def _weight_bytes(cfg:HirConfig, d:_Dims):
+    "Bytes of the weights; in 4 bits those of linear layers, without the output projection."
+    packed = d.linear - d.vocab*d.width if cfg.dtype == 'nf4' else 0
+    return round(_PACKED*packed) + _BYTES[cfg.dtype]*(d.params - packed)
 
 def _held(cfg:HirConfig, d:_Dims, shards=1):
     "Bytes that a process holds from first to last step, by part; gradients only during an update."
-    w = _BYTES[cfg.dtype]; t = 4 if cfg.lora_rank else w
+    w = _weight_bytes(cfg, d); t = 4 if cfg.lora_rank else _BYTES[cfg.dtype]
     state = 2 if '8bit' in cfg.optimizer else 2*t
-    parts = {'weights': w*d.params + (t*d.trained if cfg.lora_rank else 0),
-             'reference': w*d.params if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
+    parts = {'weights': w + (t*d.trained if cfg.lora_rank else 0),
+             'reference': w if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
              'gradients': t*d.trained, 'optimizer': state*d.trained}
     return {name: n//shards for name, n in parts.items()}
 
 def _activations(cfg:HirConfig, d:_Dims, tokens:int):
     "Bytes that the backward pass of a micro-batch needs."
-    a = 2 if cfg.mixed_precision == 'bf16' else _BYTES[cfg.dtype]
+    a = 2 if cfg.mixed_precision in ('bf16', 'fp16') else _BYTES[cfg.dtype]
     layer = tokens*a*(6*d.width + 3*d.heads + 2*d.kv + 4*d.inner)
     if cfg.lora_rank and a == 2: layer += 4*tokens*d.adapted//d.layers
     return a*tokens*d.width*d.layers + layer if cfg.gradient_checkpointing else layer*d.layers

@@ -25,7 +25,7 @@ class HFEngine:
         rows:int=256,             # responses sampled at a time
         chat:dict|None=None,      # passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
-        autocast:bool=False,      # compute in bfloat16, as the trainer does in mixed precision
+        autocast:str='',          # 'bf16' or 'fp16': compute in 16 bits, as the trainer does in mixed precision
         progress:bool=False):     # show a progress bar
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
         self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
@@ -46,12 +46,15 @@ class HFEngine:
     def close(self)->None: pass
 
 # %% ../../../nbs/api/policies/03_hf.ipynb #843955e7
+_HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
 def _sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
     tok, drawn, per = engine.tokenizer, [], max(1, engine.rows // m)
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
     kw = dict(stop=stop_ids(engine.model, tok), pad=tok.pad_token_id) | sampling
-    was, lower = engine.model.training, torch.autocast(engine.model.device.type, torch.bfloat16, engine.autocast)
+    was, low = engine.model.training, _HALF.get(engine.autocast)
+    lower = torch.autocast(engine.model.device.type, low, bool(low))
     engine.model.eval()
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
