@@ -179,3 +179,14 @@ def test_commands_need_nothing_that_windows_lacks(words, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     if words == ('train', '--dry-run'): assert 'device    ' in done.stdout
     if '--steps' in words: assert (tmp_path/'run'/'policy'/'manifest.json').is_file()
+
+
+# ---- the bench of a recipe, whose card is not at hand either
+
+def test_the_bench_of_a_recipe_runs_on_a_tiny_shape(tmp_path):
+    from bench_recipes_gpu import CASES, TINY, line, ran
+    runs = {name: ran(TINY, str(tmp_path/name), steps=1, cpu=True, batch=2, max_new_tokens=8, **settings)
+            for name, (package, settings) in CASES.items() if not package}
+    for log, peak, guess in runs.values():
+        assert [r['step'] for r in log] == [1] and not log[0]['skipped'] and peak == 0 and guess > 0
+        assert line(log[0]).startswith('  step 1: ') and 'sample ' in line(log[0]) and 'update ' in line(log[0])
