@@ -18,17 +18,17 @@ CASES = {
     'all weights': {},
     'with a reference': {'method.kl_coef': .001},
     'twelve rows at a time': dict(batch=6, m=2, micro=12, max_new_tokens=48),
-    'gradient checkpointing': dict(batch=6, m=2, micro=12, max_new_tokens=48, gradient_checkpointing=True, share=False),
+    'gradient checkpointing': dict(gradient_checkpointing=True, share=False),
     'bfloat16 arithmetic': dict(mixed_precision='bf16'),
     'LoRA': dict(lora_rank=16),
-    'LoRA, twelve rows': dict(lora_rank=16, batch=6, m=2, micro=12, max_new_tokens=48),
-    'LoRA, checkpointing': dict(lora_rank=16, batch=6, m=2, micro=12, max_new_tokens=48, gradient_checkpointing=True, share=False),
+    'LoRA, six rows at a time': dict(lora_rank=16, batch=3, m=2, micro=6),
+    'LoRA, checkpointing': dict(lora_rank=16, batch=3, m=2, micro=6, gradient_checkpointing=True, share=False),
     'LoRA, bfloat16 weights': dict(lora_rank=16, dtype='bfloat16'),
     'LoRA, nf4': dict(lora_rank=16, dtype='nf4'),
 }
 
 
-def measured(case):
+def measured(case, model='smollm2'):
     "(peak of resident memory, estimate) of a case in bytes, in this process, and the parts of the estimate."
     import resource
     import torch
@@ -40,32 +40,33 @@ def measured(case):
     from hir.training.trainer import fit
     torch.set_num_threads(1); warnings.simplefilter('ignore')
     with tempfile.TemporaryDirectory() as out:
-        own = dict(model='smollm2', steps=STEPS, eval_every=0, save_every=0, cards_every=0, rollouts_mb=0, cpu=True, out=f'{out}/run')
+        own = dict(model=model, steps=STEPS, eval_every=0, save_every=0, cards_every=0, rollouts_mb=0, cpu=True, out=f'{out}/run')
         cfg = make_config(own | SMALL | CASES[case])
         d = dims_of(resolve(cfg)[0], cfg)
-        model, tokenizer = load_policy(cfg.model, dtype=cfg.dtype)
+        policy, tokenizer = load_policy(cfg.model, dtype=cfg.dtype)
         length = lambda q: len(encode_chat(tokenizer, q.prompt))
         long = sorted(load_instructions(shipped('toy/train.jsonl')), key=length)[-STEPS*cfg.batch:]
-        fit(cfg, model, tokenizer, long, progress=False)
+        fit(cfg, policy, tokenizer, long, progress=False)
     parts = memory(cfg, d, max(map(length, long)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024, parts
 
 
-def apart(case):
+def apart(case, model='smollm2'):
     "`measured` in a process of its own."
-    done = subprocess.run([sys.executable, __file__, case, '--here'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, case, '--here', '--model', model], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(f'{case}: exit {done.returncode} {done.stderr[-1500:]}')
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument('cases', nargs='*', default=list(CASES)); p.add_argument('--here', action='store_true'); p.add_argument('--parts', action='store_true')
+    p.add_argument('cases', nargs='*', default=list(CASES)); p.add_argument('--parts', action='store_true')
+    p.add_argument('--here', action='store_true'); p.add_argument('--model', default='smollm2')
     a, off = p.parse_args(), 0
-    if a.here: return print(json.dumps(measured(a.cases[0])))
+    if a.here: return print(json.dumps(measured(a.cases[0], a.model)))
     print(f'{"case":24} {"measured":>9} {"estimate":>9} {"ratio":>6}')
     for case in a.cases:
-        peak, parts = apart(case)
+        peak, parts = apart(case, a.model)
         off += abs(parts['peak']/peak - 1) > WITHIN
         print(f'{case:24} {peak/1e9:6.2f} GB {parts["peak"]/1e9:6.2f} GB {parts["peak"]/peak:6.2f}', flush=True)
         if a.parts: print('   ', ', '.join(f'{n} {b/1e9:.2f}' for n, b in parts.items() if b))
