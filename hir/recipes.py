@@ -220,6 +220,7 @@ def _micro_size(cfg:HirConfig, row:int):
     else: rows = min(rows, cfg.micro)
     return rows, rows*row
 
+# %% ../nbs/api/90_recipes.ipynb #85ecc89b
 def memory(
     cfg:HirConfig, d:_Dims,
     prompt:int,                 # tokens of the longest prompt
@@ -236,10 +237,11 @@ def memory(
         'gathered': w*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
     update = parts['gradients'] + parts['activations'] + parts['logits'] + parts['16-bit copy']
     always = parts['program'] + parts['weights'] + parts['reference'] + parts['optimizer']
-    engine = parts['KV cache'] + parts["engine's copy"]
-    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']
-    elif not _rests(cfg, gpu): always, engine = always + engine, 0
-    return parts | {'peak': always + max(update, parts['gathered'] + engine)}
+    engine, kept = parts['KV cache'], parts["engine's copy"]
+    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']        # and `kept` stays with the allocator
+    elif _rests(cfg, gpu): engine, kept = engine + kept, 0
+    else: engine, kept = 0, engine + kept
+    return parts | {'peak': always + kept + max(update, parts['gathered'] + engine)}
 
 def _gigabytes(n): return f'{n/1e9:,.1f} GB' if n >= 1e9 else f'{n/1e6:,.1f} MB'
 

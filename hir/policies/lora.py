@@ -47,9 +47,10 @@ def lora_size(model:nn.Module, rank:int, targets:str='all-linear')->int:
     "How many numbers the adapters of this rank hold."
     layers = linear_layers(model)
     chosen = {n for t in lora_targets(model, targets) for n in layers_named(layers, t)}
-    return rank * sum(sum(_shape(layers[n])) for n in chosen)
+    return rank * sum(sum(_shape_of(layers[n])) for n in chosen)
 
-def _shape(layer): return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else layer.weight.shape
+def _shape_of(layer):
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else layer.weight.shape
 
 def add_lora(
     model:nn.Module,       # causal LM; its weights are frozen, in place

@@ -224,8 +224,8 @@ def _as_asked(path, own, kw):
     "What `from_pretrained` is passed; for the dtype 'nf4' with how to pack the weights, or a PolicyError."
     if kw.get('dtype') != 'nf4': return kw
     if 'gguf_file' in own:
-        raise PolicyError(f'{path}: dtype nf4 packs the weights of a model folder, not of a .gguf file; take float32 or '
-                          'bfloat16, or write the folder with save_pretrained first')
+        raise PolicyError(f'{path}: dtype nf4 packs the weights of a model folder, not of a .gguf file; take float32 '
+                          'or bfloat16, or write the folder with save_pretrained first')
     if not is_bitsandbytes_available():
         raise PolicyError(f"{path}: dtype nf4 needs the package bitsandbytes: pip install 'hir[4bit]'")
     packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True)

@@ -298,7 +298,8 @@ def _check_together(cfg:HirConfig):
 def _check_packed(cfg):
     "A ConfigError where weights in 4 bits cannot be trained beside."
     if not cfg.lora_rank:
-        raise ConfigError("setting 'dtype' cannot be 'nf4' without LoRA: weights in 4 bits get no gradient; set lora_rank")
+        raise ConfigError("setting 'dtype' cannot be 'nf4' without LoRA: weights in 4 bits get no gradient; "
+                          'set lora_rank')
     if not importlib.util.find_spec('bitsandbytes'):
         raise ConfigError("setting 'dtype': nf4 needs the package bitsandbytes: pip install 'hir[4bit]'")
 
