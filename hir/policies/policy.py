@@ -257,7 +257,7 @@ def load_policy(
     path:str|Path,    # folder of `save_pretrained`, a .gguf file, a name of `hir get`, or a name on the hub
     pad_token:str='', # a token to pad with, for tokenizers that have none
     revision:str='',  # of a model on the hub: a commit, a tag or a branch
-    **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`, e.g. dtype='bfloat16', or 'nf4'
+    **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`; e.g. dtype='nf4'
     "A model and its tokenizer; a PolicyError where they cannot be loaded, or not be trained."
     with loading(path, revision) as place:
         own = pinned(path, revision); kw = _as_asked(path, own, kw)
