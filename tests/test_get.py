@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tokenizers import pre_tokenizers
 
+from bench_estimate import WITHIN, apart
 from checkout import ROOT
 from hir.cli import main
 from hir.evaluation.suite import questions, weights_in
@@ -418,6 +419,14 @@ def test_export_and_back(smollm2, tmp_path):
     assert any(not torch.equal(before[n], after[n]) for n in before)                     # it was trained
     assert 'Paris' in answer(*auto, 'What is the capital of France?')
     if smollm2.name == 'smollm2': assert SOURCES['smollm2'].sha256 in (tmp_path/'model'/'README.md').read_text()
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='resident memory is counted as Linux does')
+def test_the_dry_run_says_what_a_real_run_takes(smollm2):
+    "Within a fifth, for all weights; `python tests/bench_estimate.py` measures more cases."
+    peak, parts = apart('all weights', str(smollm2))
+    assert parts['peak'] == pytest.approx(peak, rel=WITHIN)
+    assert parts["engine's copy"] > 4*100_000_000 or not torch.backends.mkl.is_available()   # what generate lays out anew
 
 @pytest.mark.slow
 def test_the_real_prompts(tmp_path):

@@ -96,7 +96,7 @@ def test_engine_with_graphs_is_the_loop_after_every_sync(name):
 def test_engine_chooses_graphs_and_a_copy_on_a_gpu():
     if REHEARSAL: pytest.skip('the choice on a CPU is another')
     model, tokenizer = toy(); model.to(DEVICE)
-    engine = HFEngine(model, tokenizer, 24, autocast=True)
+    engine = HFEngine(model, tokenizer, 24, autocast='bf16')
     engine.generate(questions(), m=4, seeds=0)
     assert graphs(engine.fixed) and engine.copy[1].dtype == torch.bfloat16 and model.dtype == torch.float32
 

@@ -27,9 +27,10 @@ class HFEngine:
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256, chat:dict|None=None, # responses sampled at a time; passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
-        autocast:bool=False, progress:bool=False, # in bfloat16, as a trainer in mixed precision; show a progress bar
+        autocast:str='',          # 'bf16' or 'fp16': compute in 16 bits, as a trainer in mixed precision
+        progress:bool=False,      # show a progress bar
         graph:bool|None=None,     # fixed buffers, recorded where there is a GPU; None: where there is one
-        half:bool|None=None):     # sample from a copy in bfloat16; None: of float32 weights on a GPU, with autocast
+        half:bool|None=None):     # sample from a copy in 16 bits; None: of float32 weights on a GPU, with autocast
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
         self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
         self.autocast, self.progress, self.graph, self.half = autocast, progress, graph, half
@@ -49,6 +50,8 @@ class HFEngine:
     def close(self)->None: self.copy, self.fixed = (None, None), None
 
 # %% ../../../nbs/api/policies/12_hf.ipynb #956dd71b
+_HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
 def _is_whole(model): return {p.dtype for p in model.parameters()} <= {torch.float32, torch.float64}
 
 def _halves(engine):
@@ -61,7 +64,7 @@ def _model_sampled(engine):
     "The model, or its copy in 16 bits, up to date."
     if not _halves(engine): engine.copy = None, None; return engine.model
     if engine.copy[0] is engine.model: follow(engine.copy[1], engine.model)
-    else: engine.copy = engine.model, half_copy(engine.model)
+    else: engine.copy = engine.model, half_copy(engine.model, _HALF.get(engine.autocast, torch.bfloat16))
     return engine.copy[1]
 
 def _way_of(engine, model):
@@ -81,8 +84,8 @@ def _sample(engine, instructions, m, seeds, sampling):
     each = [seed_for(s, j) for s in seeds for j in range(m)]
     prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
     kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
-    was, low = model.training, engine.autocast and model is engine.model       # a copy is in 16 bits itself
-    lower = torch.autocast(model.device.type, torch.bfloat16, low)
+    was, low = model.training, _HALF.get(engine.autocast) if model is engine.model else None   # a copy is in 16 bits
+    lower = torch.autocast(model.device.type, low, bool(low))
     model.eval()
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
