@@ -135,9 +135,9 @@ def _heldout_of(cfg):
     from hir.evaluation.evaluate import evaluate
     from hir.recipes import training_data
     instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), False, cfg.reading)
-    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=False, judge=rules.judge,
+    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=cfg.eval_greedy, judge=rules.judge,
                                   reading=rules.reading, thinking=rules.thinking)
-    return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw).summary()
+    return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw)
 
 # %% ../nbs/api/92_cli.ipynb #420c7016
 def _settings_of(args, rest):

@@ -46,6 +46,7 @@ def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # of a new figu
 # %% ../../nbs/api/evaluation/02_plot.ipynb #508f69e1
 _LABELS = {
     'sampled': 'sampled responses per run', 'seconds': 'time in training steps (s)',
+    'cpu_seconds': 'processor time in training steps (s)',
     'ila': 'ILA (share of responses)', 'cla': 'CLA (share of constraints)', 'reward': 'mean reward',
     'entropy': 'entropy (nats per token)', 'kl': 'KL to reference (nats per token)',
     'length': 'length (tokens)', 'truncated': 'truncated (share of responses)',

@@ -98,6 +98,7 @@ class HirConfig(ScaleConfig):
     "All settings of one training run."
     eval_every:int = 10         # steps between evaluations; 0: only at the end
     eval_samples:Positive = 4   # samples per held-out instruction
+    eval_greedy:bool = False    # and a greedy answer to each
     save_every:int = 50         # steps between checkpoints; 0: only at the end
     keep:Positive = 2           # checkpoints kept
     cards_every:int = 20        # steps between sample cards; 0: none
