@@ -136,7 +136,8 @@ def _summary_of(report:Report):
 
 def _answer_record(r, greedy):
     "What a log keeps of an answer; `q` is the position of its instruction."
-    return dict(q=r.group, greedy=greedy, marks=str(r.verdict), tokens=len(r.ids), stopped=r.stopped, response=r.response)
+    return dict(q=r.group, greedy=greedy, marks=str(r.verdict), tokens=len(r.ids), stopped=r.stopped,
+                response=r.response)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #674d41fa
 def _scored_rollouts(engine, rollouts, *rules): # rules: as of `score`

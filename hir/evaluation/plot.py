@@ -51,7 +51,9 @@ _LABELS = {
     'entropy': 'entropy (nats per token)', 'kl': 'KL to reference (nats per token)',
     'length': 'length (tokens)', 'truncated': 'truncated (share of responses)',
     'tokens_per_second': 'throughput (tokens per s)', 'grad_norm': 'gradient norm',
-    'zero_signal': 'groups without signal (share)'}
+    'zero_signal': 'groups without signal (share)', 'old_diff': 'engine to trainer (mean, nats per token)',
+    'old_diff_max': 'engine to trainer (greatest, nats)', 'importance/ess': 'effective sample size (share)',
+    'importance/cut': 'weights above the cap (share)'}
 
 def label(name:str)->str:
     "What an axis calls the metric `name`."
