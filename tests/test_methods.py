@@ -193,13 +193,13 @@ def test_the_row_log_shows_what_the_method_used(tmp_path, reference, name):
 
 
 @every_method
-@pytest.mark.parametrize('overlong', ['keep', 'mask', 'penalise', 'drop'])
+@pytest.mark.parametrize('overlong', ['keep', 'mask', 'penalise', 'punish', 'drop'])
 def test_truncated_responses_are_used_as_the_rule_says(tmp_path, name, overlong):
     found, rows, ctx, seen = one_step(name, tmp_path, overlong=overlong, max_new_tokens=13, m=8)
     cut = [row for row in rows if not row.rollout.stopped]
     assert .1 < found['truncated'] < 1 and found['sampled'] == len(ctx.rows)
     if overlong == 'drop': assert not cut and found['dropped'] == sum(not row.rollout.stopped for row in ctx.rows)
-    if overlong == 'penalise': assert all(row.reward <= 0 for row in cut) and not any(row.replay for row in cut)
+    if overlong in ('penalise', 'punish'): assert all(row.reward <= -(overlong == 'punish') for row in cut) and not any(row.replay for row in cut)
     if overlong == 'mask':
         assert not any(row.replay for row in cut)
         lost = {row.unit if row.unit is not None else i for i, row in enumerate(rows) if not row.rollout.stopped}

@@ -47,7 +47,7 @@ class TaskConfig:
     check:Check = 'strict'      # how a constraint is checked: strict | loose
     reading:Reading = 'meant'   # what a constraint says: meant (its sentence) | official (the benchmark's code)
     thinking:Thinking = 'cut'   # a trace before the answer: cut | keep | tags, e.g. reason or [THINK] [/THINK]
-    overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | drop
+    overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | punish | drop
     guard:Guards = ''           # what earns nothing: none or several of copied, repeated, tiny, empty, module:function
     judge:str = ''              # model that judges soft constraints; empty: there are none
     judge_url:str = ''          # its OpenAI-compatible endpoint; empty: that of OPENAI_BASE_URL
