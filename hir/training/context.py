@@ -17,6 +17,7 @@ from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
+from ..policies.policy import layout_for
 from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
 from ..replays.guard import guard_counts, guarded
 from ..replays.reward import Row, original_rows, score, zero_signal
@@ -65,12 +66,14 @@ class SharedEngine:
 
 # %% ../../nbs/api/training/04_context.ipynb #bd2b36ee
 def part_of(
-    batch:Batch,
+    policy:Any, batch:Batch, # a `Policy`, perhaps wrapped
     index:torch.Tensor, # (N,) rows of a micro-batch, perhaps none
     device:torch.device|str)->tuple[Batch, bool]:
     "(the rows at `index` on a device, True); for an empty share the first unit, to keep step, and False."
-    if len(index): return on_device(take(batch, index), device), True
-    return on_device(take(batch, (batch.unit == batch.unit[0]).nonzero()[:, 0]), device), False
+    real = len(index) > 0
+    b = take(batch, index if real else (batch.unit == batch.unit[0]).nonzero()[:, 0])
+    bare = getattr(policy, 'module', policy); bare = getattr(bare, 'policy', bare)      # within DDP, `AdapterOff`
+    return on_device(replace(b, layout=layout_for(bare, b.ids, b.prompt_len, b.mask)), device), real
 
 # %% ../../nbs/api/training/04_context.ipynb #57af0e8e
 def own_parts(
@@ -89,8 +92,8 @@ def _score_rows(policy, batch:Batch, accelerator, micro=32, temperature=1., micr
     "log pi (B,T) and, if asked for, entropies of every row under its own prompt, by all processes together."
     out = torch.zeros(2, *batch.mask.shape)
     for index in own_parts(policy, batch, torch.arange(len(batch)), accelerator, micro, micro_tokens):
-        b, real = part_of(batch, index, accelerator.device)
-        found = torch.stack(policy(b.ids, b.prompt_len, b.mask, temperature, entropy))
+        b, real = part_of(policy, batch, index, accelerator.device)
+        found = torch.stack(policy(b.ids, b.prompt_len, b.mask, temperature, entropy, b.layout))
         if real: out[:, index, :found.shape[2]] = found.cpu().to(out.dtype)
     return accelerator.reduce(out.to(accelerator.device), 'sum').cpu().unbind()
 

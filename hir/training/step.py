@@ -43,7 +43,7 @@ def _idle_units(batch:Batch):
 
 def _share_of_loss(method:Method, policy, b:Batch, totals, temperature, real=True):
     "This part's share of the minibatch loss, and what it logs: name -> (sum, count), or a maximum."
-    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False)[0])
+    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False, b.layout)[0])
     loss, stats = method.loss(out, b, as_tensors(b.extras), totals)
     stats = {'loss': (loss, torch.ones(())), **stats}
     if real: return loss, {name: _as_stat(x) for name, x in stats.items()}
@@ -67,9 +67,14 @@ class _Stat:
         if self.x.ndim: return (self.x[0]/self.x[1].clamp(min=1)).item()
         return 0. if torch.isneginf(self.x) else self.x.item()
 
+def _beside(x, v):
+    "The number, on the device of `x`; one that is on the CPU is not copied but filled in, for which nobody waits."
+    there = isinstance(v, torch.Tensor) and v.device == x.device
+    return v.detach().float() if there else torch.full((), float(v), device=x.device)
+
 def _as_stat(x):
     "What a loss logs, as a `_Stat` without gradient."
-    if isinstance(x, tuple): return _Stat(torch.stack([torch.as_tensor(v).detach().float().to(x[0].device) for v in x]))
+    if isinstance(x, tuple): return _Stat(torch.stack([_beside(x[0], v) for v in x]))
     return _Stat(x.detach().float().reshape(()))
 
 def _merged_stats(sums:dict, stats:dict):
@@ -84,7 +89,7 @@ def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # in
     mine = own_parts(parts.policy, batch, busy, accelerator, sizes.micro, sizes.micro_tokens)
     for i, part in enumerate(mine):
         with accelerator.no_sync(parts.policy) if i < len(mine) - 1 else nullcontext():
-            b, real = part_of(batch, part, accelerator.device)
+            b, real = part_of(parts.policy, batch, part, accelerator.device)
             loss, stats = _share_of_loss(method, parts.policy, b, totals, sizes.temperature, real)
             accelerator.backward(loss*accelerator.num_processes)   # they average their gradients; we want the sum
         sums = _merged_stats(sums, stats)
