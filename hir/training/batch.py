@@ -34,6 +34,7 @@ class Batch:
     unit:torch.Tensor       # (B,) rows with one number are never parted
     learn:torch.Tensor      # (B,) False: counts in statistics, but not in the loss
     extras:dict = field(default_factory=dict)     # name -> (B,…) tensor, or `PerToken`
+    units:int = 0             # how many there are; `unit` counts from 0
     layout:Layout|None = None # where a policy will read, of a micro-batch
 
     def __len__(self)->int: return len(self.ids)
@@ -47,7 +48,7 @@ def _mapped(batch:Batch, f):
     extra = lambda x: PerToken(f(x.x)) if isinstance(x, PerToken) else f(x)
     tensors = {name: f(getattr(batch, name)) for name in ('ids', *_PER_TOKEN, *_PER_ROW)}
     return Batch(**tensors, extras={name: extra(x) for name, x in batch.extras.items()},
-                 layout=batch.layout and batch.layout.mapped(f))
+                 units=batch.units, layout=batch.layout and batch.layout.mapped(f))
 
 def _trimmed(batch:Batch):
     "Without columns that are padding in every row."
@@ -60,8 +61,10 @@ def _trimmed(batch:Batch):
 def take(
     batch:Batch,
     index:torch.Tensor)->Batch: # (N,) positions of rows, or (B,) bool
-    "The batch of these rows, without columns that are padding in all of them."
-    return _trimmed(_mapped(replace(batch, layout=None), lambda x: x[index]))
+    "The batch of these rows, without columns that are padding in all of them; its units are counted anew."
+    found = _trimmed(_mapped(replace(batch, layout=None), lambda x: x[index]))
+    there, unit = found.unit.unique(return_inverse=True)
+    return replace(found, unit=unit, units=len(there))
 
 def as_tensors(extras:Mapping[str, torch.Tensor|PerToken])->dict[str, torch.Tensor]:
     "The extras as a loss reads them: tensors."
@@ -120,7 +123,8 @@ def collate(
     unit, learn = _units_of(rows), torch.tensor([row.use.loss for row in rows])
     return Batch(ids, prompt_len, length=torch.tensor([len(row.ids) for row in rows]), mask=(weight != 0).float(),
                  weight=weight, reward=torch.tensor([float(row.reward) for row in rows]),
-                 group=torch.tensor([row.group for row in rows]), unit=unit, learn=all_of_unit(unit, learn))
+                 group=torch.tensor([row.group for row in rows]), unit=unit, learn=all_of_unit(unit, learn),
+                 units=int(unit.max()) + 1)
 
 # %% ../../nbs/api/training/02_batch.ipynb #9a2448bf
 def minibatches(

@@ -1,0 +1,84 @@
+"The update on a GPU, as far as a CPU can tell: who waits for the device, and what sizes, kernels and compilation change."
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hir.files import shipped
+from hir.instructions.instruction import load_instructions
+from hir.policies.policy import LOGITS, Policy, layout_of, load_policy, pad_rows
+from hir.training.batch import take, _mapped
+from hir.training.config import make_config, method_of, read_config, rules_of, sizes_of
+from hir.training.method import totals_of
+from hir.training.step import step, _merged_stats, _share_of_loss
+from hir.training.trainer import _prepare_job
+from test_launch import TOY
+from test_scale import ROWS, tiny
+
+METHODS = {'hir': {'name': 'hir', 'kl_coef': .01}, 'plain RL': {'name': 'hir', 'k': 0, 'kl_coef': 0.}, 'sft': {'name': 'sft'}, 'dpo': {'name': 'dpo'}}
+
+
+# ---- nobody waits for the device
+
+class Copies(TorchDispatchMode):
+    "Notes what is copied from one device to another; for such a copy the processor waits, too."
+    def __init__(self): super().__init__(); self.seen = []
+
+    def __torch_dispatch__(self, f, types, args=(), kw=None):
+        out = f(*args, **(kw or {}))
+        if f._schema.name in ('aten::_to_copy', 'aten::copy_') and any(x.device != out.device for x in args if isinstance(x, torch.Tensor)) or f._schema.name == 'aten::lift_fresh':
+            self.seen.append(str(f))
+        return out
+
+
+def unseeable(module):
+    "The module on the meta device, on which a tensor has a shape and no values: a look at one is an error."
+    for m in module.modules():
+        for group in (m._parameters, m._buffers):
+            for name, x in group.items():
+                if x is not None: group[name] = torch.nn.Parameter(x.detach().to('meta'), x.requires_grad) if group is m._parameters else x.to('meta')
+    return module
+
+
+def a_step(method, tmp_path):
+    "Parts and batch of a step of the toy."
+    cfg = make_config(dict(model=str(shipped('toy/start')), batch=6, m=4, max_new_tokens=20, method=method, reward='cla', out=str(tmp_path)), base=read_config(TOY))
+    job, batches = _prepare_job(cfg, *load_policy(cfg.model)), []
+    train = load_instructions(shipped('toy/train.jsonl'))[:6]
+    step(method_of(cfg), job, train, rules=rules_of(cfg), sizes=sizes_of(cfg), seen=lambda rows, batch: batches.append(batch))
+    return job, batches[0]
+
+
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('step', [1, 16])
+def test_launches_wait_for_nothing_within_a_micro_batch(name, step, tmp_path):
+    job, batch = a_step(METHODS[name], tmp_path)
+    totals = totals_of(batch, torch.arange(len(batch)))
+    b = take(batch, torch.arange(len(batch)))
+    assert job.policy.share
+    b = replace(b, layout=layout_of(b.ids, b.prompt_len, b.mask, True, False, step))
+    policy, b = unseeable(job.policy), _mapped(b, lambda x: x.to('meta'))
+    with Copies() as copies:
+        loss, stats = _share_of_loss(job.method, policy, b, totals, .7)
+        loss.backward()
+        _merged_stats(stats, stats)
+    assert not copies.seen and loss.device.type == 'meta'
+    assert all(p.grad is not None for p in policy.parameters())
+
+
+def test_a_look_at_a_value_would_be_noticed_among_launches():
+    with pytest.raises(RuntimeError): torch.ones(2, device='meta').sum().item()
+    with pytest.raises((RuntimeError, NotImplementedError)): torch.ones(2, device='meta').nonzero()
+    with Copies() as copies: torch.ones(2).to('meta'), torch.tensor(1., device='meta')
+    assert len(copies.seen) == 2
+
+
+@pytest.mark.parametrize('step', [2, 16])
+def test_wider_columns_change_nothing(step):
+    "On a GPU the widths of shared prompts are multiples of 16."
+    policy = Policy(tiny('llama'))
+    rows = pad_rows(ROWS, 0)
+    wide = layout_of(*rows, share=True, step=step)
+    assert wide.ids.shape[1] % step == 0 and wide.then.shape[1] % step == 0 and wide.short is not None
+    for ours, theirs in zip(policy(*rows, .8, True, wide), policy(*rows, .8)): assert (ours - theirs).abs().max() < 1e-9
