@@ -23,6 +23,7 @@ from .constraints.judge import is_soft
 from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
+from .policies.capacity import activations, shape_of
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
 from .training.config import (ConfigError, HirConfig, attention_of, chat_of, gives_of, method_of,
@@ -144,15 +145,12 @@ class _Dims:
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     "What decides the memory of a model trained as `cfg` says."
-    c = model.config.get_text_config(); params = count_parameters(model)[1]
-    d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
-    kv = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
+    s, params = shape_of(model), count_parameters(model)[1]
     layers, targets = linear_layers(model), lora_targets(model, cfg.lora_targets) if cfg.lora_rank else ()
     adapted = {n for t in targets for n in layers_named(layers, t)}
     return _Dims(params, lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params,
-                c.num_hidden_layers, c.hidden_size, c.num_attention_heads*d, kv*d,
-                getattr(c, 'intermediate_size', None) or 4*c.hidden_size, c.vocab_size,
-                sum(getattr(layers[n], 'in_features', c.hidden_size) for n in adapted))
+                s.layers, s.width, s.heads, s.kv, s.inner, s.vocab,
+                sum(getattr(layers[n], 'in_features', s.width) for n in adapted))
 
 # %% ../nbs/api/90_recipes.ipynb #336809f9
 _BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
@@ -169,9 +167,7 @@ def _held(cfg:HirConfig, d:_Dims, shards=1):
 def _activations(cfg:HirConfig, d:_Dims, tokens:int):
     "Bytes that the backward pass of a micro-batch needs."
     a = 2 if cfg.mixed_precision == 'bf16' else _BYTES[cfg.dtype]
-    layer = tokens*a*(6*d.width + 3*d.heads + 2*d.kv + 4*d.inner)
-    if cfg.lora_rank and a == 2: layer += 4*tokens*d.adapted//d.layers
-    return a*tokens*d.width*d.layers + layer if cfg.gradient_checkpointing else layer*d.layers
+    return activations(d, tokens, a, cfg.gradient_checkpointing)
 
 # %% ../nbs/api/90_recipes.ipynb #a87f5d47
 def _engine_parts(
@@ -201,7 +197,7 @@ def memory(
     gpu:int=0)->dict[str, int]: # bytes of the GPU, of which vLLM takes a share; 0: there is none
     "Bytes per process by part; `peak` is the most that is held at once."
     row, half = prompt + cfg.max_new_tokens, cfg.mixed_precision == 'bf16'
-    tokens = max(cfg.micro_tokens, row) if cfg.micro_tokens else cfg.micro*row
+    tokens = max(0 if cfg.micro_tokens == 'auto' else cfg.micro_tokens, row) if cfg.micro_tokens else cfg.micro*row
     parts = _held(cfg, d, shards) | {
         'activations': _activations(cfg, d, tokens),
         'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), tokens),

@@ -5,15 +5,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hir.training.step
 from hir.files import shipped
 from hir.instructions.instruction import load_instructions
-from hir.policies.policy import LOGITS, Policy, layout_of, load_policy, pad_rows
+from hir.policies.capacity import CPU_TOKENS
+from hir.policies.policy import Policy, layout_of, load_policy, pad_rows
 from hir.training.batch import take, _mapped
-from hir.training.config import make_config, method_of, read_config, rules_of, sizes_of
+from hir.training.config import ConfigError, make_config, method_of, read_config, rules_of, sizes_of
 from hir.training.method import totals_of
 from hir.training.step import step, _merged_stats, _share_of_loss
+from hir.training.runlog import read_log
 from hir.training.trainer import _prepare_job
-from test_launch import TOY
+from test_launch import RUNS, TOY, alone, launch_runs, same_run
 from test_scale import ROWS, tiny
 
 METHODS = {'hir': {'name': 'hir', 'kl_coef': .01}, 'plain RL': {'name': 'hir', 'k': 0, 'kl_coef': 0.}, 'sft': {'name': 'sft'}, 'dpo': {'name': 'dpo'}}
@@ -82,3 +85,64 @@ def test_wider_columns_change_nothing(step):
     wide = layout_of(*rows, share=True, step=step)
     assert wide.ids.shape[1] % step == 0 and wide.then.shape[1] % step == 0 and wide.short is not None
     for ours, theirs in zip(policy(*rows, .8, True, wide), policy(*rows, .8)): assert (ours - theirs).abs().max() < 1e-9
+
+
+# ---- micro-batches by memory
+
+FULL = """
+import hir.training.step, torch
+whole = hir.training.step._share_of_loss
+def small_memory(method, policy, b, *args):
+    if rank == '1' and len(b) > 3: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+    return whole(method, policy, b, *args)
+hir.training.step._share_of_loss = small_memory
+"""
+
+
+@pytest.mark.parametrize('word, found', [('auto', 'auto'), ('512', 512), (0, 0)])
+def test_micro_tokens_may_be_auto(word, found): assert make_config({'micro_tokens': word}).micro_tokens == found
+
+
+@pytest.mark.parametrize('word', ['atuo', -1, 2.5, True])
+def test_micro_tokens_may_be_no_other_word(word):
+    with pytest.raises(ConfigError, match='micro_tokens'): make_config({'micro_tokens': word})
+
+
+def test_micro_tokens_auto_changes_no_gradient_and_is_in_the_log(tmp_path):
+    same_run(alone(tmp_path), by_memory := alone_auto(tmp_path))
+    assert {r['micro_tokens'] for r in read_log(by_memory/'history.jsonl')} == {CPU_TOKENS}
+
+
+def alone_auto(tmp_path):
+    (tmp_path/'auto').mkdir()
+    return alone(tmp_path/'auto', micro_tokens='auto')
+
+
+def test_micro_tokens_auto_is_halved_where_memory_runs_out(tmp_path, monkeypatch, capsys):
+    "The toy's minibatch is begun again until no micro-batch has more than three rows."
+    whole = hir.training.step._share_of_loss
+
+    def small_memory(method, policy, b, *args):
+        loss = whole(method, policy, b, *args)
+        if len(b) > 3: loss[0].backward(); raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+        return loss
+    monkeypatch.setattr(hir.training.step, '_share_of_loss', small_memory)
+    small = alone_auto(tmp_path)
+    monkeypatch.undo()
+    same_run(alone(tmp_path), small)
+    used = [r['micro_tokens'] for r in read_log(small/'history.jsonl')]
+    assert used[0] < 300 and used == sorted(used, reverse=True)
+    assert f'out of memory: micro_tokens {used[0]:,} from now on' in capsys.readouterr().out
+
+
+def test_a_row_for_which_there_is_no_memory_ends_the_run(tmp_path, monkeypatch):
+    def no_memory(*args): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+    monkeypatch.setattr(hir.training.step, '_share_of_loss', no_memory)
+    with pytest.raises(RuntimeError, match='a single row.*max_new_tokens'): alone_auto(tmp_path)
+
+
+@pytest.mark.slow
+def test_micro_tokens_auto_is_halved_by_all_processes_where_one_is_full(tmp_path):
+    launch_runs('ddp', tmp_path, RUNS + FULL + 'runs()', {'auto': dict(micro_tokens='auto')})
+    same_run(alone(tmp_path), tmp_path/'auto')
+    assert read_log(tmp_path/'auto'/'history.jsonl')[0]['micro_tokens'] < 300

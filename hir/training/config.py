@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
+from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
                         nearest, settings_of)
 from ..files import write_atomic
 from ..trust import STRUCK, asks_of, code_in, struck, struck_text
@@ -62,7 +62,7 @@ class OptimConfig(TaskConfig):
     schedule:Literal['constant', 'linear', 'cosine'] = 'constant'  # of the learning rate after it
     minibatches:Positive = 2    # optimiser steps per step
     micro:Positive = 8          # rows of a micro-batch, per process
-    micro_tokens:Count = 0      # tokens of a micro-batch at most, per process; 0: `micro` rows
+    micro_tokens:AutoCount = 0  # its tokens at most instead; 0: `micro` rows; auto: as many as memory allows
     max_grad_norm:Annotated[float, at_least(1e-12)] = 1.  # gradients are clipped to it
     max_skipped:Positive = 10   # stop after so many steps in a row with a non-finite gradient
     temperature:Annotated[float, at_least(1e-6)] = 1. # of sampling and scoring

@@ -158,7 +158,7 @@ def _prepare_job(cfg:HirConfig, model, tokenizer, engine=None):
     if 'reference' in method.needs and cfg.lora_rank: reference = AdapterOff(accelerator.unwrap_model(policy))
     engine = _engine_at(cfg, accelerator, policy, tokenizer, engine)
     return Job(accelerator, policy, optimizer, tokenizer, engine, reference, getattr(engine, 'chat', None) or {},
-               scheduler, method)
+               scheduler=scheduler, method=method)
 
 # %% ../../nbs/api/training/10_trainer.ipynb #d2bf3047
 def _print_once(accelerator, text:str):
@@ -213,6 +213,7 @@ def _train_step(cfg:HirConfig, job:Job, train, rules):
     lr = job.optimizer.param_groups[0]['lr']
     def seen(rows, batch): job.whole = False; _log_rows(cfg, job, rows, s, batch)
     metrics, rows = step(job.method, job, instructions, s=s, seed=cfg.seed, rules=rules, sizes=sizes_of(cfg), seen=seen)
+    if job.room.news: _print_once(job.accelerator, job.room.news); job.room.news = ''
     bad = int(metrics['skipped'])
     if bad < cfg.minibatches: job.scheduler.step()      # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
