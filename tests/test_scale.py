@@ -109,7 +109,7 @@ def test_a_padding_that_turns_into_nan_is_noticed():
 
 def test_a_shared_path_that_computes_something_else_is_not_taken(monkeypatch):
     model = tiny('llama')
-    monkeypatch.setattr('hir.policies.policy._shared_states', lambda model, at: torch.zeros(len(at.pick), 32, dtype=torch.float64))
+    monkeypatch.setattr('hir.policies.policy._shared_states', lambda model, at, body: torch.zeros(len(at.pick), 32, dtype=torch.float64))
     with pytest.warns(UserWarning, match='differ'): assert not Policy(model).share
 
     def broken(*args): raise RuntimeError('no cache here')

@@ -1,4 +1,6 @@
 "The update on a GPU, as far as a CPU can tell: who waits for the device, and what sizes, kernels and compilation change."
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import hir.training.step
 from hir.files import shipped
 from hir.instructions.instruction import load_instructions
 from hir.policies.capacity import CPU_TOKENS
-from hir.policies.policy import Policy, layout_of, load_policy, pad_rows
+from hir.policies.policy import Policy, cannot_fuse, layout_of, load_policy, pad_rows
 from hir.training.batch import take, _mapped
 from hir.training.config import ConfigError, make_config, method_of, read_config, rules_of, sizes_of
 from hir.training.method import totals_of
@@ -146,3 +148,54 @@ def test_micro_tokens_auto_is_halved_by_all_processes_where_one_is_full(tmp_path
     launch_runs('ddp', tmp_path, RUNS + FULL + 'runs()', {'auto': dict(micro_tokens='auto')})
     same_run(alone(tmp_path), tmp_path/'auto')
     assert read_log(tmp_path/'auto'/'history.jsonl')[0]['micro_tokens'] < 300
+
+
+# ---- a fused kernel, a compiled decoder
+
+def gradients(policy, rows, temperature=.8):
+    policy.model.zero_grad()
+    logp, entropy = policy(*rows, temperature)
+    (logp*torch.linspace(-1, 1, logp.shape[1])).sum().backward()
+    return logp.detach(), entropy, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+
+@pytest.mark.parametrize('dtype, eps', [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_the_kernel_of_liger_is_ours(dtype, eps):
+    "On a CPU its own fallback runs; the Hopper kernel is asked in tests/with_gpu."
+    pytest.importorskip('liger_kernel.ops', reason='liger-kernel is not installed', exc_type=ImportError)
+    model, rows = tiny('llama', dtype), pad_rows(ROWS, 0)
+    for ours, theirs in zip(gradients(Policy(model), rows), gradients(Policy(model, kernel='liger'), rows), strict=True):
+        assert ours.abs().max() > 0 and (ours - theirs).abs().max() <= eps*ours.abs().max()
+
+
+def test_a_kernel_that_is_not_there_is_refused_and_auto_does_without(monkeypatch, tmp_path):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert "pip install 'hir[kernel]'" in cannot_fuse(tiny('llama'), 'liger')
+    with pytest.raises(ConfigError, match='kernel.*hir.kernel'): alone(tmp_path, kernel='liger')
+    rows = pad_rows(ROWS, 0)
+    for ours, theirs in zip(Policy(tiny('llama'), kernel='auto')(*rows), Policy(tiny('llama'))(*rows)): assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize('other', [dict(gradient_checkpointing=True), dict(lora_rank=2)])
+def test_compile_is_refused_beside_what_was_not_tried(other, tmp_path):
+    with pytest.raises(ConfigError, match=f'compile.*{next(iter(other))}'): alone(tmp_path, compile=True, **other)
+
+
+def test_compile_wants_a_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(ConfigError, match='C.. compiler'): alone(tmp_path, compile=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('share', [True, False])
+def test_a_compiled_decoder_is_the_plain_one_at_any_length(share):
+    if not shutil.which(os.environ.get('CXX', 'g++')): pytest.skip('no C++ compiler')
+    from torch._dynamo.utils import counters
+    model = tiny('llama', torch.float32)
+    plain, fast = (Policy(model, share=share, compiled=compiled) for compiled in (False, True))
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    counters.clear()
+    for n in range(4):
+        rows = pad_rows([(q, [*a, *[5 + n]*(3*n)]) for q, a in ROWS], 0)
+        for ours, theirs in zip(gradients(fast, rows), gradients(plain, rows)): assert (ours - theirs).abs().max() <= 1e-5*theirs.abs().max()
+    assert counters['stats']['unique_graphs'] <= 4                     # not one for each length

@@ -44,7 +44,8 @@ def margins(
 
 def _dpo_loss(beta, out, batch, x, totals):
     h = margins(out.logp, batch, x)
-    return -F.logsigmoid(beta*h).sum()/totals['units'], {'margin': (h.sum(), len(h)), 'accuracy': ((h > 0).sum(), len(h))}
+    stats = {'margin': (h.sum(), len(h)), 'accuracy': ((h > 0).sum(), len(h))}
+    return -F.logsigmoid(beta*h).sum()/totals['units'], stats
 
 # %% ../../nbs/methods/dpo.ipynb #29758c09
 def dpo(

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'Clock', 'encode_chat', 'quiet', 'local_place', 'loading', 'pinned',
-           'commit_of', 'tokenizer_at', 'load_policy', 'weights_sum', 'same_prompt', 'Layout', 'layout_of', 'unshare',
-           'layout_for', 'Policy', 'pad_rows']
+           'commit_of', 'tokenizer_at', 'load_policy', 'weights_sum', 'same_prompt', 'cannot_fuse', 'Layout',
+           'layout_of', 'unshare', 'layout_for', 'Policy', 'pad_rows']
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
-import os, re, signal, threading, torch, warnings
+import importlib.util, os, re, signal, threading, torch, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -281,11 +281,36 @@ def same_prompt(
     own = torch.arange(width, device=ids.device) < prompt_len[:, None]
     return torch.unique(ids[:, :width].where(own, -1), dim=0, return_inverse=True)[1]
 
+# %% ../../nbs/api/policies/00_policy.ipynb #ab4b9dd9
+def _liger_score(head, hidden, target, temperature=1., chunk=0, entropy=True, agree=int):
+    "`_score_hidden` by liger-kernel, which chooses its own chunks."
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction as Fused
+    kind = hidden.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    if not len(hidden): return hidden.float().sum(1) + 0*head.weight.sum(), hidden.new_zeros(0, dtype=torch.float32)
+    found = Fused.apply(hidden.to(half), head.weight.to(half), target, float(temperature), -100, 1, entropy)
+    if not entropy: return -found, torch.zeros_like(found)
+    return -found[0], found[1].detach().float()
+
+def cannot_fuse(
+    model:nn.Module,   # a causal LM
+    kernel:str)->str:  # none | liger | auto
+    "Why the output projection cannot be computed by that kernel; '' if it can."
+    if kernel == 'none': return 'nobody asked for it'
+    if not importlib.util.find_spec('liger_kernel'): return "liger-kernel is not installed: pip install 'hir[kernel]'"
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None: return f'{type(head).__name__} is not plain, or has a bias'
+    if kernel == 'liger': return ''
+    hopper = model.device.type == 'cuda' and torch.cuda.get_device_capability(model.device) == (9, 0)
+    if not hopper: return 'it pays on Hopper GPUs only'
+    half = torch.bfloat16 in (head.weight.dtype, torch.is_autocast_enabled('cuda') and torch.get_autocast_dtype('cuda'))
+    return '' if half else 'it takes bfloat16 only'
+
 # %% ../../nbs/api/policies/00_policy.ipynb #6f7c4523
 @dataclass(frozen=True)
 class Layout:
     "Where a forward pass reads and what it gives, for R rows that it reads and N tokens that are learned."
-    ids:torch.Tensor    # (R,L) tokens to read: rows; distinct prompts, where they are shared; one row, where all are packed
+    ids:torch.Tensor    # (R,L) tokens to read: rows; distinct prompts, where shared; a single row, where packed
     pick:torch.Tensor   # (N,) which states, counted row after row, the learned tokens follow
     target:torch.Tensor # (N,) the learned tokens
     put:torch.Tensor    # (N,) where they stand in the mask, counted row after row
@@ -297,7 +322,8 @@ class Layout:
 
     def mapped(self, f:Callable)->'Layout':
         "The same with `f` applied to every tensor."
-        return replace(self, **{x.name: f(getattr(self, x.name)) for x in fields(self) if getattr(self, x.name) is not None})
+        there = {x.name: getattr(self, x.name) for x in fields(self)}
+        return replace(self, **{name: f(x) for name, x in there.items() if x is not None})
 
 # %% ../../nbs/api/policies/00_policy.ipynb #d844fd86
 def _up(x, step): return -(-x//step)*step
@@ -333,10 +359,9 @@ def _seen(
     return torch.zeros((), dtype=dtype, device=seen.device).where(seen, -torch.inf)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #d7df3edb
-def _shared_states(model, found:Layout):
+def _shared_states(model, found:Layout, body):
     "States (B·A + B,D) from which the response tokens follow, row after row; each distinct prompt is read once."
-    body, cache = model.get_decoder(), DynamicCache(config=model.config)
-    W, A = found.ids.shape[1], found.then.shape[1]
+    cache, W, A = DynamicCache(config=model.config), found.ids.shape[1], found.then.shape[1]
     out = body(input_ids=found.ids, attention_mask=_seen(found.short, W, W, model), position_ids=found.at,
                past_key_values=cache, use_cache=True)
     for layer in cache.layers:
@@ -358,6 +383,7 @@ def _on_any_device(model):
     finally:
         if own.startswith('flash'): model.set_attn_implementation(own)
 
+# %% ../../nbs/api/policies/00_policy.ipynb #e197589a
 def _cannot_share(model):
     "Why rows cannot share the forward pass of their prompt; '' if they can."
     if getattr(model, 'is_gradient_checkpointing', False): return 'gradient checkpointing keeps no cache'
@@ -368,7 +394,8 @@ def _cannot_share(model):
     was = model.training; model.eval()
     with _on_any_device(model):
         plain = model.get_decoder()(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
-        try: ours = _states(model, layout_of(ids, length, torch.ones(3, 2), share=True).mapped(lambda x: x.to(model.device)))
+        at = layout_of(ids, length, torch.ones(3, 2), share=True).mapped(lambda x: x.to(model.device))
+        try: ours = _states(model, at)
         except Exception as e: return f'{type(e).__name__}: {e}'
         finally: model.train(was)
     plain = torch.cat([plain[b, n - 1:n + 1] for b, n in enumerate(length)])
@@ -377,7 +404,7 @@ def _cannot_share(model):
 
 # %% ../../nbs/api/policies/00_policy.ipynb #3b1e8ea0
 def _packed(ids, prompt_len, mask):
-    "The fields of a `Layout` that reads rows (B,L) one behind the other, up to the last learned token, and the start (B,) of each."
+    "Fields of a `Layout` that reads rows one behind the other, to the last learned token; the start (B,) of each."
     last = ((mask > 0)*torch.arange(1, mask.shape[1] + 1)).amax(1)
     at = torch.arange(ids.shape[1]).expand_as(ids)
     length = prompt_len + last; on = at < length[:, None]
@@ -412,11 +439,13 @@ class _Passing(DynamicCache):
 
 def _states(
     model, found:Layout,
-    cached:bool=True): # does it take a cache?
+    cached:bool=True,  # does it take a cache?
+    body=None):        # its decoder, compiled; None: as it is
     "States, row after row, from which the learned tokens are picked."
-    if found.number is not None: return _shared_states(model, found)
+    body = body or model.get_decoder()
+    if found.number is not None: return _shared_states(model, found, body)
     cache = _Passing() if cached and found.at is None else None
-    out = model.get_decoder()(input_ids=found.ids, position_ids=found.at, past_key_values=cache, use_cache=False)
+    out = body(input_ids=found.ids, position_ids=found.at, past_key_values=cache, use_cache=False)
     return out.last_hidden_state.flatten(0, 1)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #2cb67a38
@@ -439,14 +468,29 @@ def layout_for(
     return layout_of(ids, prompt_len, mask, policy.share, str(config._attn_implementation).startswith('flash'),
                      16 if gpu else 1)
 
+# %% ../../nbs/api/policies/00_policy.ipynb #c257ad0b
+def _compiled(model):
+    "The decoder of a model, compiled for any lengths; a function, so its weights are not counted twice."
+    return torch.compile(lambda **kw: model.get_decoder()(**kw), dynamic=True)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #c6861cc0
+def _scored_at(policy, at:Layout, shape, temperature, entropy):
+    "Log-probabilities and entropies of the learned tokens, each put where it stands in the mask of that shape."
+    states, head = _states(policy.model, at, policy.share, policy.body)[at.pick], policy.model.get_output_embeddings()
+    scored = _score_hidden if cannot_fuse(policy.model, policy.kernel) else _liger_score
+    found = scored(head, states, at.target, temperature, policy.chunk, entropy, policy.agree)
+    return tuple(x.new_zeros(shape.numel()).index_put((at.put,), x).view(shape) for x in found)
+
 # %% ../../nbs/api/policies/00_policy.ipynb #648b334d
 class Policy(nn.Module):
     "A causal language model that scores responses."
     def __init__(self, model:nn.Module, # a causal LM of `transformers`
         chunk:int=0,      # response tokens projected at a time; 0: as many as give `LOGITS`
-        share:bool=True): # read a prompt once for all of its rows, where the model supports it
-        super().__init__()
-        self.model, self.wanted = model, share
+        share:bool=True,  # read a prompt once for all of its rows, where the model supports it
+        kernel:str='none',# that projects onto the vocabulary: none | liger | auto
+        compiled:bool=False): # run the decoder through torch.compile
+        super().__init__(); self.model, self.wanted, self.kernel = model, share, kernel
+        self.body = _compiled(model) if compiled else None
         self.chunk, self.agree = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size), int
         unshare(self, _cannot_share(model) if share else '')
 
@@ -464,10 +508,7 @@ class Policy(nn.Module):
         layout:Layout|None=None)->tuple[torch.Tensor, torch.Tensor]: # of `layout_for`; None: found here
         "Log-probabilities log π(y_t | q, y_<t) (B,T) and entropies H_t (B,T), in nats; 0 off the mask."
         at = layout or layout_for(self, ids, prompt_len, mask).mapped(lambda x: x.to(ids.device))
-        states = _states(self.model, at, self.share)[at.pick]
-        found = _score_hidden(self.model.get_output_embeddings(), states, at.target, temperature, self.chunk, entropy,
-                             self.agree)
-        return tuple(x.new_zeros(mask.numel()).index_put((at.put,), x).view(mask.shape) for x in found)
+        return _scored_at(self, at, mask.shape, temperature, entropy)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #12f067eb
 def _both_logits(model):

@@ -53,7 +53,7 @@ def start(
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()                            # an earlier run in this process had another
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
-    alike = DistributedDataParallelKwargs(broadcast_buffers=False) # no buffer changes, and who is out of memory sends none
+    alike = DistributedDataParallelKwargs(broadcast_buffers=False) # none changes, and who is out of memory sends none
     accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient, alike], **kw)
     _own_threads()
     launched = int(os.environ.get('WORLD_SIZE', 1))

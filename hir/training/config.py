@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, accepted, at_least, at_most, function_in, imported,
-                        nearest, settings_of)
+from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, accepted, at_least, at_most,
+                        function_in, imported, nearest, settings_of)
 from ..files import write_atomic
 from ..trust import STRUCK, asks_of, code_in, struck, struck_text
 from ..constraints.constraint import Reading
@@ -82,6 +82,8 @@ class ScaleConfig(OptimConfig):
     old:Old = 'auto'            # old log-probabilities: engine | recompute | auto (recompute where the engine's differ)
     share:bool = True           # rows with the same prompt read it once, where the model supports it
     attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
+    kernel:Literal['none', 'liger', 'auto'] = 'none' # that projects onto the vocabulary; auto: liger where it pays
+    compile:bool = False        # torch.compile the policy's decoder for the update
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function
     dtype:Literal['float32', 'bfloat16', 'float16'] = 'float32'  # of the weights
     mixed_precision:Literal['no', 'bf16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where a trial shows that it pays
@@ -289,6 +291,9 @@ def _check_together(cfg:HirConfig):
     if cfg.old == 'engine' and 'entropy' in method_of(cfg).needs and not gives_of(cfg.engine).entropies:
         raise ConfigError(f"setting 'old' cannot be 'engine': method {cfg.method['name']} needs entropies, which "
                           f'{cfg.engine} does not give; with auto or recompute the trainer computes them')
+    for other in ('gradient_checkpointing', 'lora_rank'):
+        if cfg.compile and getattr(cfg, other):
+            raise ConfigError(f"setting 'compile' cannot be true with {other}: not tried together; turn one off")
     if cfg.dtype != 'float32' and not cfg.lora_rank:
         warnings.warn(f'dtype: {cfg.dtype}: an update that is small beside its weight is rounded away; '
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')

@@ -81,6 +81,11 @@ def micro_tokens_of(parts:Parts, sizes:Sizes)->int:
     if sizes.micro_tokens != 'auto': return sizes.micro_tokens
     return parts.room.look(parts.policy, parts.optimizer, parts.accelerator)
 
+def _sizes_asked(ctx):
+    "What `_score_rows` is told of sizes."
+    return dict(micro=ctx.sizes.micro, micro_tokens=micro_tokens_of(ctx.parts, ctx.sizes),
+                temperature=ctx.sizes.temperature)
+
 def own_parts(
     policy:Any, batch:Batch,         # a `Policy`, perhaps wrapped
     index:torch.Tensor,              # (N,) rows of a minibatch
@@ -135,9 +140,7 @@ class Context:
     @property
     def chat(self)->dict: return self.parts.chat
     def seed(self, tag:str)->int: return seed_for(self.base, tag)
-    def size(self)->dict[str, Any]: 
-        return dict(micro=self.sizes.micro, micro_tokens=micro_tokens_of(self.parts, self.sizes),
-                    temperature=self.sizes.temperature)
+    def size(self)->dict[str, Any]: return _sizes_asked(self)
     def draw(self, prompts:Sequence, n:int, tag:str='sample', who:Any='policy', temperature:float|None=None,
              log:bool=True)->list[Row]: return _draw_rows(self, prompts, n, tag, who, temperature, log)
     def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None

@@ -83,7 +83,7 @@ def _merged_stats(sums:dict, stats:dict):
 
 # %% ../../nbs/api/training/05_step.ipynb #743a1d8d
 def _added(method, parts, batch, mine, totals, sizes, last=True):
-    "Statistics of own micro-batches, whose gradients add up; processes exchange theirs with the last of them, if `last`."
+    "Statistics of own micro-batches, whose gradients add up; with the last one processes exchange theirs, if `last`."
     accelerator, sums = parts.accelerator, {}
     for i, part in enumerate(mine):
         with nullcontext() if last and i == len(mine) - 1 else accelerator.no_sync(parts.policy):
