@@ -96,7 +96,8 @@ class Room:
         "Tokens of a micro-batch; at the first call by what is free now, the least of all processes."
         if self.tokens: return self.tokens
         bare = getattr(policy, 'module', policy)
-        found = said(accelerator, fitting_tokens(bare, optimizer, accelerator.device, accelerator.mixed_precision != 'no'))
+        half = accelerator.mixed_precision != 'no'
+        found = said(accelerator, fitting_tokens(bare, optimizer, accelerator.device, half))
         self.tokens, bare.chunk = (min(x) for x in zip(*found))
         self.news = f'micro_tokens {self.tokens:,} (auto), of which {bare.chunk:,} are projected at a time'
         return self.tokens
