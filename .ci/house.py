@@ -21,7 +21,7 @@ FOR = {'schema': 'settings from signatures', 'files': 'JSON Lines, safe writes',
        'adapters': 'what other packages need of us',
        'toy': 'a world small enough for a laptop; demo and study',
        'recipes': 'settings for real models; the dry run', 'export': 'a run as a model for others',
-       'cli': 'the command hir', '__main__': 'python -m hir'}      # from the top of the house to its ground floor
+       'sweep': 'many runs from one file', 'cli': 'the command hir', '__main__': 'python -m hir'}      # from the top of the house to its ground floor
 ROOMS = list(FOR)
 LIGHT = ROOMS[:ROOMS.index('policies')]                               # these load without torch
 

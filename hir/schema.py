@@ -63,6 +63,7 @@ def as_type(
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value in inner: return value
+        if value is False and 'no' in inner: return 'no'                         # what YAML makes of it
         found = near(str(value), [str(v) for v in inner])
         meant = f'; did you mean {found[0]!r}?' if found else ''
         raise ValueError(f'must be one of {", ".join(map(repr, inner))}, not {_shown(value)}{meant}')
@@ -149,6 +150,7 @@ class Choice:
         "`value` if it names a function, or a ValueError with the nearest."
         if callable(value):
             raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
+        if value is False and 'off' in self.known: return 'off'                  # what YAML makes of it
         if value in self.known or self.own and ':' in str(value): return value
         raise ValueError(f'cannot be {value!r}{nearest(str(value), self.known)}')
     def __call__(self, value:str|Callable)->Callable:

@@ -107,6 +107,20 @@ def log_probabilities_are_the_trainers(engine, model, tokenizer):
         assert found <= CLOSE, (sampling, found)
     if engine.exact: assert not gives_none(rollouts)
 
+def a_truncated_draw_tells_its_own_odds(engine, model, tokenizer):
+    "Beside the softmax's log-probability that in what was kept of it, made to sum to 1; importance divides by it."
+    for sampling in (dict(top_p=.8), dict(temperature=.7, top_k=5), dict(top_k=20, top_p=.6)):
+        for r in engine.generate(questions(), m=2, seeds=1, **sampling):
+            with torch.no_grad(): logits = model(torch.tensor([[*r.prompt_ids, *r.ids]])).logits[0, len(r.prompt_ids) - 1:-1]
+            p = (logits/sampling.get('temperature', 1.)).softmax(-1)
+            if k := sampling.get('top_k'): p = p.where(p >= p.topk(k).values[:, -1:], 0.)
+            order = (p/p.sum(-1, keepdim=True)).sort(descending=True, stable=True)
+            ahead = order.values.cumsum(-1) - order.values < sampling.get('top_p', 1.)
+            kept = p.where(torch.zeros_like(ahead).scatter(1, order.indices, ahead), 0.)
+            found = (kept/kept.sum(-1, keepdim=True)).gather(1, torch.tensor(r.ids)[:, None])[:, 0].log()
+            assert (torch.tensor(r.engine_logps) - found).abs().max() <= CLOSE, sampling
+    assert all(r.engine_logps is None for r in engine.generate(questions(), m=1, seeds=1))
+
 def entropies_are_the_trainers_or_none(engine, model, tokenizer):
     for temperature in (1., .7):
         rollouts = engine.generate(questions(), m=2, seeds=1, temperature=temperature)
@@ -168,9 +182,10 @@ def stale_weights_are_refused(engine, model, tokenizer):
     engine.sync(model)
     assert gap(model, engine.generate(questions(), m=2, seeds=4)) <= CLOSE
 
-CHECKS = [samples_are_seeded_and_grouped, log_probabilities_are_the_trainers, entropies_are_the_trainers_or_none,
-          responses_end_where_they_should, temperature_0_takes_the_likeliest, tokens_are_drawn_as_often_as_they_are_likely,
-          after_sync_the_weights_are_the_new_ones, stale_weights_are_refused]
+CHECKS = [samples_are_seeded_and_grouped, log_probabilities_are_the_trainers, a_truncated_draw_tells_its_own_odds,
+          entropies_are_the_trainers_or_none, responses_end_where_they_should, temperature_0_takes_the_likeliest,
+          tokens_are_drawn_as_often_as_they_are_likely, after_sync_the_weights_are_the_new_ones,
+          stale_weights_are_refused]
 
 def contract(name, make):
     "A model by name and an engine for it, made by `make(model, tokenizer, …)`."

@@ -26,7 +26,7 @@ from hir.training.runlog import read_log
 from hir.training.trainer import fit
 
 TRAIN = load_instructions(shipped('toy/train.jsonl'))[:4]
-KEPT = ('time/', 'seconds', 'tokens_per_second')
+KEPT = ('time/', 'seconds', 'cpu_seconds', 'tokens_per_second')
 
 
 def train(out):

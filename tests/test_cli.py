@@ -148,3 +148,16 @@ def test_a_kind_without_its_family_in_data(capsys, tmp_path):
     (tmp_path/'mine.jsonl').write_text('{"task": "a", "constraints": [{"kind": "no_comma"}]}\n')
     said = told(capsys, 'eval', '--model', 'x', '--data', tmp_path/'mine.jsonl')
     assert "did you mean 'punctuation:no_comma'" in said
+
+
+def test_a_sweep_names_the_run_that_failed_and_does_the_others(tmp_path, capsys):
+    plan = tmp_path/'plan.yaml'
+    plan.write_text('config: toy\nout: runs\nall: {steps: 1, batch: 2, heldout: ""}\nruns:\n  lost: {train: lost.jsonl}\n  well: {}\n')
+    said = told(capsys, 'sweep', plan)
+    assert said.startswith("hir: error: run lost failed: ") and 'lost.jsonl: no such file' in said and 'lost.log' in said
+    assert (tmp_path/'runs'/'well'/'policy').is_dir()
+    assert main(['sweep', str(plan), '--show']) == 0
+    table = capsys.readouterr().out
+    assert 'lost' in table and '0/1' in table and '1/1' in table
+    plan.write_text('runs: {a: {stepz: 1}}')
+    assert "run a: no setting 'stepz'" in told(capsys, 'sweep', plan)

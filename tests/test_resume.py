@@ -27,7 +27,7 @@ from hir.training.trainer import fit
 
 TOY = Path(hir.__file__).parent/'configs'/'toy.yaml'
 STEPS = 6
-CLOCKS = ('seconds', 'tokens_per_second')
+CLOCKS = ('seconds', 'cpu_seconds', 'tokens_per_second')
 
 PLACES = {'sampling': ('hir.training.context', '_draw_rows'), 'updating': ('hir.training.step', '_optimise', True), 'logging': ('hir.training.trainer', '_log_rows'),
           'logged': ('hir.training.trainer', '_log_step', True), 'writing weights': ('hir.training.checkpoint', 'save_policy', True),

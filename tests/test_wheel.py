@@ -7,7 +7,7 @@ import pytest
 from checkout import copy_to, files
 
 pytestmark = pytest.mark.slow
-DATA = ['english.txt', 'verbs.txt', 'toy/train.jsonl', 'toy/heldout.jsonl', 'toy/start/model.safetensors', 'toy/start/tokenizer.json', 'toy/start/config.json']
+DATA = ['english.txt', 'smollm2/train.jsonl', 'smollm2/heldout.jsonl', 'verbs.txt', 'toy/train.jsonl', 'toy/heldout.jsonl', 'toy/start/model.safetensors', 'toy/start/tokenizer.json', 'toy/start/config.json']
 
 
 def run(*words, **kwargs):

@@ -107,6 +107,9 @@ class Report(Answers):
         "Number of constraints → (ILA, CLA, number of instructions)."
         return {K: (r.ila, r.cla, len(r.instructions)) for K, r in sizes(self).items()}
     def summary(self)->dict[str, float]: return _summary_of(self)
+    def records(self)->list[dict]:
+        "Its answers, sampled and greedy, a dict each."
+        return [_answer_record(r, False) for r in self.rollouts] + [_answer_record(r, True) for r in self.greedy]
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #50b81960
 def _part(
@@ -130,6 +133,11 @@ def _summary_of(report:Report):
         out |= dict(zip((name, f'{name}_low', f'{name}_high'), report.interval(metric)))
     if report.greedy: out |= dict(greedy_ila=report.greedy_ila, greedy_cla=report.greedy_cla)
     return out | dict(instructions=len(report.instructions), samples=report.samples)
+
+def _answer_record(r, greedy):
+    "What a log keeps of an answer; `q` is the position of its instruction."
+    return dict(q=r.group, greedy=greedy, marks=str(r.verdict), tokens=len(r.ids), stopped=r.stopped,
+                response=r.response)
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #674d41fa
 def _scored_rollouts(engine, rollouts, *rules): # rules: as of `score`

@@ -46,11 +46,14 @@ def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # of a new figu
 # %% ../../nbs/api/evaluation/02_plot.ipynb #508f69e1
 _LABELS = {
     'sampled': 'sampled responses per run', 'seconds': 'time in training steps (s)',
+    'cpu_seconds': 'processor time in training steps (s)',
     'ila': 'ILA (share of responses)', 'cla': 'CLA (share of constraints)', 'reward': 'mean reward',
     'entropy': 'entropy (nats per token)', 'kl': 'KL to reference (nats per token)',
     'length': 'length (tokens)', 'truncated': 'truncated (share of responses)',
     'tokens_per_second': 'throughput (tokens per s)', 'grad_norm': 'gradient norm',
-    'zero_signal': 'groups without signal (share)'}
+    'zero_signal': 'groups without signal (share)', 'old_diff': 'engine to trainer (mean, nats per token)',
+    'old_diff_max': 'engine to trainer (greatest, nats)', 'importance/ess': 'effective sample size (share)',
+    'importance/cut': 'weights above the cap (share)'}
 
 def label(name:str)->str:
     "What an axis calls the metric `name`."

@@ -147,7 +147,7 @@ def _hir_loss(h, out, batch, x, totals):
             stats[f'{short}/{name}'] = s[key], s['tokens']
         stats[f'ratio_max/{name}'] = s['ratio_max']
     return clip_pg(out.logp, x['old'], x['adv'], batch.mask, h.clip, h.dual_clip, h.aggregate,
-                   totals['tokens'], totals['rows']), stats
+                   totals['tokens'], totals['rows'], batch.weight), stats
 
 # %% ../../nbs/methods/hir.ipynb #0cda4a9b
 def _fits(h, instructions):
@@ -201,7 +201,7 @@ def hir(
     needs = ['old'] + ['reference']*(h.kl_coef > 0) + ['rewrite']*(h.k > 0)
     if h.k or 'entropy' in getattr(h.weigh, 'needs', ()): needs.append('entropy')
     return Method(*(partial(f, h) for f in (_hir_rows, _hir_loss, _hir_prepare)), needs=tuple(needs),
-                  fits=partial(_fits, h), counts=lambda m: (m + h.k, m + h.k))
+                  policy_gradient=True, fits=partial(_fits, h), counts=lambda m: (m + h.k, m + h.k))
 
 # %% ../../nbs/methods/hir.ipynb #588353ed
 def switches(**settings)->SimpleNamespace: # of `hir`; the others have their defaults

@@ -62,14 +62,16 @@ def _score_draw(
     u,             # (R,) uniform
     temperature=1.,# 0 means greedy, scored at temperature 1
     top_k=0, top_p=1.):
-    "Next token (R,), its log-probability (R,) and the entropy (R,) of the distribution."
+    "Next token (R,), its log-probability (R,), the entropy (R,) of the softmax; its odds (R,) in what truncation kept."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logp_all = (logits if temperature in (0, 1) else logits / temperature).log_softmax(-1)
     probs = logp_all.exp()
     entropy = -(probs * logp_all.clamp(min=-1e4)).sum(-1)
     if entropy.isnan().any(): raise PolicyError('the policy gives NaN; lower lr, or use float32')
-    token = _pick(_truncate(probs, top_k, top_p), u) if temperature else probs.argmax(-1)
-    return token, logp_all.gather(-1, token[:, None])[:, 0], entropy
+    kept = _truncate(probs, top_k, top_p) if temperature else probs
+    token = _pick(kept, u) if temperature else probs.argmax(-1)
+    found = token, logp_all.gather(-1, token[:, None])[:, 0], entropy
+    return found if kept is probs else (*found, found[1] - kept.sum(-1).log())
 
 # %% ../../nbs/api/policies/01_generate.ipynb #f8264664
 _CACHED = 2**18 # numbers, of 4 bytes
@@ -213,23 +215,25 @@ class Sample:
     logps:list     # T log-probabilities at the sampling temperature
     entropies:list # T entropies (nats) of the softmax, before any truncation
     stopped:bool   # ended by a stop token, not by the length limit
+    drawn:list|None=None # T log-probabilities in the truncated distribution that it was drawn from; None: not truncated
 
 # %% ../../nbs/api/policies/01_generate.ipynb #47bf61bf
 class _Said:
-    "Tokens, log-probabilities and entropies of all responses."
-    def __init__(self, shape, logits): # (R,T)
-        real = torch.promote_types(logits.dtype, torch.float32)
-        self.length = logits.new_zeros(shape[0], dtype=torch.long)
-        self.each = [logits.new_zeros(shape, dtype=dtype) for dtype in (torch.long, real, real)]
+    "Tokens, log-probabilities and entropies of all responses, and their odds in a truncated distribution."
+    def __init__(self, shape): # (R,T)
+        self.shape, self.each = shape, None
 
-    def add(self, t:int, number, new): # new: three (R,) of the responses `number`
-        for x, y in zip(self.each, new): x[number, t] = y
+    def add(self, t:int, number, new): # new: three or four (R,) of the responses `number`
+        if self.each is None:
+            self.length = new[0].new_zeros(self.shape[0])
+            self.each = [x.new_zeros(self.shape) for x in new]
+        for x, y in zip(self.each, new, strict=True): x[number, t] = y
         self.length[number] = t + 1
 
     def samples(self, stop:set):
         "A `Sample` per response."
         cut = ((x[:n] for x in row) for *row, n in zip(*(x.tolist() for x in self.each), self.length.tolist()))
-        return [Sample(i, l, e, bool(i) and i[-1] in stop) for i, l, e in cut]
+        return [Sample(i, l, e, bool(i) and i[-1] in stop, *drawn) for i, l, e, *drawn in cut]
 
 # %% ../../nbs/api/policies/01_generate.ipynb #6ba71a8a
 @torch.no_grad()
@@ -244,7 +248,7 @@ def generate(
     with _sharing_keys(model), _by_columns(model):
         logits, rows = _prefill(model, prompts, pad, m, max(0, max_new_tokens - 1))
         u = _uniforms(len(logits), max_new_tokens, generator).to(logits.device)
-        said, stop = _Said(u.shape, logits), torch.tensor(list(stop), device=logits.device)
+        said, stop = _Said(u.shape), torch.tensor(list(stop), device=logits.device)
         for t in range(max_new_tokens):
             new = _next_token(logits, u[rows.number, t], temperature, top_k, top_p)
             said.add(t, rows.number, new)

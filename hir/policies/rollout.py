@@ -32,7 +32,7 @@ class Rollout:
     seed:int               # reproduces this response alone (in float32)
     group:int=0            # position of its instruction in the step's batch
     verdict:Verdict|None=None     # set by `score`
-    engine_logps:tuple|None=None  # the engine's own, where the trainer has scored the response again
+    engine_logps:tuple|None=None  # T of what it was drawn from, where that is not `logps`; None: it is
     trace:str=''                  # what was thought before the answer, cut off
     reading:str|None=None         # by which it was verified: official or meant
 
@@ -111,7 +111,7 @@ def rollouts_of(
     "A `Rollout` for each sample; those of one instruction stand together."
     m, texts = len(samples)//len(prompts), tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
     return [Rollout(instruction_of(instructions[j//m]), text, tuple(prompts[j//m]), tuple(s.ids), tuple(s.logps),
-                    tuple(s.entropies), s.stopped, seed, group=j//m)
+                    tuple(s.entropies), s.stopped, seed, group=j//m, engine_logps=s.drawn and tuple(s.drawn))
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #d5c194b7

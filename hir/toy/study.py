@@ -125,7 +125,7 @@ class Trial:
                         max_new_tokens=64 if self.regime in _WIDE_REGIME else 32)
 
 # %% ../../nbs/api/toy/04_study.ipynb #9dd3214d
-_SKIP = ('time/', 'skipped', 'lambda', 'tokens_per_second', 'seconds', 'lr', 'loss')
+_SKIP = ('time/', 'skipped', 'lambda', 'tokens_per_second', 'seconds', 'cpu_seconds', 'lr', 'loss')
 
 def _thinned(history, windows:int=12):
     "Metric → its means over successive windows of the steps, rounded to four digits."

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, accepted, at_least, at_most,
-                        function_in, imported, nearest, settings_of)
+from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, Where, accepted, at_least,
+                        at_most, function_in, imported, nearest, settings_of)
 from ..files import write_atomic
 from ..trust import STRUCK, asks_of, code_in, struck, struck_text
 from ..constraints.constraint import Reading
 from ..constraints.verifier import Thinking
+from ..policies.importance import Importance, Level
 from ..policies.rollout import Gives
 from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward
@@ -80,6 +81,9 @@ class ScaleConfig(OptimConfig):
     engine:str = 'hf'           # hf | vllm | vllm-server | module:function
     engine_options:Options = '' # JSON passed to the engine
     old:Old = 'auto'            # old log-probabilities: engine | recompute | auto (recompute where the engine's differ)
+    importance:Importance = 'off' # weights, trainer over engine, where the two differ: off | truncate | mask
+    importance_level:Level = 'token' # one weight per: token | sequence
+    importance_cap:Annotated[float, Where(lambda c: c > 1, 'above 1')] = 2. # weights above it are cut to it, or masked
     share:bool = True           # rows with the same prompt read it once, where the model supports it
     attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
     kernel:Literal['none', 'liger', 'auto'] = 'none' # that projects onto the vocabulary; auto: liger where it pays
@@ -100,6 +104,7 @@ class HirConfig(ScaleConfig):
     "All settings of one training run."
     eval_every:int = 10         # steps between evaluations; 0: only at the end
     eval_samples:Positive = 4   # samples per held-out instruction
+    eval_greedy:bool = False    # and a greedy answer to each
     save_every:int = 50         # steps between checkpoints; 0: only at the end
     keep:Positive = 2           # checkpoints kept
     cards_every:int = 20        # steps between sample cards; 0: none
@@ -294,9 +299,20 @@ def _check_together(cfg:HirConfig):
     for other in ('gradient_checkpointing', 'lora_rank'):
         if cfg.compile and getattr(cfg, other):
             raise ConfigError(f"setting 'compile' cannot be true with {other}: not tried together; turn one off")
+    if cfg.importance != 'off': _check_importance(cfg)
     if cfg.dtype != 'float32' and not cfg.lora_rank:
         warnings.warn(f'dtype: {cfg.dtype}: an update that is small beside its weight is rounded away; '
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
+
+# %% ../../nbs/api/training/07_config.ipynb #3658413c
+def _check_importance(cfg:HirConfig):
+    "A ConfigError where importance weights could not be had, or would not be read."
+    if cfg.old == 'engine':
+        raise ConfigError("setting 'importance' compares the trainer's log-probabilities with the engine's, and with "
+                          "old: engine there are only the engine's; set old to auto or recompute")
+    if not method_of(cfg).policy_gradient:
+        raise ConfigError(f"setting 'importance' weighs a policy gradient, which method {cfg.method['name']} does not "
+                          'say that it is; set importance to off (a method of your own: Method(policy_gradient=True))')
 
 # %% ../../nbs/api/training/07_config.ipynb #b1542390
 def rules_of(cfg:HirConfig)->Rules:
@@ -305,9 +321,9 @@ def rules_of(cfg:HirConfig)->Rules:
     def rule(name):
         try: return function_in(FIELDS[name].hint, getattr(cfg, name))
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
-    return Rules(**{name: rule(name) for name in ('reward', 'check', 'overlong', 'old', 'guard')},
-                 judge=_judge_of(cfg),
-                 reading=cfg.reading, thinking=cfg.thinking)
+    named = 'reward', 'check', 'overlong', 'old', 'guard', 'importance', 'importance_level'
+    return Rules(**{name: rule(name) for name in named}, judge=_judge_of(cfg), reading=cfg.reading,
+                 thinking=cfg.thinking, importance_cap=cfg.importance_cap)
 
 def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 

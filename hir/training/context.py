@@ -17,6 +17,7 @@ from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
+from ..policies.importance import mismatch
 from ..policies.policy import layout_for
 from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
 from ..replays.guard import guard_counts, guarded
@@ -109,14 +110,11 @@ def _score_rows(policy, batch:Batch, accelerator, micro=32, temperature=1., micr
 
 # %% ../../nbs/api/training/04_context.ipynb #4c853e0f
 def _with_own_scores(rollouts, policy, accelerator, pad, **size):
-    "The rollouts with the trainer's log-probabilities and entropies, and how far the engine's were: (sum, tokens)."
+    "The rollouts with the trainer's log-probabilities and entropies, those of the engine's draw beside them."
     batch = collate([Row(r) for r in rollouts], pad)
-    scored = _score_rows(policy, batch, accelerator, entropy=True, **size)
-    engine = [torch.tensor(r.logps) for r in rollouts]
-    away = torch.cat([(x[:len(e)] - e).abs() for x, e in zip(scored[0], engine)])
-    known = away[away.isfinite()]
-    return [replace(r, engine_logps=r.logps, logps=tuple(logp[:len(r.ids)]), entropies=tuple(entropy[:len(r.ids)]))
-            for r, logp, entropy in zip(rollouts, *(x.tolist() for x in scored))], (known.sum().item(), len(known))
+    scored = (x.tolist() for x in _score_rows(policy, batch, accelerator, entropy=True, **size))
+    return [replace(r, engine_logps=r.engine_logps or r.logps, logps=tuple(logp[:len(r.ids)]),
+                    entropies=tuple(entropy[:len(r.ids)])) for r, logp, entropy in zip(rollouts, *scored)]
 
 # %% ../../nbs/api/training/04_context.ipynb #727843b5
 @dataclass
@@ -133,7 +131,6 @@ class Context:
     rows:list = field(default_factory=list)    # drawn, for the metrics of sampling
     counts:dict = field(default_factory=dict)  # what was drawn and what was left out
     tags:set = field(default_factory=set)      # of the draws so far
-    away:list = field(default_factory=list)    # of `_with_own_scores`, per draw
 
     @property
     def tokenizer(self)->Any: return self.parts.tokenizer
@@ -213,18 +210,21 @@ def _judged_only(ctx, rollouts):
         raise StepError('the judge answered for no response of this step; is its endpoint well?')
     return judged
 
+# %% ../../nbs/api/training/04_context.ipynb #26c2e5e2
 def _with_scores(ctx, rollouts, who, temperature):
     "The rollouts with the log-probabilities and entropies that the method needs, the trainer's where they must be."
-    needs, accelerator = {'old', 'entropy'} & set(ctx.method.needs), ctx.parts.accelerator
+    needs = {'old', 'entropy'} & {*ctx.method.needs, *['old']*ctx.rules.weighs}
     if not (rollouts and needs): return rollouts
+    accelerator = ctx.parts.accelerator
     other = who != 'policy' or temperature not in (None, ctx.sizes.temperature)        # not what the trainer computes
     if other or ctx.rules.old(ctx.parts.engine, accelerator):
-        with lap(ctx, 'old'): found, away = _with_own_scores(
+        with lap(ctx, 'old'): rollouts = _with_own_scores(
             rollouts, ctx.parts.policy, accelerator, ctx.tokenizer.pad_token_id, **ctx.size())
-        ctx.away.append(away)
-        return found
-    if any(math.isnan(sum(getattr(r, _PER_TOKEN_NUMBERS[need]))) for r in rollouts for need in needs):
+    elif any(math.isnan(sum(getattr(r, _PER_TOKEN_NUMBERS[need]))) for r in rollouts for need in needs):
         raise StepError('the engine does not give every log-probability and entropy; set old to auto or recompute')
+    if ctx.rules.weighs and (temperature == 0 or any(math.isnan(sum(r.engine_logps or ())) for r in rollouts)):
+        raise StepError('importance needs to know how likely the engine was to draw each token: it does not say, or '
+                        'the draw was greedy; set importance to off, or choose another engine')
     return rollouts
 
 # %% ../../nbs/api/training/04_context.ipynb #f9c0155c
@@ -254,8 +254,8 @@ def sampling_metrics(ctx:Context)->dict[str, float]:
     "Metrics of the sampled responses, under the field's names."
     rows, counts = ctx.rows, dict(ctx.counts)
     rs, out = [row.rollout for row in rows], {'sampled': counts.pop('drawn', 0)} | counts
-    if ctx.away: out['old_diff'] = sum(x for x, _ in ctx.away)/max(1, sum(n for _, n in ctx.away))
     if not rows: return out
+    out |= mismatch(rs, ctx.rules.importance_level, ctx.rules.importance_cap)
     entropy = sum(sum(r.entropies) for r in rs)/sum(len(r.ids) for r in rs)
     out |= dict(reward=mean(row.reward for row in rows), ila=mean(ila(r.verdict) for r in rs),
                 cla=mean(cla(r.verdict) for r in rs), length=mean(len(r.ids) for r in rs),

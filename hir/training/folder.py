@@ -37,7 +37,7 @@ def _is_run(out:Path):
 
 def _own_places(out:Path):
     "Whatever a run may write to or replace."
-    names = _RUN_MARK, _LOCK, 'config.yaml', 'history.jsonl', 'eval.jsonl', 'cards.md', 'policy'
+    names = _RUN_MARK, _LOCK, 'config.yaml', 'history.jsonl', 'eval.jsonl', 'answers.jsonl', 'cards.md', 'policy'
     yield from (out/name for name in names)
     yield from (*out.glob('rollouts*.jsonl'), *checkpoints(out))
 
@@ -131,5 +131,5 @@ def cut_back(out:str|Path, last:int, warn:Callable=print)->None:
         except CheckpointError:
             if last >= 0 or not is_ours(old): put_aside(old, warn); continue
         if int(old.name.split('-')[1]) > last: remove(old)
-    for name in ('history.jsonl', 'eval.jsonl'): cut_log(out/name, last)
+    for name in ('history.jsonl', 'eval.jsonl', 'answers.jsonl'): cut_log(out/name, last)
     cut_cards(out/'cards.md', last); cut_parts(out/'rollouts.jsonl', last)

@@ -106,10 +106,11 @@ def clip_pg(
     dual_clip:float|None=3.,       # cap on the ratio where adv < 0; None: no cap
     aggregate:Callable=token_mean, # how tokens become one number: (x, mask, tokens, rows) -> ()
     tokens:Tensor|int|None=None,   # response tokens in the global minibatch
-    rows:Tensor|int|None=None)->Tensor: # rows with a response in the global minibatch
-    "PPO's clipped policy-gradient loss () with dual clip, −`gain` averaged over tokens."
+    rows:Tensor|int|None=None,     # rows with a response in the global minibatch
+    weight:Tensor|float=1.)->Tensor: # (B,T) that each token counts, e.g. its importance; no gradient
+    "PPO's clipped policy-gradient loss () with dual clip, −`gain` times weight, averaged over tokens."
     logp, old, adv = _on_mask(mask, logp, old, adv)
-    return aggregate(-gain(ratio(logp, old), adv, clip, dual_clip), mask, tokens, rows)
+    return aggregate(-gain(ratio(logp, old), adv, clip, dual_clip)*weight, mask, tokens, rows)
 
 # %% ../../nbs/api/training/01_loss.ipynb #cf713701
 def clip_stats(

@@ -14,6 +14,7 @@ from typing import Annotated
 from ..schema import Choice
 from ..constraints.verifier import check, check_loose, ila
 from ..policies.capacity import Room
+from ..policies.importance import Importance, Level, token_weights, unweighted
 from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward, kept
 from .batch import Batch
@@ -34,6 +35,7 @@ class Method:
     after:Callable|None = None       # (ctx) -> None, once the weights have moved
     ask:Callable|None = None         # (instruction, verdict or None) -> messages; evaluation asks in the same way
     read:Callable|None = None        # text of a response -> the answer in it
+    policy_gradient:bool = False # is the loss one, and does it multiply each token by `batch.weight`?
     fits:Callable = _any        # (instructions) -> cautions, a line each; a ValueError where it cannot work with them
     counts:Callable = _alike    # m -> (responses drawn, rows learned from) per instruction, at most
 
@@ -71,6 +73,12 @@ class Rules:
     old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
     judge:Callable|None = None      # a `Judge`, for soft constraints
     guard:Guards = ()          # each: rollout -> does it earn nothing, whatever its verdict?
+    importance:Importance = unweighted # (weights, cap) -> weights as they are used
+    importance_level:Level = token_weights # log ratios -> weights
+    importance_cap:float = 2.  # above which a weight is cut
+
+    @property
+    def weighs(self)->bool: return self.importance is not unweighted
 
 @dataclass(frozen=True)
 class Sizes:

@@ -14,10 +14,24 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from ..policies.capacity import if_it_fits, may_retry
+from ..policies.importance import log_ratios
 from ..policies.rollout import seed_for
 from .batch import Batch, all_of_unit, as_tensors, collate, minibatches
 from .context import Context, StepError, lap, micro_tokens_of, own_parts, part_of, sampling_metrics
 from .method import Method, Parts, Rules, Sizes, totals_of
+
+# %% ../../nbs/api/training/05_step.ipynb #9b24a383
+def _weighed(batch, rows, ctx):
+    "The batch with the importance of its tokens in their weight, if the run weighs."
+    rules = ctx.rules
+    if not rules.weighs: return batch
+    if not ctx.method.policy_gradient:
+        raise StepError('importance weighs a policy gradient, which this method does not say that it is: set '
+                        'importance to off, or policy_gradient=True if the loss multiplies tokens by batch.weight')
+    if any(row.ids != row.origin.ids for row in rows):
+        raise StepError('importance needs rows of the tokens that the engine drew; set importance to off')
+    w = rules.importance(rules.importance_level(log_ratios([row.origin for row in rows])), rules.importance_cap)
+    return replace(batch, weight=batch.weight*w)
 
 # %% ../../nbs/api/training/05_step.ipynb #7cfb1d6a
 def _checked_extras(found, batch):
@@ -32,7 +46,7 @@ def _checked_extras(found, batch):
 
 def prepared(rows:Sequence, ctx:Context)->Batch: # of `Row`
     "The batch of the rows with the extras that the method prepares; a StepError if one does not fit."
-    batch = collate(rows, ctx.tokenizer.pad_token_id)
+    batch = _weighed(collate(rows, ctx.tokenizer.pad_token_id), rows, ctx)
     with lap(ctx, 'advantages'): extras = ctx.method.prepare(rows, batch, ctx)
     return replace(batch, extras=_checked_extras(extras, batch))
 

@@ -66,6 +66,7 @@ class Run:
     step:int = 0         # steps done
     sampled:int = 0      # responses sampled for training
     seconds:float = 0.   # spent in steps
+    cpu_seconds:float = 0. # of the main process's processor, spent in them
     skipped:int = 0      # optimiser steps skipped for a gradient that was not finite
     in_a_row:int = 0     # of the latest steps, how many skipped something
 
@@ -220,7 +221,7 @@ def resume(cfg:HirConfig, job:Job)->Path|None:
 # %% ../../nbs/api/training/10_trainer.ipynb #1657187b
 def _train_step(cfg:HirConfig, job:Job, train, rules):
     "The next step; its metrics and rows. The run's counters move."
-    run = job.run; s = run.step + 1; t = time.perf_counter()
+    run = job.run; s = run.step + 1; t, cpu = time.perf_counter(), time.process_time()
     instructions = [train[i] for i in _chosen_at(len(train), s, cfg.batch, cfg.seed)]
     lr = job.optimizer.param_groups[0]['lr']
     def seen(rows, batch): job.whole = False; _log_rows(cfg, job, rows, s, batch)
@@ -230,10 +231,11 @@ def _train_step(cfg:HirConfig, job:Job, train, rules):
     if bad < cfg.minibatches: job.scheduler.step()      # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
     run.in_a_row = run.in_a_row + 1 if bad else 0
-    run.seconds += time.perf_counter() - t
+    run.seconds += time.perf_counter() - t; run.cpu_seconds += time.process_time() - cpu
     job.whole = True
     if bad: _check_finite(cfg, job)
-    totals = dict(step=s, sampled_total=run.sampled, seconds=run.seconds, skipped_total=run.skipped)
+    totals = dict(step=s, sampled_total=run.sampled, seconds=run.seconds, cpu_seconds=run.cpu_seconds,
+                  skipped_total=run.skipped)
     return metrics | totals | {'lr': lr}, rows
 
 # %% ../../nbs/api/training/10_trainer.ipynb #fa61f647
@@ -279,14 +281,19 @@ def _log_rows(cfg:HirConfig, job:Job, rows, s:int, batch):
     path = Path(cfg.out)/'rollouts.jsonl'
     rotate(path, cfg.rollouts_mb); append(path, *records_of_rows(rows, s, batch))
 
+# %% ../../nbs/api/training/10_trainer.ipynb #280ad8cd
 def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
-    "Evaluate and write the result; returns it."
+    "Evaluate and write the result, and every answer where a report has them; returns the result."
     if evaluate is None: return {}
     job.engine.sync(job.accelerator.unwrap_model(job.policy).model)     # the last update came after the last sync
     run, found = job.run, evaluate(SharedEngine(_Asking(job.engine, job.method, cfg.thinking), job.accelerator))
-    record = dict(step=run.step, sampled=run.sampled, seconds=run.seconds, reading=cfg.reading) | found
-    if cfg.trackers: job.accelerator.log({f'{label}/{k}': v for k, v in found.items()}, step=run.step)
-    if job.accelerator.is_main_process: append(Path(cfg.out)/'eval.jsonl', record)
+    numbers, answers = (found, []) if isinstance(found, dict) else (found.summary(), found.records())
+    record = dict(step=run.step, sampled=run.sampled, seconds=run.seconds, cpu_seconds=run.cpu_seconds,
+                  reading=cfg.reading) | numbers
+    if cfg.trackers: job.accelerator.log({f'{label}/{k}': v for k, v in numbers.items()}, step=run.step)
+    if job.accelerator.is_main_process:
+        append(Path(cfg.out)/'eval.jsonl', record)
+        if answers: append(Path(cfg.out)/'answers.jsonl', *({'step': run.step} | a for a in answers))
     return record
 
 # %% ../../nbs/api/training/10_trainer.ipynb #14aa8840
@@ -311,7 +318,7 @@ def _due(every:int, s:int, last:int): return s == last or (every > 0 and s % eve
 def fit(
     cfg:HirConfig, model:nn.Module, tokenizer:Any, # of `transformers`
     train:Sequence,              # of `Instruction`
-    evaluate:Callable|None=None, # engine -> dict of floats, for the held-out set
+    evaluate:Callable|None=None, # engine -> dict of floats or a `Report`, for the held-out set
     engine:Any=None,             # an `Engine`; None: `HFEngine` on the model in training
     progress:bool=True,          # show a progress bar
     on_step:Callable|None=None)->dict[str, Any]: # called with (metrics, rows) after each step

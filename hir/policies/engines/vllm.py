@@ -44,11 +44,11 @@ def _reports_softmax(temperature=1., top_p=1., top_k=0, **_):
     "Does vLLM report the softmax that `Policy` scores? With a truncation it reports what is left, renormalised."
     return not temperature or (top_p == 1 and not top_k)
 
-def _as_sample(out, stop, told:bool): # told: keep vLLM's log-probabilities
+def _as_sample(out, stop, whole:bool): # whole: are vLLM's log-probabilities those of the softmax?
     "A completion of vLLM as a `Sample`; what it does not say is NaN."
     ids, nan = list(out.token_ids), [math.nan]*len(out.token_ids)
-    logps = [at[i].logprob for i, at in zip(ids, out.logprobs)] if told else nan
-    return Sample(ids, logps, nan, bool(ids) and ids[-1] in stop)
+    said = [at[i].logprob for i, at in zip(ids, out.logprobs)]
+    return Sample(ids, said if whole else nan, nan, bool(ids) and ids[-1] in stop, None if whole else said)
 
 # %% ../../../nbs/api/policies/07_vllm.ipynb #2a491900
 @contextmanager
