@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lock test test-vllm docs test-browser export house readme notebooks clean
+.PHONY: help venv demo lock test test-vllm test-gpu bench-gpu docs test-browser export house readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,12 @@ test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow
 
 test-vllm:   ## test sampling with vLLM and judging by it, in an environment of its own (.venv-vllm)
 	@.ci/test-vllm
+
+test-gpu:    ## prove on this machine's GPU what needs one: sampling, updates, whole runs in every precision
+	@.ci/test-gpu
+
+bench-gpu:   ## measure it: sampling, an update, a step, and a recipe at the size of Qwen3-4B
+	@.ci/test-gpu bench
 
 test-browser: ## open the widgets in JupyterLab in a real browser; screenshots in runs/screenshots
 	@.ci/test-browser

@@ -237,16 +237,16 @@ def _train(args, rest):
 # %% ../nbs/api/92_cli.ipynb #4a51dceb
 def _engine_asked(args, path:str):
     "The engine that answers for a policy."
-    import json, torch
+    import json
     from hir.training.config import engine_of, make_config, object_of
     from hir.policies.policy import load_policy
+    from hir.policies.precision import device_for
     bar = {'progress': not args.suite} if args.engine == 'hf' else {}
     options = json.dumps(bar | object_of('engine_options', args.engine_options))
     cfg = make_config(dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
                            chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.), 'command line')
     model, tokenizer = load_policy(_model_asked(path, '--model'), args.pad_token, args.revision)
-    device = 'cuda' if torch.cuda.is_available() and not args.cpu else 'cpu'
-    engine = engine_of(cfg, model.to(device).eval(), tokenizer)
+    engine = engine_of(cfg, model.to(device_for(args.cpu)).eval(), tokenizer)
     engine.sync(model)
     return engine
 

@@ -7,7 +7,7 @@ __all__ = ['recipes', 'left_out', 'training_data', 'stand_ins', 'resolve', 'dims
 
 # %% ../nbs/api/90_recipes.ipynb #8c8c18ba
 import importlib.util, json, os
-import torch
+import psutil, torch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,10 @@ from .constraints.verifier import CheckError
 from .constraints.judge import is_soft
 from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
+from .policies.generate import pays_by_columns
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
 from .policies.capacity import activations, shape_of
+from .policies.precision import device_for
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
 from .training.config import (ConfigError, HirConfig, attention_of, chat_of, gives_of, method_of,
@@ -141,6 +143,7 @@ class _Dims:
     inner:int    # I, of the feed-forward part
     vocab:int    # V
     adapted:int  # inputs of all layers with an adapter
+    linear:int   # weights of linear layers, the output projection among them
 
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
@@ -150,35 +153,50 @@ def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     adapted = {n for t in targets for n in layers_named(layers, t)}
     return _Dims(params, lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params,
                 s.layers, s.width, s.heads, s.kv, s.inner, s.vocab,
-                sum(getattr(layers[n], 'in_features', s.width) for n in adapted))
+                sum(getattr(layers[n], 'in_features', s.width) for n in adapted),
+                sum(m.weight.numel() for m in layers.values()))
 
 # %% ../nbs/api/90_recipes.ipynb #336809f9
-_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
+_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'nf4': 4}   # of a number outside of packed layers
+_PACKED = .5 + 1/64 + 4/(64*256)   # bytes of a number in 4 bits, its share of 8-bit scales and of their scales
+
+def _weight_bytes(cfg:HirConfig, d:_Dims):
+    "Bytes of the weights; in 4 bits those of linear layers, without the output projection."
+    packed = d.linear - d.vocab*d.width if cfg.dtype == 'nf4' else 0
+    return round(_PACKED*packed) + _BYTES[cfg.dtype]*(d.params - packed)
 
 def _held(cfg:HirConfig, d:_Dims, shards=1):
     "Bytes that a process holds from first to last step, by part; gradients only during an update."
-    w = _BYTES[cfg.dtype]; t = 4 if cfg.lora_rank else w
+    w = _weight_bytes(cfg, d); t = 4 if cfg.lora_rank else _BYTES[cfg.dtype]
     state = 2 if '8bit' in cfg.optimizer else 2*t
-    parts = {'weights': w*d.params + (t*d.trained if cfg.lora_rank else 0),
-             'reference': w*d.params if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
+    parts = {'weights': w + (t*d.trained if cfg.lora_rank else 0),
+             'reference': w if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
              'gradients': t*d.trained, 'optimizer': state*d.trained}
     return {name: n//shards for name, n in parts.items()}
 
 def _activations(cfg:HirConfig, d:_Dims, tokens:int):
     "Bytes that the backward pass of a micro-batch needs."
-    a = 2 if cfg.mixed_precision == 'bf16' else _BYTES[cfg.dtype]
+    a = 2 if cfg.mixed_precision in ('bf16', 'fp16') else _BYTES[cfg.dtype]
     return activations(d, tokens, a, cfg.gradient_checkpointing)
 
 # %% ../nbs/api/90_recipes.ipynb #a87f5d47
+def _sampling_copy(cfg:HirConfig, d:_Dims, gpu=0):
+    "Bytes of the second copy of the matrices that `generate` holds on a CPU."
+    plain = {'float32': d.linear, 'nf4': d.vocab*d.width}.get(cfg.dtype, 0)
+    there = not gpu and cfg.mixed_precision == 'no' and pays_by_columns(plain)
+    return 4*plain*there
+
 def _engine_parts(
     cfg:HirConfig, d:_Dims,
     row:int, # tokens of a prompt and its response
     gpu=0):  # bytes of the GPU; 0: there is none
-    "Bytes that sampling needs: the KV cache and, of vLLM, a copy of the weights."
+    "Bytes that sampling needs: the KV cache and a copy of the weights."
     w, options = _BYTES[cfg.dtype], object_of('engine_options', cfg.engine_options)
     gives = gives_of(cfg.engine)
     if not gives.copy:
-        return {'KV cache': 2*w*d.layers*d.kv*cfg.sample_rows*row + 6*4*d.vocab*cfg.sample_rows, "engine's copy": 0}
+        rows = cfg.sample_rows if cfg.heldout else min(cfg.sample_rows, cfg.batch*cfg.m)
+        cache = 2*w*d.layers*d.kv*rows*row + (6 if gpu else 2)*4*d.vocab*rows
+        return {'KV cache': cache, "engine's copy": _sampling_copy(cfg, d, gpu)}
     if gpu and gives.copy == 'elsewhere': return {'KV cache': 0, "engine's copy": 0}
     copy = (2 if gpu else w)*d.params
     left = max(0, round(options.get('gpu_memory_utilization', RESERVE)*gpu) - copy) if gpu else CPU_CACHE
@@ -189,6 +207,17 @@ def _rests(cfg:HirConfig, gpu):
     return bool(gpu) and object_of('engine_options', cfg.engine_options).get('enable_sleep_mode', True)
 
 # %% ../nbs/api/90_recipes.ipynb #81212e30
+_PROGRAM = 420_000_000  # bytes of Python with torch, transformers and accelerate, before a model is loaded
+
+def _micro_size(cfg:HirConfig, row:int):
+    "Rows of the largest micro-batch, and its tokens at most."
+    rows = -(-cfg.batch*method_of(cfg).counts(cfg.m)[1]//cfg.minibatches)              # of a minibatch
+    if cfg.micro_tokens == 'auto': rows = 1            # the least that must fit
+    elif cfg.micro_tokens: rows = min(rows, max(1, cfg.micro_tokens//row))
+    else: rows = min(rows, cfg.micro)
+    return rows, rows*row
+
+# %% ../nbs/api/90_recipes.ipynb #85ecc89b
 def memory(
     cfg:HirConfig, d:_Dims,
     prompt:int,                 # tokens of the longest prompt
@@ -196,19 +225,20 @@ def memory(
     chunk:int=0,                # tokens projected onto the vocabulary at a time; 0: as `Policy` does
     gpu:int=0)->dict[str, int]: # bytes of the GPU, of which vLLM takes a share; 0: there is none
     "Bytes per process by part; `peak` is the most that is held at once."
-    row, half = prompt + cfg.max_new_tokens, cfg.mixed_precision == 'bf16'
-    tokens = max(0 if cfg.micro_tokens == 'auto' else cfg.micro_tokens, row) if cfg.micro_tokens else cfg.micro*row
-    parts = _held(cfg, d, shards) | {
+    half = cfg.mixed_precision in ('bf16', 'fp16'); w = 2 if half else _BYTES[cfg.dtype]
+    row = prompt + cfg.max_new_tokens; rows, tokens = _micro_size(cfg, row)
+    parts = {'program': 0 if gpu else _PROGRAM} | _held(cfg, d, shards) | {
         'activations': _activations(cfg, d, tokens),
-        'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), tokens),
+        'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), rows*cfg.max_new_tokens),
         '16-bit copy': 2*d.params if half and cfg.dtype == 'float32' and shards == 1 else 0,
-        'gathered': (2 if half else _BYTES[cfg.dtype])*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
+        'gathered': w*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
     update = parts['gradients'] + parts['activations'] + parts['logits'] + parts['16-bit copy']
-    always = parts['weights'] + parts['reference'] + parts['optimizer']
-    engine = parts['KV cache'] + parts["engine's copy"]
-    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']
-    elif not _rests(cfg, gpu): always, engine = always + engine, 0
-    return parts | {'peak': always + max(update, parts['gathered'] + engine)}
+    always = parts['program'] + parts['weights'] + parts['reference'] + parts['optimizer']
+    engine, kept = parts['KV cache'], parts["engine's copy"]
+    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']        # and `kept` stays with the allocator
+    elif _rests(cfg, gpu): engine, kept = engine + kept, 0
+    else: engine, kept = 0, engine + kept
+    return parts | {'peak': always + kept + max(update, parts['gathered'] + engine)}
 
 def _gigabytes(n): return f'{n/1e9:,.1f} GB' if n >= 1e9 else f'{n/1e6:,.1f} MB'
 
@@ -223,8 +253,9 @@ def _engine_note(cfg:HirConfig):
 # %% ../nbs/api/90_recipes.ipynb #54a0fc58
 def _device_bytes(cpu=False):
     "Memory of the device that would be used."
-    if torch.cuda.is_available() and not cpu: return torch.cuda.mem_get_info()[1]
-    return os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
+    kind = device_for(cpu)
+    if kind == 'cuda': return torch.cuda.mem_get_info()[1]
+    return torch.mps.recommended_max_memory() if kind == 'mps' else psutil.virtual_memory().total
 
 # %% ../nbs/api/90_recipes.ipynb #7aee8755
 def plan(
@@ -292,7 +323,7 @@ def dry_run(
     check_data(cfg, instructions); trackers_of(cfg)
     engine, (model, tokenizer) = _engine_note(cfg), resolve(cfg)
     d, p, device = dims_of(model, cfg), plan(cfg, tokenizer, instructions), device or _device_bytes(cfg.cpu)
-    gpu = device if torch.cuda.is_available() and not cfg.cpu else 0
+    gpu = device if device_for(cfg.cpu) != 'cpu' else 0
     return '\n'.join([
         f'model     {cfg.model}: {type(model).__name__}, {d.params:,} parameters, '
         f'{d.trained:,} in training ({cfg.dtype})',

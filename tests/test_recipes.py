@@ -194,12 +194,23 @@ def test_what_vllm_takes_is_counted(places):
     assert gpu_parts["engine's copy"] == 2*d.params and gpu_parts["engine's copy"] + gpu_parts['KV cache'] == .4*gpu
     assert gpu_parts['peak'] == always + max(update, .4*gpu)
     assert (cpu_parts["engine's copy"], cpu_parts['KV cache']) == (4*d.params, 1 << 30)
-    assert cpu_parts['peak'] == always + update + 4*d.params + (1 << 30)
+    assert cpu_parts['peak'] == always + update + 4*d.params + (1 << 30) + cpu_parts['program'] and not gpu_parts['program']
     assert (own["engine's copy"], own['KV cache'], own['peak']) == (0, 0, always + update)
     half = replace(cfg, engine_options='{"gpu_memory_utilization": 0.5, "enable_sleep_mode": false}')
     assert memory(half, d, 50, gpu=gpu)['peak'] == always + update + .5*gpu
     two = memory(cfg, d, 50, 2, gpu=gpu)
     assert two['peak'] == always//2 + max(update - two['gradients'], 4*d.params + .4*gpu)  # sent whole, while vLLM is awake
+
+
+def test_what_sampling_and_small_batches_take_is_counted(places):
+    "A second copy of the matrices where `generate` lays them out anew, and no more rows than there are."
+    cfg = shrunk('qwen3-4b', places, dtype='float32', mixed_precision='no', kl_coef=0, minibatches=1)
+    d = replace(dims_of(resolve(cfg)[0], cfg), linear=2**25)
+    copy = lambda cfg, **kw: memory(cfg, d, 50, **kw)["engine's copy"]
+    assert copy(cfg) == 4*2**25*torch.backends.mkl.is_available()
+    assert copy(cfg, gpu=10**9) == copy(replace(cfg, mixed_precision='bf16')) == copy(replace(cfg, dtype='bfloat16')) == 0
+    many, few = (memory(changed(cfg, micro=64, batch=b), d, 50) for b in (64, 2))      # 2 × 8 rows are all there are
+    assert many['activations'] == 4*few['activations'] and many['KV cache'] > 5*few['KV cache']
 
 
 def test_the_dry_run_tells_of_vllm_and_of_gathered_weights(places):

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['linear_layers', 'layers_named', 'lora_targets', 'lora_size', 'add_lora', 'count_parameters', 'AdapterOff', 'is_lora',
-           'save_adapter', 'load_adapter', 'merged_weights', 'merged_state', 'merge_lora']
+           'save_adapter', 'load_adapter', 'unpacked', 'merged_weights', 'merged_state', 'merged_plain', 'merge_lora']
 
 # %% ../../nbs/api/policies/04_lora.ipynb #a255f31d
+import copy
 import torch
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .policy import PolicyError
+from .policy import PolicyError, packed_layers, quiet
 
 # %% ../../nbs/api/policies/04_lora.ipynb #f4f856f1
 def linear_layers(model:nn.Module)->dict[str, nn.Module]:
@@ -46,7 +47,10 @@ def lora_size(model:nn.Module, rank:int, targets:str='all-linear')->int:
     "How many numbers the adapters of this rank hold."
     layers = linear_layers(model)
     chosen = {n for t in lora_targets(model, targets) for n in layers_named(layers, t)}
-    return rank * sum(sum(layers[n].weight.shape) for n in chosen)
+    return rank * sum(sum(_shape_of(layers[n])) for n in chosen)
+
+def _shape_of(layer):
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else layer.weight.shape
 
 def add_lora(
     model:nn.Module,       # causal LM; its weights are frozen, in place
@@ -62,7 +66,8 @@ def add_lora(
 
 def count_parameters(model:nn.Module)->tuple[int, int]:
     "(trainable, all) numbers in a model."
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    sizes = [(getattr(getattr(p, 'quant_state', None), 'shape', p.shape).numel(), p.requires_grad)   # packed: as many
+             for p in model.parameters()]                                                          # as it stands for
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
 # %% ../../nbs/api/policies/04_lora.ipynb #8b91badb
@@ -102,18 +107,30 @@ def load_adapter(model:nn.Module, folder:str|Path)->None:
     set_peft_model_state_dict(model, there)
 
 # %% ../../nbs/api/policies/04_lora.ipynb #e43eb339
+def unpacked(
+    model:nn.Module, # may have adapters
+    state:Mapping[str, torch.Tensor])->Iterator[tuple[str, torch.Tensor]]: # its state dict
+    "Yield (name, tensor); a weight in 4 bits as the numbers it stands for, on the CPU."
+    packed = {f'{n}.weight': m.weight.quant_state for n, m in packed_layers(model).items()}
+    for name, w in state.items():
+        if name in packed:
+            from bitsandbytes.functional import dequantize_4bit     # who has packed weights has it
+            yield name, dequantize_4bit(w, packed[name]).cpu()
+        elif f'{name.rpartition(".weight.")[0]}.weight' not in packed: yield name, w    # not a scale of one
+
+# %% ../../nbs/api/policies/04_lora.ipynb #3640366a
 def merged_weights(
     model:nn.Module, # from `add_lora`
     state:Mapping[str, torch.Tensor]|None=None)->Iterator[tuple[str, torch.Tensor]]: # as in `save_adapter`
     "Yield (name, weight) of the plain model, the adapters added; the live model is not touched."
     state = model.state_dict() if state is None else state
     state = {k.removeprefix('base_model.model.'): v for k, v in state.items()}
-    layers = dict(model.get_base_model().named_modules())
-    for name, w in state.items():
+    base = model.get_base_model(); layers = dict(base.named_modules())
+    for name, w in unpacked(base, state):
         at, _, leaf = name.rpartition('.base_layer.')
         if '.lora_' in name: continue
         if not at: yield name, w; continue
-        yield f'{at}.{leaf}', w + _correction(layers[at], state, at).to(w.dtype) if leaf == 'weight' else w
+        yield f'{at}.{leaf}', w + _correction(layers[at], state, at).to(w) if leaf == 'weight' else w
 
 def _correction(layer, state, at:str, adapter='default'):
     "alpha/r · B A of one layer, laid out as its weight is."
@@ -125,6 +142,15 @@ def merged_state(model:nn.Module, state:Mapping[str, torch.Tensor]|None=None)->d
     "`merged_weights` as a state dict."
     return dict(merged_weights(model, state))
 
+# %% ../../nbs/api/policies/04_lora.ipynb #ee344046
+def merged_plain(model:nn.Module, state:Mapping[str, torch.Tensor]|None=None)->nn.Module: # as in `save_adapter`
+    "A plain `transformers` model of its own, the adapters of a packed one added to the unpacked weights."
+    base = model.get_base_model()
+    config, packed = copy.deepcopy(base.config), next(iter(packed_layers(base).values()))
+    del config.quantization_config
+    state, dtype = merged_state(model, state), packed.weight.quant_state.dtype
+    with quiet(): return type(base).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+
 def merge_lora(model:nn.Module)->nn.Module:
     "The plain `transformers` model with the adapters added to its weights; uses the model up."
-    return model.merge_and_unload()
+    return merged_plain(model) if packed_layers(model) else model.merge_and_unload()

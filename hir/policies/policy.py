@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'Clock', 'encode_chat', 'quiet', 'local_place', 'loading', 'pinned',
-           'commit_of', 'tokenizer_at', 'load_policy', 'weights_sum', 'same_prompt', 'cannot_fuse', 'Layout',
-           'layout_of', 'unshare', 'layout_for', 'Policy', 'pad_rows']
+           'commit_of', 'tokenizer_at', 'packed_layers', 'load_policy', 'weights_sum', 'same_prompt', 'cannot_fuse',
+           'Layout', 'layout_of', 'unshare', 'layout_for', 'Policy', 'pad_rows']
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
 import importlib.util, os, re, signal, threading, torch, warnings
@@ -18,10 +18,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig, PreTrainedModel,
-                          PreTrainedTokenizerBase)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache, GgufConfig,
+                          PreTrainedModel, PreTrainedTokenizerBase)
 from transformers import __version__ as transformers_version
-from transformers.utils import logging as hf_logging
+from transformers.utils import is_bitsandbytes_available, logging as hf_logging
 from ..fetch import MODELS, FetchError, fetched, record_at, sum_of
 from ..files import DataError
 from ..gguf import check_gguf, is_gguf
@@ -220,20 +220,53 @@ def tokenizer_at(
     if pad_token: tokenizer.pad_token = pad_token
     return tokenizer
 
+# %% ../../nbs/api/policies/00_policy.ipynb #d6253c54
+def _as_asked(path, own, kw):
+    "What `from_pretrained` is passed; for the dtype 'nf4' with how to pack the weights, or a PolicyError."
+    if kw.get('dtype') != 'nf4': return kw
+    if 'gguf_file' in own:
+        raise PolicyError(f'{path}: dtype nf4 packs the weights of a model folder, not of a .gguf file; take float32 '
+                          'or bfloat16, or write the folder with save_pretrained first')
+    if not is_bitsandbytes_available():
+        raise PolicyError(f"{path}: dtype nf4 needs the package bitsandbytes: pip install 'hir[4bit]'")
+    packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True)
+    rank = int(os.environ.get('LOCAL_RANK', 0))
+    place = {'device_map': {'': rank}} if torch.cuda.is_available() else {}     # of this process, not the first one's
+    return kw | place | dict(dtype='float32', quantization_config=packed)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #59e6a2d0
+def packed_layers(model:nn.Module)->dict[str, nn.Module]:
+    "Name → layer whose weight is packed in 4 bits."
+    return {n: m for n, m in model.named_modules() if hasattr(m._parameters.get('weight'), 'quant_state')}
+
+def _at_precision(layer, args):
+    "The input of a packed layer in the dtype of autocast, and the layer set to compute in it."
+    x, kind = args[0], args[0].device.type
+    if torch.is_autocast_enabled(kind): x = x.to(torch.get_autocast_dtype(kind))
+    layer.compute_dtype, layer.compute_type_is_set = x.dtype, True
+    return (x, *args[1:])
+
+def _mend_packed(model):
+    "The model; its packed layers heed autocast, and let gradients through on any processor."
+    for layer in packed_layers(model).values():
+        layer.support_avx512bf16_for_cpu = False
+        layer.register_forward_pre_hook(_at_precision)
+    return model
+
 # %% ../../nbs/api/policies/00_policy.ipynb #79a6f90c
 def load_policy(
     path:str|Path,    # folder of `save_pretrained`, a .gguf file, a name of `hir get`, or a name on the hub
     pad_token:str='', # a token to pad with, for tokenizers that have none
     revision:str='',  # of a model on the hub: a commit, a tag or a branch
-    **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`, e.g. dtype='bfloat16'
+    **kw)->tuple[PreTrainedModel, PreTrainedTokenizerBase]: # passed to `from_pretrained`; e.g. dtype='nf4'
     "A model and its tokenizer; a PolicyError where they cannot be loaded, or not be trained."
     with loading(path, revision) as place:
-        own = pinned(path, revision)
+        own = pinned(path, revision); kw = _as_asked(path, own, kw)
         if 'gguf_file' in own: model = _from_gguf(path, place, own, kw)
         else: model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **own, **kw)
         tokenizer = tokenizer_at(place, own, pad_token)
     if not _on_hub(path): model.config._name_or_path = model.name_or_path = tokenizer.name_or_path = str(path)
-    check_tokenizer(tokenizer); _check_tokens(model, tokenizer); _check_head(model)
+    _mend_packed(model); check_tokenizer(tokenizer); _check_tokens(model, tokenizer); _check_head(model)
     return model, tokenizer
 
 # %% ../../nbs/api/policies/00_policy.ipynb #7629afaf

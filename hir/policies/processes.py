@@ -45,7 +45,7 @@ def _own_threads():
 
 def start(
     cpu:bool=False,            # use the CPU even where there is a GPU
-    mixed_precision:str='no', # 'bf16', or 'no': what the launch file says
+    mixed_precision:str='no', # 'bf16' or 'fp16'; 'no': what the launch file says
     **kw)->Accelerator:       # passed to `Accelerator`
     "The accelerator of this process; a LaunchError where processes were launched that have no GPU."
     asked = None if mixed_precision == 'no' else mixed_precision
@@ -56,6 +56,8 @@ def start(
     alike = DistributedDataParallelKwargs(broadcast_buffers=False) # none changes, and who is out of memory sends none
     accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient, alike], **kw)
     _own_threads()
+    if accelerator.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
+        raise LaunchError('mixed_precision fp16 scales gradients on GPUs only; on a CPU take no or bf16')
     launched = int(os.environ.get('WORLD_SIZE', 1))
     if launched > 1 and accelerator.num_processes == 1:
         raise LaunchError(f'{launched} processes were launched, but there is no GPU for them; '

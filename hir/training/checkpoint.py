@@ -19,8 +19,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ..files import write_atomic
-from ..policies.policy import quiet
-from ..policies.lora import is_lora, load_adapter, merged_state, save_adapter
+from ..policies.policy import packed_layers, quiet
+from ..policies.lora import is_lora, load_adapter, merged_plain, merged_state, save_adapter
 from ..policies.processes import is_sharded, said, told
 
 # %% ../../nbs/api/training/08_checkpoint.ipynb #c3f02bf2
@@ -193,7 +193,8 @@ def save_policy(
     model = accelerator.unwrap_model(policy).model
     if is_lora(model) and not merge: save_adapter(model, folder, weights)
     else:
-        if is_lora(model): model, weights = model.get_base_model(), merged_state(model, weights)
+        if packed_layers(model): model, weights = merged_plain(model, weights), None
+        elif is_lora(model): model, weights = model.get_base_model(), merged_state(model, weights)
         with quiet(): model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 

@@ -9,7 +9,7 @@ __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'Hir
            'engine_of', 'save_config']
 
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
-import dataclasses, importlib, importlib.metadata, inspect, json, pkgutil, platform, warnings
+import dataclasses, importlib, importlib.metadata, importlib.util, inspect, json, pkgutil, platform, warnings
 import yaml
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,8 +89,8 @@ class ScaleConfig(OptimConfig):
     kernel:Literal['none', 'liger', 'auto'] = 'none' # that projects onto the vocabulary; auto: liger where it pays
     compile:bool = False        # torch.compile the policy's decoder for the update
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function
-    dtype:Literal['float32', 'bfloat16', 'float16'] = 'float32'  # of the weights
-    mixed_precision:Literal['no', 'bf16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where a trial shows that it pays
+    dtype:Literal['float32', 'bfloat16', 'float16', 'nf4'] = 'float32' # of the weights; nf4: 4 bits, under LoRA
+    mixed_precision:Literal['no', 'bf16', 'fp16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where it pays
     gradient_checkpointing:bool = False  # recompute activations in the backward pass
     lora_rank:Count = 0         # rank of LoRA adapters; 0: all weights are trained
     lora_alpha:Annotated[float, at_least(0)] = 32.  # their scale is lora_alpha/lora_rank
@@ -300,9 +300,18 @@ def _check_together(cfg:HirConfig):
         if cfg.compile and getattr(cfg, other):
             raise ConfigError(f"setting 'compile' cannot be true with {other}: not tried together; turn one off")
     if cfg.importance != 'off': _check_importance(cfg)
+    if cfg.dtype == 'nf4': return _check_packed(cfg)
     if cfg.dtype != 'float32' and not cfg.lora_rank:
         warnings.warn(f'dtype: {cfg.dtype}: an update that is small beside its weight is rounded away; '
                       'dtype: float32 with mixed_precision: bf16 keeps it, and the arithmetic in 16 bits')
+
+def _check_packed(cfg):
+    "A ConfigError where weights in 4 bits cannot be trained beside."
+    if not cfg.lora_rank:
+        raise ConfigError("setting 'dtype' cannot be 'nf4' without LoRA: weights in 4 bits get no gradient; "
+                          'set lora_rank')
+    if not importlib.util.find_spec('bitsandbytes'):
+        raise ConfigError("setting 'dtype': nf4 needs the package bitsandbytes: pip install 'hir[4bit]'")
 
 # %% ../../nbs/api/training/07_config.ipynb #3658413c
 def _check_importance(cfg:HirConfig):
@@ -357,7 +366,7 @@ def engine_of(cfg:HirConfig, model:Any, tokenizer:Any)->Any: # of `transformers`
     name, make = cfg.engine, engine_class(cfg.engine)
     own = dict(max_new_tokens=cfg.max_new_tokens, rows=cfg.sample_rows, chat=chat_of(cfg.chat),
                temperature=cfg.temperature, top_p=cfg.top_p, top_k=cfg.top_k)
-    if name == 'hf': own['autocast'] = cfg.mixed_precision == 'bf16'
+    if name == 'hf': own['autocast'] = cfg.mixed_precision if cfg.mixed_precision in ('bf16', 'fp16') else ''
     options = object_of('engine_options', cfg.engine_options)
     if same := sorted(set(own) & set(options)):
         raise ConfigError(f"setting 'engine_options': {same[0]!r} has a setting of its own")

@@ -179,7 +179,7 @@ def _engine_meant(ctx, who):
     policy = getattr(policy, 'policy', policy)                              # within `AdapterOff`
     limits = {n: x for n, x in getattr(engine, 'sampling', {}).items() if n in ('max_new_tokens', 'top_p', 'top_k')}
     return HFEngine(getattr(policy, 'module', policy).model, ctx.tokenizer, chat=ctx.chat,
-                    rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, **limits)
+                    rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, graph=False, **limits)
 
 # %% ../../nbs/api/training/04_context.ipynb #71e6b9bb
 def _plainly(prompt): return prompt.instruction if prompt.messages is None else prompt   # what any engine knows

@@ -127,7 +127,7 @@ def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # in
     sums = _gradient(method, parts, batch, busy, totals, sizes)
     norm = accelerator.clip_grad_norm_(parts.policy.parameters(), sizes.max_grad_norm)
     finite = bool(torch.isfinite(torch.as_tensor(norm)))
-    if finite: parts.optimizer.step()
+    if finite or accelerator.scaler: parts.optimizer.step()   # in float16 it skips by itself, and lowers its scale
     parts.optimizer.zero_grad()
     return {name: x.everywhere(accelerator) for name, x in sums.items()}, float(norm), finite
 

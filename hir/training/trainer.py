@@ -28,7 +28,7 @@ from ..constraints.judge import is_soft
 from ..policies.policy import Policy, cannot_fuse, commit_of, encode_chat, weights_sum
 from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
-from ..policies.precision import precision_for
+from ..policies.precision import device_for, precision_for
 from ..policies.processes import (Bell, Gathering, Stopped, check_shared, gathered, is_sharded, recomputing, start,
                                     wrap, wrap_frozen)
 from .checkpoint import (checkpoints, chosen_checkpoint, first_error, load_checkpoint, own_weights, publish,
@@ -144,6 +144,13 @@ def _has_methods(engine):
                               'generate, sync and close')
     return engine
 
+# %% ../../nbs/api/training/10_trainer.ipynb #15b6c86c
+def _check_whole(cfg:HirConfig, accelerator):
+    "A ConfigError where weights in 4 bits would be spread over processes."
+    if cfg.dtype == 'nf4' and is_sharded(accelerator):
+        raise ConfigError("setting 'dtype' cannot be 'nf4' where weights lie in pieces (FSDP, ZeRO-3); "
+                          'take bfloat16, or the launch file ddp')
+
 # %% ../../nbs/api/training/10_trainer.ipynb #e22f0e3f
 def _reference_of(cfg:HirConfig, model):
     "A frozen copy of the start, before anything is done to it; None with LoRA, whose start stays in the policy."
@@ -160,7 +167,7 @@ def _prepare_job(cfg:HirConfig, model, tokenizer, engine=None):
     "Accelerator, policy, optimizer, schedule and method of a config; a reference only where the method needs one."
     method = method_of(cfg)
     accelerator = start(cfg.cpu, cfg.mixed_precision, log_with=trackers_of(cfg), project_dir=cfg.out)
-    check_shared(accelerator, cfg.out); own_weights(accelerator); set_seed(cfg.seed)
+    _check_whole(cfg, accelerator); check_shared(accelerator, cfg.out); own_weights(accelerator); set_seed(cfg.seed)
     first = _reference_of(cfg, model) if 'reference' in method.needs else None
     _check_fast(cfg, accelerator, model)
     policy = _policy_to_train(cfg, model)
@@ -298,14 +305,17 @@ def _log_eval(cfg:HirConfig, job:Job, evaluate, label='heldout'):
 
 # %% ../../nbs/api/training/10_trainer.ipynb #14aa8840
 def _settled(cfg:HirConfig, model):
-    "The config with `mixed_precision` settled, and what to say of it."
+    "The config with `mixed_precision` settled, and what to say of it; a ConfigError where it cannot be had."
+    if cfg.mixed_precision == 'fp16' and device_for(cfg.cpu) == 'cpu':
+        raise ConfigError("setting 'mixed_precision' cannot be 'fp16' on a CPU: gradients are scaled on GPUs only; "
+                          'take no, bf16 or auto')
     if cfg.mixed_precision != 'auto': return cfg, ''
     found, before = 'auto', Path(cfg.out) if cfg.resume == 'auto' else Path(cfg.resume).parent
     if cfg.resume not in ('no', 'fresh') and (before/'config.yaml').is_file():
         try: found, why = read_known(before/'config.yaml')[0].mixed_precision, 'as before'
         except ConfigError: pass                              # what cannot be read, `changes` will say
     if found == 'auto': found, why = precision_for(model, cfg.cpu)
-    return replace(cfg, mixed_precision=found), f'mixed_precision {found}: {why}' 
+    return replace(cfg, mixed_precision=found), f'mixed_precision {found}: {why}'
 
 # %% ../../nbs/api/training/10_trainer.ipynb #6c01c2ad
 def _model_marks(cfg, model):

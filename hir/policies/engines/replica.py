@@ -13,7 +13,7 @@ from torch import nn
 
 from ..policy import encode_chat
 from ..rollout import EngineError, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
-from ..lora import is_lora, merged_weights, save_adapter
+from ..lora import is_lora, merged_weights, save_adapter, unpacked
 
 # %% ../../../nbs/api/policies/06_replica.ipynb #d2d326b1
 def _state_of(model):
@@ -32,7 +32,8 @@ def _weights_of(
 
 def _base_weights(model):
     "Yield (name, tensor) of the model under its adapters."
-    for name, w in _state_of(model.get_base_model()).items():
+    base = model.get_base_model()
+    for name, w in unpacked(base, _state_of(base)):
         if '.lora_' not in name: yield name.replace('.base_layer.', '.'), w.detach()
 
 # %% ../../../nbs/api/policies/06_replica.ipynb #b22ac3bc
