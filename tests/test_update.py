@@ -32,7 +32,7 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, f, types, args=(), kw=None):
         out = f(*args, **(kw or {}))
-        if f._schema.name in ('aten::_to_copy', 'aten::copy_') and any(x.device != out.device for x in args if isinstance(x, torch.Tensor)) or f._schema.name == 'aten::lift_fresh':
+        if f._schema.name in ('aten::_to_copy', 'aten::copy_') and any(x.device != out.device for x in args if isinstance(x, torch.Tensor)):
             self.seen.append(str(f))
         return out
 
@@ -57,13 +57,15 @@ def a_step(method, tmp_path):
 
 @pytest.mark.parametrize('name', METHODS)
 @pytest.mark.parametrize('step', [1, 16])
-def test_launches_wait_for_nothing_within_a_micro_batch(name, step, tmp_path):
+def test_launches_wait_for_nothing_within_a_micro_batch(name, step, tmp_path, monkeypatch):
     job, batch = a_step(METHODS[name], tmp_path)
     totals = totals_of(batch, torch.arange(len(batch)))
     b = take(batch, torch.arange(len(batch)))
     assert job.policy.share
     b = replace(b, layout=layout_of(b.ids, b.prompt_len, b.mask, True, False, step))
     policy, b = unseeable(job.policy), _mapped(b, lambda x: x.to('meta'))
+    def from_python(*args, **kw): raise AssertionError('a tensor is made from numbers, and copied to the device')
+    monkeypatch.setattr(torch, 'tensor', from_python)
     with Copies() as copies:
         loss, stats = _share_of_loss(job.method, policy, b, totals, .7)
         loss.backward()
@@ -75,8 +77,8 @@ def test_launches_wait_for_nothing_within_a_micro_batch(name, step, tmp_path):
 def test_a_look_at_a_value_would_be_noticed_among_launches():
     with pytest.raises(RuntimeError): torch.ones(2, device='meta').sum().item()
     with pytest.raises((RuntimeError, NotImplementedError)): torch.ones(2, device='meta').nonzero()
-    with Copies() as copies: torch.ones(2).to('meta'), torch.tensor(1., device='meta')
-    assert len(copies.seen) == 2
+    with Copies() as copies: torch.ones(2).to('meta')
+    assert copies.seen
 
 
 @pytest.mark.parametrize('step', [2, 16])
