@@ -27,8 +27,7 @@ class HFEngine:
         max_new_tokens:int=256,   # length limit of a response
         rows:int=256, chat:dict|None=None, # responses sampled at a time; passed to the chat template
         temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
-        autocast:str='',          # 'bf16' or 'fp16': compute in 16 bits, as a trainer in mixed precision
-        progress:bool=False,      # show a progress bar
+        autocast:str='', progress:bool=False, # 'bf16' or 'fp16', as a trainer in mixed precision; show a bar
         graph:bool|None=None,     # fixed buffers, recorded where there is a GPU; None: where there is one
         half:bool|None=None):     # sample from a copy in 16 bits; None: of float32 weights on a GPU, with autocast
         self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
