@@ -275,7 +275,7 @@ def plan(
 def _vllm_lines(cfg:HirConfig, d:_Dims, row:int, gpu=0):
     "What vLLM takes for itself beside the trainer, and a warning where it cannot sample a single response."
     cache, copy = _engine_parts(cfg, d, row, gpu).values()
-    if not copy: return
+    if not (copy and gives_of(cfg.engine).copy): return
     when = 'while it samples' if _rests(cfg, gpu) else 'all the time'
     yield (f'vLLM      {_gigabytes(cache + copy)} {when}: {_gigabytes(copy)} for a copy of the weights, '
            f'{_gigabytes(cache)} for its KV cache (engine_options: gpu_memory_utilization)')
