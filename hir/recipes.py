@@ -24,6 +24,7 @@ from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
 from .policies.generate import pays_by_columns
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
+from .policies.capacity import activations, shape_of
 from .policies.precision import device_for
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
@@ -147,15 +148,12 @@ class _Dims:
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     "What decides the memory of a model trained as `cfg` says."
-    c = model.config.get_text_config(); params = count_parameters(model)[1]
-    d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
-    kv = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
+    s, params = shape_of(model), count_parameters(model)[1]
     layers, targets = linear_layers(model), lora_targets(model, cfg.lora_targets) if cfg.lora_rank else ()
     adapted = {n for t in targets for n in layers_named(layers, t)}
     return _Dims(params, lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params,
-                c.num_hidden_layers, c.hidden_size, c.num_attention_heads*d, kv*d,
-                getattr(c, 'intermediate_size', None) or 4*c.hidden_size, c.vocab_size,
-                sum(getattr(layers[n], 'in_features', c.hidden_size) for n in adapted),
+                s.layers, s.width, s.heads, s.kv, s.inner, s.vocab,
+                sum(getattr(layers[n], 'in_features', s.width) for n in adapted),
                 sum(m.weight.numel() for m in layers.values()))
 
 # %% ../nbs/api/90_recipes.ipynb #336809f9
@@ -179,9 +177,7 @@ def _held(cfg:HirConfig, d:_Dims, shards=1):
 def _activations(cfg:HirConfig, d:_Dims, tokens:int):
     "Bytes that the backward pass of a micro-batch needs."
     a = 2 if cfg.mixed_precision in ('bf16', 'fp16') else _BYTES[cfg.dtype]
-    layer = tokens*a*(6*d.width + 3*d.heads + 2*d.kv + 4*d.inner)
-    if cfg.lora_rank and a == 2: layer += 4*tokens*d.adapted//d.layers
-    return a*tokens*d.width*d.layers + layer if cfg.gradient_checkpointing else layer*d.layers
+    return activations(d, tokens, a, cfg.gradient_checkpointing)
 
 # %% ../nbs/api/90_recipes.ipynb #a87f5d47
 def _sampling_copy(cfg:HirConfig, d:_Dims, gpu=0):
@@ -216,7 +212,8 @@ _PROGRAM = 420_000_000  # bytes of Python with torch, transformers and accelerat
 def _micro_size(cfg:HirConfig, row:int):
     "Rows of the largest micro-batch, and its tokens at most."
     rows = -(-cfg.batch*method_of(cfg).counts(cfg.m)[1]//cfg.minibatches)              # of a minibatch
-    if cfg.micro_tokens: rows = min(rows, max(1, cfg.micro_tokens//row))
+    if cfg.micro_tokens == 'auto': rows = 1            # the least that must fit
+    elif cfg.micro_tokens: rows = min(rows, max(1, cfg.micro_tokens//row))
     else: rows = min(rows, cfg.micro)
     return rows, rows*row
 

@@ -7,6 +7,8 @@ which costs the same. `HIR_WITH_GPU=cpu` rehearses on the CPU with the toy and f
 
 sampling: 32 prompts of 34 to 41 tokens, 6 samples each, 200 tokens, none of them a stop token, at temperature 1. The first call of each
 way stands apart: graphs are recorded in it, and compilers run. Then the median of ROUNDS calls; milliseconds are per token of the batch.
+
+update: see `bench_gpu_update.py`.
 """
 import os
 import sys
@@ -95,7 +97,12 @@ def bench_sampling():
         print(f'{way:40} {first:12.2f}  {1000*each/NEW:10.2f}  {P*M*NEW/each:8,.0f}')
 
 
-PARTS = {'sampling': bench_sampling}
+def bench_learning():
+    from bench_gpu_update import bench_update
+    bench_update()
+
+
+PARTS = {'sampling': bench_sampling, 'update': bench_learning}
 
 def main(parts):
     import torch

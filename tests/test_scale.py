@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, CONFIG_MAPPIN
 from hir.training.batch import PerToken, micro_batches
 from hir.methods.hir import explore, push, spare
 from hir.instructions.instruction import load_instructions
-from hir.policies.policy import Policy, load_policy, pad_rows, _packed_states, same_prompt
+from hir.policies.policy import Policy, layout_of, load_policy, pad_rows, same_prompt, _states
 from hir.policies.processes import _in_step, start
 from hir.policies.engines.hf import HFEngine
 from hir.training.method import Rules, _recomputed
@@ -109,7 +109,7 @@ def test_a_padding_that_turns_into_nan_is_noticed():
 
 def test_a_shared_path_that_computes_something_else_is_not_taken(monkeypatch):
     model = tiny('llama')
-    monkeypatch.setattr('hir.policies.policy._shared_states', lambda body, config, ids, n, T, number: torch.zeros(len(ids), T, 32, dtype=torch.float64))
+    monkeypatch.setattr('hir.policies.policy._shared_states', lambda model, at, body: torch.zeros(len(at.pick), 32, dtype=torch.float64))
     with pytest.warns(UserWarning, match='differ'): assert not Policy(model).share
 
     def broken(*args): raise RuntimeError('no cache here')
@@ -164,11 +164,9 @@ def test_packed_rows_are_the_padded_ones():
     for attention in ('sdpa', 'eager'):
         model = tiny('qwen3', attn_implementation=attention)
         ids, prompt_len, mask = pad_rows(ROWS, 0)
-        length = prompt_len + mask.sum(1).long()
-        padded = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        packed = _packed_states(model.get_decoder(), ids, length)
-        on = torch.arange(ids.shape[1]) < length[:, None]
-        assert (packed[on] - padded[on]).abs().max() < 1e-6 and (packed[~on] == 0).all()
+        packed, padded = (layout_of(ids, prompt_len, mask, packed=how) for how in (True, False))
+        away = _states(model, packed)[packed.pick] - _states(model, padded)[padded.pick]
+        assert away.abs().max() < 1e-6 and packed.ids.shape == (1, sum(len(q) + len(a) for q, a in ROWS))
 
 
 def test_a_flash_model_is_packed(monkeypatch):
@@ -190,14 +188,11 @@ def test_a_flash_model_is_packed(monkeypatch):
     assert seen == [(1, sum(len(q) + len(a) for q, a in ROWS))]
 
 
-def test_a_mask_in_bfloat16_counts_every_token(monkeypatch):
+def test_a_mask_in_bfloat16_counts_every_token():
     "FSDP2 casts what a policy is given, and 257 is not a number of bfloat16."
-    model, seen = tiny('llama', torch.float32), []
-    monkeypatch.setattr(type(model.config), '_attn_implementation', 'flash_attention_2', raising=False)
-    monkeypatch.setattr('hir.policies.policy._packed_states', lambda body, ids, n: seen.append(n.tolist()) or torch.zeros(*ids.shape, 32))
     ids, prompt_len, mask = pad_rows([([5], [6]*257), ([5, 6], [7]*258)], 0)
-    Policy(model, share=False)(ids, prompt_len, mask.bfloat16())
-    assert seen == [[258, 260]]
+    at = layout_of(ids, prompt_len, mask.bfloat16(), packed=True)
+    assert at.ids.shape == (1, 258 + 260) and at.at[0, 258] == 0 and at.pick[0] == 0 and at.pick[-1] == 258 + 258
 
 
 # ---- micro-batches

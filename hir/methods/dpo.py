@@ -40,13 +40,12 @@ def margins(
     x:dict)->Tensor:  # 'ref' (B,T), 'sign' (B,)
     "(U,) h of each unit: how much further the better response rose above the reference than the worse one."
     rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']                     # (B,)
-    _, place = batch.unit.unique(return_inverse=True)
-    return rose.new_zeros(int(place.max()) + 1).index_add(0, place, rose)
+    return rose.new_zeros(batch.units).index_add(0, batch.unit, rose)
 
 def _dpo_loss(beta, out, batch, x, totals):
     h = margins(out.logp, batch, x)
-    n = torch.tensor(float(len(h)), device=h.device)
-    return -F.logsigmoid(beta*h).sum()/totals['units'], {'margin': (h.sum(), n), 'accuracy': ((h > 0).sum(), n)}
+    stats = {'margin': (h.sum(), len(h)), 'accuracy': ((h > 0).sum(), len(h))}
+    return -F.logsigmoid(beta*h).sum()/totals['units'], stats
 
 # %% ../../nbs/methods/dpo.ipynb #29758c09
 def dpo(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LOGITS', 'PolicyError', 'check_tokenizer', 'Clock', 'encode_chat', 'quiet', 'local_place', 'loading', 'pinned',
-           'commit_of', 'tokenizer_at', 'packed_layers', 'load_policy', 'weights_sum', 'same_prompt', 'unshare',
-           'Policy', 'pad_rows']
+           'commit_of', 'tokenizer_at', 'packed_layers', 'load_policy', 'weights_sum', 'same_prompt', 'cannot_fuse',
+           'Layout', 'layout_of', 'unshare', 'layout_for', 'Policy', 'pad_rows']
 
 # %% ../../nbs/api/policies/00_policy.ipynb #773dd986
-import os, re, signal, threading, torch, warnings
+import importlib.util, os, re, signal, threading, torch, warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from pathlib import Path
@@ -300,7 +301,8 @@ def _score_hidden(head, hidden, target, temperature=1.,
     for h, y in zip(hidden.tensor_split(n), target.tensor_split(n)):
         keep = not torch.is_grad_enabled() or n == 1
         out.append(_chunk_score(head, h, y, temperature, entropy) if keep else
-                   checkpoint(_chunk_score, head, h, y, temperature, entropy, use_reentrant=False))
+                   checkpoint(_chunk_score, head, h, y, temperature, entropy, use_reentrant=False,
+                              preserve_rng_state=False))
     return tuple(map(torch.cat, zip(*out)))
 
 # %% ../../nbs/api/policies/00_policy.ipynb #44b55563
@@ -312,32 +314,96 @@ def same_prompt(
     own = torch.arange(width, device=ids.device) < prompt_len[:, None]
     return torch.unique(ids[:, :width].where(own, -1), dim=0, return_inverse=True)[1]
 
+# %% ../../nbs/api/policies/00_policy.ipynb #ab4b9dd9
+def _liger_score(head, hidden, target, temperature=1., chunk=0, entropy=True, agree=int):
+    "`_score_hidden` by liger-kernel, which chooses its own chunks."
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction as Fused
+    kind = hidden.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    if not len(hidden): return hidden.float().sum(1) + 0*head.weight.sum(), hidden.new_zeros(0, dtype=torch.float32)
+    found = Fused.apply(hidden.to(half), head.weight.to(half), target, float(temperature), -100, 1, entropy)
+    if not entropy: return -found, torch.zeros_like(found)
+    return -found[0], found[1].detach().float()
+
+def cannot_fuse(
+    model:nn.Module,   # a causal LM
+    kernel:str)->str:  # none | liger | auto
+    "Why the output projection cannot be computed by that kernel; '' if it can."
+    if kernel == 'none': return 'nobody asked for it'
+    if not importlib.util.find_spec('liger_kernel'): return "liger-kernel is not installed: pip install 'hir[kernel]'"
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None: return f'{type(head).__name__} is not plain, or has a bias'
+    if kernel == 'liger': return ''
+    hopper = model.device.type == 'cuda' and torch.cuda.get_device_capability(model.device) == (9, 0)
+    if not hopper: return 'it pays on Hopper GPUs only'
+    half = torch.bfloat16 in (head.weight.dtype, torch.is_autocast_enabled('cuda') and torch.get_autocast_dtype('cuda'))
+    return '' if half else 'it takes bfloat16 only'
+
+# %% ../../nbs/api/policies/00_policy.ipynb #6f7c4523
+@dataclass(frozen=True)
+class Layout:
+    "Where a forward pass reads and what it gives, for R rows that it reads and N tokens that are learned."
+    ids:torch.Tensor    # (R,L) tokens to read: rows; distinct prompts, where shared; a single row, where packed
+    pick:torch.Tensor   # (N,) which states, counted row after row, the learned tokens follow
+    target:torch.Tensor # (N,) the learned tokens
+    put:torch.Tensor    # (N,) where they stand in the mask, counted row after row
+    at:torch.Tensor|None = None     # (R,L) positions; None: 0, 1, 2, …
+    short:torch.Tensor|None = None  # (R,) columns of padding on the left; None: there are none
+    number:torch.Tensor|None = None # (B,) the prompt of each row, where prompts are shared
+    then:torch.Tensor|None = None   # (B,A) tokens of the responses on top of their prompts
+    then_at:torch.Tensor|None = None# (B,A) their positions
+
+    def mapped(self, f:Callable)->'Layout':
+        "The same with `f` applied to every tensor."
+        there = {x.name: getattr(self, x.name) for x in fields(self)}
+        return replace(self, **{name: f(x) for name, x in there.items() if x is not None})
+
 # %% ../../nbs/api/policies/00_policy.ipynb #d844fd86
-def _read_prompts(body, config, ids, prompt_len):
-    "Last state (P,1,D) of each prompt, the cache of keys and values, and the mask (P,W), None without padding."
-    short = prompt_len.max() - prompt_len                                       # (P,) padding on the left
-    at = torch.arange(int(prompt_len.max()), device=ids.device) - short[:, None]
-    cache, mask = DynamicCache(config=config), (at >= 0).long() if short.any() else None
+def _up(x, step): return -(-x//step)*step
+
+def _prompts_then(
+    ids, prompt_len, # (B,L), (B,)
+    T:int,           # tokens of the longest response
+    number,          # (B,) of `same_prompt`
+    step):           # widths are multiples of it
+    "The fields of a `Layout` that reads each distinct prompt once and puts the responses on top."
+    first = number.new_zeros(int(number.max()) + 1); first[number] = torch.arange(len(ids))
+    own = prompt_len[first]; width = _up(int(own.max()), step); short = width - own      # (P,) padding on the left
+    at = torch.arange(width) - short[:, None]
+    then = prompt_len[:, None] + torch.arange(_up(max(T - 1, 1), step))
+    then = then.clamp(max=ids.shape[1] - 1)                                # beyond: padding, seen by nobody
     at = at.clamp(min=0)
-    out = body(input_ids=ids.gather(1, at), attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True)
-    return out.last_hidden_state[:, -1:], cache, mask
+    return dict(ids=ids[first].gather(1, at), at=at, number=number,
+                short=short if short.any() or step > 1 else None, then=ids.gather(1, then), then_at=then)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #71a151b0
-def _shared_states(
-    body, config,       # decoder and its configuration
-    ids, prompt_len,    # (B,L), (B,)
-    T:int,              # tokens of the longest response
-    number):            # (B,) of `same_prompt`
-    "States (B,T,D) from which the response tokens follow; each distinct prompt is read once."
-    first = number.new_zeros(int(number.max()) + 1); first[number] = torch.arange(len(ids), device=ids.device)
-    last, cache, mask = _read_prompts(body, config, ids[first], prompt_len[first])
+def _seen(
+    short, # (R,) columns of padding on the left; None: there are none
+    q:int, width:int, # the last q of so many columns ask
+    model): # the kind of its attention decides the shape
+    "Which keys each query sees: (R,1,q,width), or (R,width) where attention is not PyTorch's own; None: all before it."
+    if short is None: return None
+    key = torch.arange(width, device=short.device); own = key[width - q:, None]
+    if model.config._attn_implementation != 'sdpa': return (key >= short[:, None]).long()
+    seen = (key <= own) & ((key >= short[:, None, None, None]) | (key == own))          # padding sees itself: no NaN
+    if short.device.type != 'cuda': return seen
+    half = torch.is_autocast_enabled('cuda')
+    dtype = torch.get_autocast_dtype('cuda') if half else model.get_input_embeddings().weight.dtype
+    return torch.zeros((), dtype=dtype, device=seen.device).where(seen, -torch.inf)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #d7df3edb
+def _shared_states(model, found:Layout, body):
+    "States (B·A + B,D) from which the response tokens follow, row after row; each distinct prompt is read once."
+    cache, W, A = DynamicCache(config=model.config), found.ids.shape[1], found.then.shape[1]
+    out = body(input_ids=found.ids, attention_mask=_seen(found.short, W, W, model), position_ids=found.at,
+               past_key_values=cache, use_cache=True)
     for layer in cache.layers:
-        layer.keys, layer.values = (x.index_select(0, number) for x in (layer.keys, layer.values))
-    at = prompt_len[:, None] + torch.arange(max(T - 1, 1), device=ids.device)
-    at = at.clamp(max=ids.shape[1] - 1)                                          # beyond: padding, seen by nobody
-    if mask is not None: mask = torch.cat([mask[number], torch.ones_like(at)], 1)
-    out = body(input_ids=ids.gather(1, at), attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True)
-    return torch.cat([last.index_select(0, number), out.last_hidden_state], 1)
+        layer.keys, layer.values = (x.index_select(0, found.number) for x in (layer.keys, layer.values))
+    short = None if found.short is None else found.short[found.number]
+    last = out.last_hidden_state[:, -1:].index_select(0, found.number)
+    out = body(input_ids=found.then, attention_mask=_seen(short, A, W + A, model), position_ids=found.then_at,
+               past_key_values=cache, use_cache=True)
+    return torch.cat([last, out.last_hidden_state], 1).flatten(0, 1)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #4b0c48c3
 @torch.no_grad()
@@ -350,43 +416,70 @@ def _on_any_device(model):
     finally:
         if own.startswith('flash'): model.set_attn_implementation(own)
 
+# %% ../../nbs/api/policies/00_policy.ipynb #e197589a
 def _cannot_share(model):
     "Why rows cannot share the forward pass of their prompt; '' if they can."
     if getattr(model, 'is_gradient_checkpointing', False): return 'gradient checkpointing keeps no cache'
     odd = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {'DynamicLayer'}
     if odd: return f'its cache has layers of type {", ".join(sorted(odd))}'
-    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6], [3, 4, 5, 6]], device=model.device)
-    ids, length = ids % model.config.get_text_config().vocab_size, torch.tensor([2, 2, 1], device=model.device)
+    ids, length = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 6], [3, 4, 5, 6]]), torch.tensor([2, 2, 1])
+    ids = ids % model.config.get_text_config().vocab_size
     was = model.training; model.eval()
     with _on_any_device(model):
-        plain = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        try: ours = _shared_states(model.get_decoder(), model.config, ids, length, 2, same_prompt(ids, length))
+        plain = model.get_decoder()(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+        at = layout_of(ids, length, torch.ones(3, 2), share=True).mapped(lambda x: x.to(model.device))
+        try: ours = _states(model, at)
         except Exception as e: return f'{type(e).__name__}: {e}'
         finally: model.train(was)
-    plain = torch.stack([plain[b, n - 1:n + 1] for b, n in enumerate(length)])
+    plain = torch.cat([plain[b, n - 1:n + 1] for b, n in enumerate(length)])
     same = torch.allclose(plain, ours, atol=1e-2*plain.abs().max().item())
     return '' if same else 'its states differ by more than 1%'
 
 # %% ../../nbs/api/policies/00_policy.ipynb #3b1e8ea0
-def _packed_states(body, ids, length):
-    "States (B,L,D) of padded rows, computed as one sequence without their padding."
-    at = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    on = at < length[:, None]
-    out = body(input_ids=ids[on][None], position_ids=at[on][None], use_cache=False).last_hidden_state[0]
-    return out.new_zeros(*ids.shape, out.shape[-1]).index_put((on,), out)
+def _packed(ids, prompt_len, mask):
+    "Fields of a `Layout` that reads rows one behind the other, to the last learned token; the start (B,) of each."
+    last = ((mask > 0)*torch.arange(1, mask.shape[1] + 1)).amax(1)
+    at = torch.arange(ids.shape[1]).expand_as(ids)
+    length = prompt_len + last; on = at < length[:, None]
+    return dict(ids=ids[on][None], at=at[on][None]), length.cumsum(0) - length
 
 # %% ../../nbs/api/policies/00_policy.ipynb #334af3fe
-def _response_states(model, ids, prompt_len, mask, share:bool):
-    "States (N,D) from which the response tokens follow, in the order of `mask.nonzero()`."
-    (row, t), body = mask.nonzero(as_tuple=True), model.get_decoder()
+def layout_of(
+    ids:torch.Tensor,        # (B,L) prompt, response, padding
+    prompt_len:torch.Tensor, # (B,) tokens of the prompt
+    mask:torch.Tensor,       # (B,T) 1 on learned tokens
+    share:bool=False,        # read a prompt once for all of its rows?
+    packed:bool=False,       # read rows that share nothing without their padding?
+    step:int=1)->Layout:     # widths of what is shared are multiples of it
+    "Where a forward pass over these rows will read, found on the CPU."
+    ids, prompt_len, mask = ids.cpu(), prompt_len.cpu(), mask.cpu()
+    row, t = mask.nonzero(as_tuple=True)
+    own, T = prompt_len[row] + t, mask.shape[1]
     number = same_prompt(ids, prompt_len) if share else None
     if share and number.max() + 1 < len(ids):
-        return _shared_states(body, model.config, ids, prompt_len, mask.shape[1], number)[row, t]
-    if str(model.config._attn_implementation).startswith('flash'):
-        last = ((mask > 0)*torch.arange(1, mask.shape[1] + 1, device=ids.device)).amax(1)    # learned token
-        hidden = _packed_states(body, ids, prompt_len + last)
-    else: hidden = body(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden[row, prompt_len[row] + t - 1]
+        how = _prompts_then(ids, prompt_len, T, number, step)
+        pick = row*(how['then'].shape[1] + 1) + t
+    elif packed:
+        how, start = _packed(ids, prompt_len, mask)
+        pick = start[row] + own - 1
+    else: how, pick = dict(ids=ids), row*ids.shape[1] + own - 1
+    return Layout(**how, pick=pick, target=ids[row, own], put=row*T + t)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #11e5024a
+class _Passing(DynamicCache):
+    "Hands on the keys and values that it is given."
+    def update(self, keys, values, *args, **kw): return keys, values
+
+def _states(
+    model, found:Layout,
+    cached:bool=True,  # does it take a cache?
+    body=None):        # its decoder, compiled; None: as it is
+    "States, row after row, from which the learned tokens are picked."
+    body = body or model.get_decoder()
+    if found.number is not None: return _shared_states(model, found, body)
+    cache = _Passing() if cached and found.at is None else None
+    out = body(input_ids=found.ids, position_ids=found.at, past_key_values=cache, use_cache=False)
+    return out.last_hidden_state.flatten(0, 1)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #2cb67a38
 LOGITS = 2**25   # held at a time: 128 MiB in float32
@@ -399,14 +492,38 @@ def unshare(
     policy.why, name = why, type(policy.model).__name__
     if why: warnings.warn(f'every row reads its own prompt (setting share): {name}: {why}')
 
+# %% ../../nbs/api/policies/00_policy.ipynb #fbceb107
+def layout_for(
+    policy:'Policy',
+    ids:torch.Tensor, prompt_len:torch.Tensor, mask:torch.Tensor)->Layout: # as in its `forward`
+    "Where a policy's forward pass will read, found on the CPU."
+    config, gpu = policy.model.config, policy.model.device.type == 'cuda'
+    return layout_of(ids, prompt_len, mask, policy.share, str(config._attn_implementation).startswith('flash'),
+                     16 if gpu else 1)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #c257ad0b
+def _compiled(model):
+    "The decoder of a model, compiled for any lengths; a function, so its weights are not counted twice."
+    return torch.compile(lambda **kw: model.get_decoder()(**kw), dynamic=True)
+
+# %% ../../nbs/api/policies/00_policy.ipynb #c6861cc0
+def _scored_at(policy, at:Layout, shape, temperature, entropy):
+    "Log-probabilities and entropies of the learned tokens, each put where it stands in the mask of that shape."
+    states, head = _states(policy.model, at, policy.share, policy.body)[at.pick], policy.model.get_output_embeddings()
+    scored = _score_hidden if cannot_fuse(policy.model, policy.kernel) else _liger_score
+    found = scored(head, states, at.target, temperature, policy.chunk, entropy, policy.agree)
+    return tuple(x.new_zeros(shape.numel()).index_put((at.put,), x).view(shape) for x in found)
+
 # %% ../../nbs/api/policies/00_policy.ipynb #648b334d
 class Policy(nn.Module):
     "A causal language model that scores responses."
     def __init__(self, model:nn.Module, # a causal LM of `transformers`
         chunk:int=0,      # response tokens projected at a time; 0: as many as give `LOGITS`
-        share:bool=True): # read a prompt once for all of its rows, where the model supports it
-        super().__init__()
-        self.model, self.wanted = model, share
+        share:bool=True,  # read a prompt once for all of its rows, where the model supports it
+        kernel:str='none',# that projects onto the vocabulary: none | liger | auto
+        compiled:bool=False): # run the decoder through torch.compile
+        super().__init__(); self.model, self.wanted, self.kernel = model, share, kernel
+        self.body = _compiled(model) if compiled else None
         self.chunk, self.agree = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size), int
         unshare(self, _cannot_share(model) if share else '')
 
@@ -420,13 +537,11 @@ class Policy(nn.Module):
         prompt_len:torch.Tensor, # (B,) tokens of the prompt
         mask:torch.Tensor,       # (B,T) 1 on response tokens
         temperature:float=1.,    # of the softmax
-        entropy:bool=True)->tuple[torch.Tensor, torch.Tensor]: # False: entropies are not asked for, and 0
+        entropy:bool=True,       # False: entropies are not asked for, and 0
+        layout:Layout|None=None)->tuple[torch.Tensor, torch.Tensor]: # of `layout_for`; None: found here
         "Log-probabilities log π(y_t | q, y_<t) (B,T) and entropies H_t (B,T), in nats; 0 off the mask."
-        row, t = mask.nonzero(as_tuple=True)
-        states = _response_states(self.model, ids, prompt_len, mask, self.share)
-        found = _score_hidden(self.model.get_output_embeddings(), states, ids[row, prompt_len[row] + t],
-                             temperature, self.chunk, entropy, self.agree)
-        return tuple(x.new_zeros(mask.shape).index_put((row, t), x) for x in found)
+        at = layout or layout_for(self, ids, prompt_len, mask).mapped(lambda x: x.to(ids.device))
+        return _scored_at(self, at, mask.shape, temperature, entropy)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #12f067eb
 def _both_logits(model):

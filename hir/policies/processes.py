@@ -11,7 +11,8 @@ import importlib, os, signal, threading, uuid
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs,
+                              broadcast_object_list, gather_object)
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,7 +53,8 @@ def start(
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()                            # an earlier run in this process had another
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
-    accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient], **kw)
+    alike = DistributedDataParallelKwargs(broadcast_buffers=False) # none changes, and who is out of memory sends none
+    accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient, alike], **kw)
     _own_threads()
     if accelerator.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
         raise LaunchError('mixed_precision fp16 scales gradients on GPUs only; on a CPU take no or bf16')

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ..schema import (NO_DEFAULT, Count, Names, Options, Positive, Where, accepted, at_least, at_most, function_in,
-                        imported, nearest, settings_of)
+from ..schema import (NO_DEFAULT, AutoCount, Count, Names, Options, Positive, Where, accepted, at_least,
+                        at_most, function_in, imported, nearest, settings_of)
 from ..files import write_atomic
 from ..trust import STRUCK, asks_of, code_in, struck, struck_text
 from ..constraints.constraint import Reading
@@ -63,7 +63,7 @@ class OptimConfig(TaskConfig):
     schedule:Literal['constant', 'linear', 'cosine'] = 'constant'  # of the learning rate after it
     minibatches:Positive = 2    # optimiser steps per step
     micro:Positive = 8          # rows of a micro-batch, per process
-    micro_tokens:Count = 0      # tokens of a micro-batch at most, per process; 0: `micro` rows
+    micro_tokens:AutoCount = 0  # its tokens at most instead; 0: `micro` rows; auto: as many as memory allows
     max_grad_norm:Annotated[float, at_least(1e-12)] = 1.  # gradients are clipped to it
     max_skipped:Positive = 10   # stop after so many steps in a row with a non-finite gradient
     temperature:Annotated[float, at_least(1e-6)] = 1. # of sampling and scoring
@@ -86,6 +86,8 @@ class ScaleConfig(OptimConfig):
     importance_cap:Annotated[float, Where(lambda c: c > 1, 'above 1')] = 2. # weights above it are cut to it, or masked
     share:bool = True           # rows with the same prompt read it once, where the model supports it
     attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
+    kernel:Literal['none', 'liger', 'auto'] = 'none' # that projects onto the vocabulary; auto: liger where it pays
+    compile:bool = False        # torch.compile the policy's decoder for the update
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function
     dtype:Literal['float32', 'bfloat16', 'float16', 'nf4'] = 'float32' # of the weights; nf4: 4 bits, under LoRA
     mixed_precision:Literal['no', 'bf16', 'fp16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where it pays
@@ -294,6 +296,9 @@ def _check_together(cfg:HirConfig):
     if cfg.old == 'engine' and 'entropy' in method_of(cfg).needs and not gives_of(cfg.engine).entropies:
         raise ConfigError(f"setting 'old' cannot be 'engine': method {cfg.method['name']} needs entropies, which "
                           f'{cfg.engine} does not give; with auto or recompute the trainer computes them')
+    for other in ('gradient_checkpointing', 'lora_rank'):
+        if cfg.compile and getattr(cfg, other):
+            raise ConfigError(f"setting 'compile' cannot be true with {other}: not tried together; turn one off")
     if cfg.importance != 'off': _check_importance(cfg)
     if cfg.dtype == 'nf4': return _check_packed(cfg)
     if cfg.dtype != 'float32' and not cfg.lora_rank:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from ..schema import Choice
 from ..constraints.verifier import check, check_loose, ila
+from ..policies.capacity import Room
 from ..policies.importance import Importance, Level, token_weights, unweighted
 from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward, kept
@@ -85,7 +86,7 @@ class Sizes:
     m:int = 6                # responses per instruction
     minibatches:int = 2      # optimiser steps
     micro:int = 32           # rows of a micro-batch, per process
-    micro_tokens:int = 0     # its tokens instead; 0: `micro` rows
+    micro_tokens:int|str = 0 # its tokens instead; 0: `micro` rows; 'auto': as many as fit
     temperature:float = 1.   # of sampling and scoring
     max_grad_norm:float = 1. # gradients are clipped to it
 
@@ -100,3 +101,4 @@ class Parts:
     engine:object           # samples from the policy
     reference:object = None # frozen `Policy`, where the method needs one
     chat:dict = field(default_factory=dict) # passed to the chat template
+    room:Room = field(default_factory=Room) # for micro-batches, with micro_tokens: auto

@@ -13,10 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+from ..policies.capacity import if_it_fits, may_retry
 from ..policies.importance import log_ratios
 from ..policies.rollout import seed_for
 from .batch import Batch, all_of_unit, as_tensors, collate, minibatches
-from .context import Context, StepError, lap, own_parts, part_of, sampling_metrics
+from .context import Context, StepError, lap, micro_tokens_of, own_parts, part_of, sampling_metrics
 from .method import Method, Parts, Rules, Sizes, totals_of
 
 # %% ../../nbs/api/training/05_step.ipynb #9b24a383
@@ -57,7 +58,7 @@ def _idle_units(batch:Batch):
 
 def _share_of_loss(method:Method, policy, b:Batch, totals, temperature, real=True):
     "This part's share of the minibatch loss, and what it logs: name -> (sum, count), or a maximum."
-    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False)[0])
+    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False, b.layout)[0])
     loss, stats = method.loss(out, b, as_tensors(b.extras), totals)
     stats = {'loss': (loss, torch.ones(())), **stats}
     if real: return loss, {name: _as_stat(x) for name, x in stats.items()}
@@ -81,27 +82,49 @@ class _Stat:
         if self.x.ndim: return (self.x[0]/self.x[1].clamp(min=1)).item()
         return 0. if torch.isneginf(self.x) else self.x.item()
 
+def _beside(x, v):
+    "The number, on the device of `x`; one that is on the CPU is not copied but filled in, for which nobody waits."
+    there = isinstance(v, torch.Tensor) and v.device == x.device
+    return v.detach().float() if there else torch.full((), float(v), device=x.device)
+
 def _as_stat(x):
     "What a loss logs, as a `_Stat` without gradient."
-    if isinstance(x, tuple): return _Stat(torch.stack([torch.as_tensor(v).detach().float().to(x[0].device) for v in x]))
+    if isinstance(x, tuple): return _Stat(torch.stack([_beside(x[0], v) for v in x]))
     return _Stat(x.detach().float().reshape(()))
 
 def _merged_stats(sums:dict, stats:dict):
     return {name: sums[name] + x if name in sums else x for name, x in stats.items()}
 
 # %% ../../nbs/api/training/05_step.ipynb #743a1d8d
-def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # index: rows of the minibatch
-    "One optimiser step; its statistics, the norm of the gradient, and whether it was skipped."
+def _added(method, parts, batch, mine, totals, sizes, last=True):
+    "Statistics of own micro-batches, whose gradients add up; with the last one processes exchange theirs, if `last`."
     accelerator, sums = parts.accelerator, {}
-    index = index[batch.learn[index]]
-    totals, busy = totals_of(batch, index), index[~_idle_units(batch)[index]]
-    mine = own_parts(parts.policy, batch, busy, accelerator, sizes.micro, sizes.micro_tokens)
     for i, part in enumerate(mine):
-        with accelerator.no_sync(parts.policy) if i < len(mine) - 1 else nullcontext():
-            b, real = part_of(batch, part, accelerator.device)
+        with nullcontext() if last and i == len(mine) - 1 else accelerator.no_sync(parts.policy):
+            b, real = part_of(parts.policy, batch, part, accelerator.device)
             loss, stats = _share_of_loss(method, parts.policy, b, totals, sizes.temperature, real)
             accelerator.backward(loss*accelerator.num_processes)   # they average their gradients; we want the sum
         sums = _merged_stats(sums, stats)
+    return sums
+
+# %% ../../nbs/api/training/05_step.ipynb #179b1f1b
+def _gradient(method, parts, batch, index, totals, sizes): # index: rows that have a gradient
+    "`_added` over a minibatch, begun again in smaller micro-batches where memory ran out on any process."
+    accelerator, policy = parts.accelerator, parts.policy
+    several, shortest = accelerator.num_processes > 1, int((batch.prompt_len + batch.length).min())
+    def mine(rows=index): return own_parts(policy, batch, rows, accelerator, sizes.micro, micro_tokens_of(parts, sizes))
+    if sizes.micro_tokens != 'auto' or not may_retry(accelerator):
+        return _added(method, parts, batch, mine(), totals, sizes)
+    while (found := if_it_fits(accelerator, lambda: _added(
+            method, parts, batch, mine(), totals, sizes, not several))) is None:
+        parts.optimizer.zero_grad(); parts.room.halve(policy, shortest)
+    return _merged_stats(found, _added(method, parts, batch, mine(index[:0]), totals, sizes)) if several else found
+
+def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # index: rows of the minibatch
+    "One optimiser step; its statistics, the norm of the gradient, and whether it was skipped."
+    accelerator, index = parts.accelerator, index[batch.learn[index]]
+    totals, busy = totals_of(batch, index), index[~_idle_units(batch)[index]]
+    sums = _gradient(method, parts, batch, busy, totals, sizes)
     norm = accelerator.clip_grad_norm_(parts.policy.parameters(), sizes.max_grad_norm)
     finite = bool(torch.isfinite(torch.as_tensor(norm)))
     if finite or accelerator.scaler: parts.optimizer.step()   # in float16 it skips by itself, and lowers its scale
@@ -119,6 +142,7 @@ def update(method:Method, parts:Parts, batch:Batch, sizes:Sizes, seed:int=0)->di
     norms = [norm for _, norm, finite in steps if finite]
     out = {'loss': loss, 'skipped': float(len(steps) - len(norms))}
     if norms: out['grad_norm'] = sum(norms)/len(norms)
+    if sizes.micro_tokens == 'auto': out['micro_tokens'] = parts.room.tokens
     return out | {name: x.value for name, x in sums.items() if name != 'loss'}
 
 # %% ../../nbs/api/training/05_step.ipynb #06148eaa

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'TrainingError', 'trackers_of', 'Job', 'resume', 'fit', 'check_data', 'cautions']
 
 # %% ../../nbs/api/training/10_trainer.ipynb #b478fb75
-import json, math, os, time
+import json, math, os, shutil, time
 import torch
 from accelerate.utils import DistributedType, set_seed
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from ..markup import visible
 from ..progress import bar
 from ..constraints.constraint import describe
 from ..constraints.judge import is_soft
-from ..policies.policy import Policy, commit_of, encode_chat, weights_sum
+from ..policies.policy import Policy, cannot_fuse, commit_of, encode_chat, weights_sum
 from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.precision import device_for, precision_for
@@ -123,7 +123,18 @@ def _optimizer_of(cfg:HirConfig, policy):
 def _policy_to_train(cfg:HirConfig, model):
     "The `Policy` in training: with adapters, recomputed activations and without dropout, as the config says."
     if cfg.lora_rank: model = add_lora(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets)
-    return Policy(recomputing(model) if cfg.gradient_checkpointing else model.eval(), share=cfg.share)
+    model = recomputing(model) if cfg.gradient_checkpointing else model.eval()
+    return Policy(model, share=cfg.share, kernel=cfg.kernel, compiled=cfg.compile)
+
+def _check_fast(cfg:HirConfig, accelerator, model):
+    "A ConfigError where the settings `kernel` and `compile` cannot be had."
+    if cfg.kernel == 'liger' and (why := cannot_fuse(model, 'liger')):
+        raise ConfigError(f"setting 'kernel' cannot be 'liger': {why}")
+    if is_sharded(accelerator) and (cfg.compile or cfg.kernel != 'none'):
+        raise ConfigError("settings 'kernel' and 'compile' were not tried where weights lie in pieces (FSDP, ZeRO-3); "
+                          'leave them out')
+    if cfg.compile and accelerator.device.type == 'cpu' and not shutil.which(os.environ.get('CXX', 'g++')):
+        raise ConfigError("setting 'compile' needs a C++ compiler on a CPU; install g++, or name one in CXX")
 
 def _has_methods(engine):
     "The engine, or a ConfigError that names what it lacks."
@@ -158,6 +169,7 @@ def _prepare_job(cfg:HirConfig, model, tokenizer, engine=None):
     accelerator = start(cfg.cpu, cfg.mixed_precision, log_with=trackers_of(cfg), project_dir=cfg.out)
     _check_whole(cfg, accelerator); check_shared(accelerator, cfg.out); own_weights(accelerator); set_seed(cfg.seed)
     first = _reference_of(cfg, model) if 'reference' in method.needs else None
+    _check_fast(cfg, accelerator, model)
     policy = _policy_to_train(cfg, model)
     optimizer = _optimizer_of(cfg, policy)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, cfg.steps, cfg.warmup, cfg.schedule))
@@ -166,7 +178,7 @@ def _prepare_job(cfg:HirConfig, model, tokenizer, engine=None):
     if 'reference' in method.needs and cfg.lora_rank: reference = AdapterOff(accelerator.unwrap_model(policy))
     engine = _engine_at(cfg, accelerator, policy, tokenizer, engine)
     return Job(accelerator, policy, optimizer, tokenizer, engine, reference, getattr(engine, 'chat', None) or {},
-               scheduler, method)
+               scheduler=scheduler, method=method)
 
 # %% ../../nbs/api/training/10_trainer.ipynb #d2bf3047
 def _print_once(accelerator, text:str):
@@ -221,6 +233,7 @@ def _train_step(cfg:HirConfig, job:Job, train, rules):
     lr = job.optimizer.param_groups[0]['lr']
     def seen(rows, batch): job.whole = False; _log_rows(cfg, job, rows, s, batch)
     metrics, rows = step(job.method, job, instructions, s=s, seed=cfg.seed, rules=rules, sizes=sizes_of(cfg), seen=seen)
+    if job.room.news: _print_once(job.accelerator, job.room.news); job.room.news = ''
     bad = int(metrics['skipped'])
     if bad < cfg.minibatches: job.scheduler.step()      # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
