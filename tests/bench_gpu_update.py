@@ -7,6 +7,7 @@ one of its shape with random weights. `HIR_WITH_GPU=cpu` rehearses on the CPU wi
 The first call of each way stands apart: kernels are chosen in it, and compilers run. Then the median of ROUNDS; peak memory is of the
 last. Wanted on an H100: ours at most 1.5 × plain, TRL at least 1.5 × ours, a whole step at most 2 s. Not run on a card yet.
 """
+import gc
 import os
 import sys
 import time
@@ -120,6 +121,7 @@ def bench_update():
     print(f'update: {name}, {len(batch)} rows, {int(batch.prompt_len.sum() + batch.length.sum()):,} tokens')
     for way, build in ways(model, batch).items():
         if way == 'ours, compiled' and REHEARSAL: print(f'{way:34} not run: takes minutes on a CPU'); continue
+        work = None; gc.collect(); torch.cuda.empty_cache()          # so that the peak is of one way alone
         work = build(); start = measured(work)[0]
         took = [measured(work) for _ in range(ROUNDS)]
         middle = median(t for t, _ in took); first = first or middle

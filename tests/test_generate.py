@@ -10,6 +10,7 @@ from hir.policies.policy import PolicyError
 SMALL = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=128, initializer_range=.2, pad_token_id=0, eos_token_id=1, bos_token_id=2)
 FAMILIES = {'llama': dict(tie_word_embeddings=True), 'qwen2': {}, 'qwen3': dict(head_dim=8), 'gpt2': {}, 'phi3': {},
+            'falcon': dict(alibi=False),                                                          # attends by means of its own
             'mistral': dict(sliding_window=6),                                                    # not in fixed buffers
             'gemma3_text': dict(head_dim=8, sliding_window=6, layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])}
 PROMPTS, STOP, LENGTH = [[5, 6, 7, 8, 9, 10, 11, 12], [5], [20, 21, 22]], [1, 3, 4], 24

@@ -79,7 +79,7 @@ def fitting_tokens(
     shape, cpu = shape_of(policy.model), torch.device(device).type == 'cpu'
     left = .8*(free_bytes(device) if free is None else free) - _still_to_come(policy, optimizer, half)
     word = 6*4*shape.vocab
-    chunk = policy.chunk if cpu else max(1, int(left/8/word))
+    chunk = policy.chunk if cpu else max(64, int(left/8/word))
     size = 2 if half else next(policy.parameters()).element_size()
     checkpointed = getattr(policy.model, 'is_gradient_checkpointing', False)
     each = activations(shape, 1, size, checkpointed)
@@ -116,11 +116,13 @@ def may_retry(accelerator:Accelerator)->bool:
     "Can a minibatch begin again on all processes where memory runs out on one?"
     return not is_sharded(accelerator) and accelerator.distributed_type != DistributedType.DEEPSPEED
 
+_FULL = 'CUDA error: out of memory', 'CUBLAS_STATUS_ALLOC_FAILED'    # as CUDA's own calls say it
+
 def if_it_fits(accelerator:Accelerator, work:Callable)->Any:
     "What `work` gives; None where memory ran out on any process, what it held given back."
     try: found = work()
     except RuntimeError as e:
-        if not should_reduce_batch_size(e): raise
+        if not (should_reduce_batch_size(e) or any(x in str(e) for x in _FULL)): raise
         found = None
     if not any(said(accelerator, found is None)): return found
     found = None; clear_device_cache(garbage_collection=True)

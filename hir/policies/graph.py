@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .generate import Sample, check_entropies, read_prompts, score_draw, uniforms
+from .generate import Sample, check_entropies, read_prompts, score_draw, takes_attention, uniforms
 from .precision import why_uncopied
 
 # %% ../../nbs/api/policies/10_graph.ipynb #ace72de7
@@ -142,6 +142,7 @@ def why_looped(model:nn.Module)->str: # a causal LM
     if kinds: return f'its cache has a {kinds[0].__name__}'
     if own not in ('sdpa', 'eager'): return f'its attention is {own}'
     if 'dynamic' in (found := ' '.join(rope)) or 'longrope' in found: return 'its positions depend on the length'
+    if not takes_attention(model): return 'it attends by means of its own'
     if not getattr(model, '_can_compile_fullgraph', False): return 'transformers does not say that it can be recorded'
     if model.device.type == 'cuda' and model.device.index != torch.cuda.current_device():
         return 'it is not on the current device'
@@ -183,6 +184,10 @@ class FixedSampler:
 
     def forget(self)->None: self.room, self.place, self.steps = None, None, OrderedDict()    # gives the memory back
 
+    def rest(self)->None:
+        "Give back a room that is larger than what is kept from call to call."
+        if self.room and self.room.bytes() > self.kept: self.forget()
+
     def generate(self, prompts:Sequence[Sequence[int]], # P lists of token ids
                  m:int=1,                               # samples per prompt
                  max_new_tokens:int=256,
@@ -203,13 +208,17 @@ def _make_room(sampler, cache, V, new, W, T):
     sampler.room, sampler.place = _Room(cache, V, new, *need[:3]), place
     return sampler.room
 
+# %% ../../nbs/api/policies/10_graph.ipynb #cfd94a3a
+def _autocast_to(kind): return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
 def _take_step(sampler, R, W, sampling):
     "A step of the first R rows and W columns: the first time as it is, then as a graph where there is a GPU."
-    key = R, W, sampling, torch.is_autocast_enabled(sampler.model.device.type)
+    key = R, W, sampling, _autocast_to(sampler.model.device.type)
     if key in sampler.steps: sampler.steps.move_to_end(key); return sampler.steps[key]()
     step = sampler.steps[key] = partial(_step, sampler.model, _view(sampler.room, R, W), sampling)
-    if sampler.record: _take_aside(step, sampler.side); _record(sampler, key)
-    else: step()
+    try: _take_aside(step, sampler.side) if sampler.record else step()
+    except BaseException: sampler.steps.pop(key); raise          # so that the next one records it
+    if sampler.record: _record(sampler, key)
     if len(sampler.steps) > sampler.most: sampler.steps.popitem(last=False)
 
 def _record(sampler, key):
@@ -248,5 +257,4 @@ def _generate_fixed(sampler, prompts, m, T, stop, pad, sampling, generator):
         new = score_draw(logits.repeat_interleave(m, 0), u[:, 0], *sampling)
         _enter(_make_room(sampler, cache, V, new, W, T), cache, mask, m, u, stop)
         found = _decode(sampler, new, W, T, stop, sampling)
-    if sampler.room.bytes() > sampler.kept: sampler.forget()
     return found

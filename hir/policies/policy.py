@@ -333,11 +333,10 @@ def cannot_fuse(
     if not importlib.util.find_spec('liger_kernel'): return "liger-kernel is not installed: pip install 'hir[kernel]'"
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None: return f'{type(head).__name__} is not plain, or has a bias'
-    if kernel == 'liger': return ''
     hopper = model.device.type == 'cuda' and torch.cuda.get_device_capability(model.device) == (9, 0)
-    if not hopper: return 'it pays on Hopper GPUs only'
+    if not hopper: return '' if kernel == 'liger' else 'it pays on Hopper GPUs only'
     half = torch.bfloat16 in (head.weight.dtype, torch.is_autocast_enabled('cuda') and torch.get_autocast_dtype('cuda'))
-    return '' if half else 'it takes bfloat16 only'
+    return '' if half else 'it takes bfloat16 only on a Hopper GPU'
 
 # %% ../../nbs/api/policies/00_policy.ipynb #6f7c4523
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ def _own_threads():
     share = max(1, cores()//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     torch.set_num_threads(min(torch.get_num_threads(), share))
 
+# %% ../../nbs/api/policies/05_processes.ipynb #f9f1a0ee
+def _was_other(before, cpu, precision):
+    "Had an earlier run another precision, or, alone, another kind of device?"
+    wanted = 'cpu' if cpu else 'cuda' if torch.cuda.is_available() else before.device.type
+    return before.mixed_precision != precision or before.num_processes == 1 and before.device.type != wanted
+
 def start(
     cpu:bool=False,            # use the CPU even where there is a GPU
     mixed_precision:str='no', # 'bf16' or 'fp16'; 'no': what the launch file says
@@ -50,8 +56,8 @@ def start(
     "The accelerator of this process; a LaunchError where processes were launched that have no GPU."
     asked = None if mixed_precision == 'no' else mixed_precision
     wanted = asked or os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
-        AcceleratorState._reset_state()                            # an earlier run in this process had another
+    if AcceleratorState._shared_state and _was_other(AcceleratorState(), cpu, wanted): # an earlier run in this process
+        AcceleratorState._reset_state(reset_partial_state=AcceleratorState().num_processes == 1)
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
     alike = DistributedDataParallelKwargs(broadcast_buffers=False) # none changes, and who is out of memory sends none
     accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient, alike], **kw)

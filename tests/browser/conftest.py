@@ -69,7 +69,7 @@ class Notebook:
     "A notebook that was opened in the lab and run from top to bottom; console errors in `page.errors`."
     def __init__(self, chromium, lab, path):
         self.lab, self.page = lab, chromium.new_page(viewport=dict(width=1500, height=1400))
-        page = self.page; page.set_default_timeout(30_000); page.errors = []
+        page = self.page; page.set_default_timeout(30_000); page.errors, page.told = [], []
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' and not HARMLESS.search(m.text) else None)
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.on('dialog', lambda d: (page.errors.append(f'dialog: {d.message}'), d.dismiss()))
@@ -81,12 +81,18 @@ class Notebook:
     def run_all(self):
         "Ask for all cells; a busy lab may not hear the first time."
         for _ in range(5):
+            self.close_dialogs()
             self.page.click('.jp-Notebook .jp-CodeCell'); self.page.keyboard.press('Escape')
             self.page.locator('.lm-MenuBar-item', has_text='Run').click()
             self.page.locator('[data-command="runmenu:run-all"]').click()
             for _ in range(40):
                 if any(p.strip(':') != '[ ]' for p in self.page.evaluate(PROMPTS)): return
                 self.page.wait_for_timeout(250)
+
+    def close_dialogs(self):
+        "Accept what the lab asks before it lets anybody in, such as which kernel, where one was slow to start."
+        for dialog in self.page.locator('dialog.jp-Dialog').all():
+            self.page.told.append(dialog.inner_text()); dialog.locator('.jp-mod-accept').last.click()
 
     def wait_for_all(self, patience=180):
         "Until every cell has a number; `patience`: seconds without any cell coming to its end."
@@ -97,7 +103,7 @@ class Notebook:
             if now != done: done, since = now, time.monotonic()
             if time.monotonic() - since > patience:
                 kernel = self.page.locator('.jp-Notebook-ExecutionIndicator').first.get_attribute('data-status')
-                raise Stalled(f'{now} of {len(prompts)} cells done, kernel {kernel}, prompts {prompts}, console {self.page.errors}')
+                raise Stalled(f'{now} of {len(prompts)} cells done, kernel {kernel}, prompts {prompts}, console {self.page.errors}, dialogs {self.page.told}')
             self.page.wait_for_timeout(250)
 
     def complaints(self):

@@ -89,5 +89,7 @@ def _sample(engine, instructions, m, seeds, sampling):
     try:
         for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
             with lower: drawn += draw(prompts[a:a + per], m, generator=each[a*m:(a + per)*m], **kw)
-    finally: model.train(was)
+    finally:
+        model.train(was)
+        if engine.fixed: engine.fixed.rest()
     return rollouts_of(tok, instructions, prompts, drawn, each) if drawn else []

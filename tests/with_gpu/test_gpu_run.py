@@ -61,7 +61,7 @@ def test_every_precision_takes_steps(tmp_path, on_cpu, name):
 def test_a_resumed_run_is_the_whole_one(tmp_path, on_cpu, name):
     whole, first = (config(tmp_path, n, cpu=on_cpu, **PRECISION[name]) for n in ('whole', 'parts'))
     ran(whole); ran(changed(first, steps=1)); ran(changed(first, resume='auto'))
-    assert (weights(whole) - weights(first)).abs().max() < 1e-4
+    assert (weights(whole) - weights(first)).abs().max() < 5e-4      # a sign that flips in noise is 2e-4 of Adam at this rate
 
 
 @real
