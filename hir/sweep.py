@@ -6,8 +6,9 @@
 __all__ = ['Sweep', 'read_sweep', 'steps_done', 'run_sweep', 'sweep_table']
 
 # %% ../nbs/api/94_sweep.ipynb #ec6f8d7c
-import re, subprocess, sys, time
-from collections.abc import Callable
+import dataclasses, re, signal, subprocess, sys, threading, time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from .files import write_atomic
 from .progress import bar
 from .trust import child_environment
+from .policies.processes import Stopped
 from .evaluation.evaluate import aligned
 from .training.config import ConfigError, make_config, read_settings, worded
 from .training.runlog import read_log
@@ -54,7 +56,7 @@ def read_sweep(
     path:str|Path,          # YAML: config, out, all, runs
     config_at:Callable=str, # what `config` names -> its file
     trust:bool=False)->Sweep: # may it name code, and places elsewhere, as a file of `hir train --trust` may?
-    "The plan, every run checked, or a ConfigError that names the run."
+    "The plan, every run checked, or a ConfigError that names the run; `out` lies beside the plan."
     found = _plan_fields(path)
     base = read_settings(config_at(found['config'])) if found.get('config') else {}
     base = {n: x for n, x in base.items() if n not in ('out', 'resume')} | (found.get('all') or {})
@@ -70,17 +72,28 @@ def _start_run(plan:Sweep, name:str, threads:int, trust:bool):
     line += ['--resume', 'auto'] + ['--trust']*trust
     few = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads)) | {'TOKENIZERS_PARALLELISM': 'false'}
     with open(log, 'a', encoding='utf-8') as f:
-        return subprocess.Popen(line, stdout=f, stderr=subprocess.STDOUT, env=child_environment() | few)
+        return subprocess.Popen(line, stdout=f, stderr=subprocess.STDOUT, env=child_environment() | few,
+                                start_new_session=True)        # Ctrl-C is for us; the run hears SIGTERM from us
 
+# %% ../nbs/api/94_sweep.ipynb #3d71141f
 def steps_done(folder:str|Path)->int: # of a run
     "Its last logged step."
     found = read_log(Path(folder)/'history.jsonl')
     return found[-1]['step'] if found else 0
 
+def _same_settings(plan, name):
+    "A ConfigError where a finished run had other settings than the plan has."
+    now, then = (dataclasses.asdict(make_config(x)) for x in (plan.runs[name], read_settings(plan.out/f'{name}.yaml')))
+    other = next((n for n in now if n != 'steps' and now[n] != then[n]), '')
+    if other: raise ConfigError(f'run {name} is finished with {other} {then[other]}, and the plan says {now[other]}; '
+                                f'give it a new name, or remove {plan.out/name}')
+
 def _all_done(plan:Sweep, name:str):
-    "Has it done all its steps and left a policy?"
+    "Has it done all its steps and left a policy? A ConfigError where that was under other settings."
     steps = make_config(plan.runs[name]).steps
-    return (plan.out/name/'policy').is_dir() and steps_done(plan.out/name) >= steps
+    if not (plan.out/name/'policy').is_dir() or steps_done(plan.out/name) < steps: return False
+    if (plan.out/f'{name}.yaml').is_file(): _same_settings(plan, name)
+    return True
 
 # %% ../nbs/api/94_sweep.ipynb #15bdeedb
 def _words_of_failure(log):
@@ -93,6 +106,18 @@ def _first_over(running:dict):
     while not (over := [name for name, p in running.items() if p.poll() is not None]): time.sleep(.2)
     return over
 
+# %% ../nbs/api/94_sweep.ipynb #82d57d80
+def _stop(*signal): raise Stopped()
+
+@contextmanager
+def _stoppable()->Iterator[None]:
+    "Inside, SIGTERM ends the work as an exception does; in the main thread, that is."
+    ours = threading.current_thread() is threading.main_thread()
+    before = ours and signal.signal(signal.SIGTERM, _stop)
+    try: yield
+    finally:
+        if ours: signal.signal(signal.SIGTERM, before)
+
 # %% ../nbs/api/94_sweep.ipynb #3d41bd50
 def run_sweep(
     plan:Sweep,
@@ -102,7 +127,7 @@ def run_sweep(
     "Run what is not finished. Returns the last words of each run that failed."
     plan.out.mkdir(parents=True, exist_ok=True)
     waiting, running, failed = [n for n in plan.runs if not _all_done(plan, n)], {}, {}
-    with bar(total=len(waiting), desc='runs', progress=progress) as shown:
+    with bar(total=len(waiting), desc='runs', progress=progress) as shown, _stoppable():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -123,6 +148,6 @@ def sweep_table(plan:Sweep)->str:
         evals = read_log(plan.out/name/'eval.jsonl')
         last = evals[-1] if evals else {}
         told = [f'{last[k]:{how}}' if k in last else '–' for k, how in
-                (('sampled', 'd'), ('cpu_seconds', '.0f'), ('ila', '.3f'), ('cla', '.3f'))]
+                (('sampled', 'd'), ('cpu_seconds', '.1f'), ('ila', '.3f'), ('cla', '.3f'))]
         rows.append([name, f'{steps_done(plan.out/name)}/{make_config(values).steps}', *told])
     return aligned(rows)

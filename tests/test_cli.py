@@ -1,4 +1,9 @@
 "Settings that the command line hands on: how the model attends."
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
@@ -161,3 +166,27 @@ def test_a_sweep_names_the_run_that_failed_and_does_the_others(tmp_path, capsys)
     assert 'lost' in table and '0/1' in table and '1/1' in table
     plan.write_text('runs: {a: {stepz: 1}}')
     assert "run a: no setting 'stepz'" in told(capsys, 'sweep', plan)
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=['SIGTERM', 'Ctrl-C'])
+def test_a_sweep_that_is_stopped_lets_its_runs_save(number, status, tmp_path):
+    (tmp_path/'plan.yaml').write_text('config: toy\nout: runs\nall: {steps: 4000, batch: 2, heldout: "", save_every: 0}\nruns: {a: {seed: 1}}\n')
+    def plain(): signal.signal(number, signal.SIG_DFL)         # a shell's background jobs would not hear Ctrl-C
+    sweep = subprocess.Popen([sys.executable, '-m', 'hir', 'sweep', str(tmp_path/'plan.yaml')], preexec_fn=plain, stderr=subprocess.PIPE)
+    run = tmp_path/'runs'/'a'
+    try:
+        while not read_log(run/'history.jsonl'): assert sweep.poll() is None; time.sleep(.1)
+        sweep.send_signal(number)
+        assert sweep.wait(60) == status, sweep.stderr.read()
+    finally: sweep.kill()
+    done = len(read_log(run/'history.jsonl'))
+    assert 0 < done < 4000 and (run/f'checkpoint-{done:06d}').is_dir() and len(read_log(run/'history.jsonl')) == done
+
+
+def test_a_finished_run_whose_settings_have_changed_is_not_taken_for_the_plans(tmp_path, capsys):
+    plan = tmp_path/'plan.yaml'
+    def write(lr): plan.write_text(f'config: toy\nout: runs\nall: {{steps: 1, batch: 2, heldout: "", lr: {lr}}}\nruns: {{a: {{}}}}\n')
+    write('1e-4'); assert main(['sweep', str(plan)]) == 0
+    write('0.0001'); assert main(['sweep', str(plan)]) == 0                    # the same, said otherwise
+    write('1e-2'); said = told(capsys, 'sweep', plan)
+    assert 'run a is finished with lr 0.0001, and the plan says 0.01' in said and 'new name' in said
