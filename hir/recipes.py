@@ -24,8 +24,8 @@ from .instructions.instruction import Instruction, load_instructions
 from .instructions.benchmarks import decompose, file_rows, load
 from .policies.generate import pays_by_columns
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
-from .policies.capacity import activations, shape_of
-from .policies.precision import device_for
+from .policies.capacity import Shape, activations, shape_of
+from .policies.processes import device_for
 from .policies.lora import count_parameters, linear_layers, lora_size, lora_targets, layers_named
 from .policies.engines.vllm import CPU_CACHE, RESERVE
 from .training.config import (ConfigError, HirConfig, attention_of, chat_of, gives_of, method_of,
@@ -131,30 +131,23 @@ def _skeleton(cfg:HirConfig, config):
         raise ConfigError(f"setting 'attention' cannot be {cfg.attention!r} here: {e}") from None
 
 # %% ../nbs/api/90_recipes.ipynb #2685ee3f
-@dataclass(frozen=True)
-class _Dims:
+@dataclass(frozen=True, kw_only=True)
+class _Dims(Shape):
     "What decides how much memory a model takes."
     params:int   # weights of the model
     trained:int  # numbers in training
-    layers:int
-    width:int    # D, of the hidden state
-    heads:int    # H·d, width of all queries
-    kv:int       # K·d, width of all keys
-    inner:int    # I, of the feed-forward part
-    vocab:int    # V
-    adapted:int  # inputs of all layers with an adapter
     linear:int   # weights of linear layers, the output projection among them
 
 # %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     "What decides the memory of a model trained as `cfg` says."
-    s, params = shape_of(model), count_parameters(model)[1]
+    shape, params = shape_of(model), count_parameters(model)[1]
     layers, targets = linear_layers(model), lora_targets(model, cfg.lora_targets) if cfg.lora_rank else ()
     adapted = {n for t in targets for n in layers_named(layers, t)}
-    return _Dims(params, lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params,
-                s.layers, s.width, s.heads, s.kv, s.inner, s.vocab,
-                sum(getattr(layers[n], 'in_features', s.width) for n in adapted),
-                sum(m.weight.numel() for m in layers.values()))
+    inputs = sum(getattr(layers[n], 'in_features', shape.width) for n in adapted)
+    return _Dims(**vars(shape) | {'adapted': inputs}, params=params,
+                 linear=sum(m.weight.numel() for m in layers.values()),
+                 trained=lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params)
 
 # %% ../nbs/api/90_recipes.ipynb #336809f9
 _BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'nf4': 4}   # of a number outside of packed layers
@@ -292,6 +285,7 @@ def _memory_lines(cfg:HirConfig, d:_Dims, prompt:int, device:int, gpu=0):
     yield 'memory    ' + ', '.join(f'{k} {_gigabytes(v)}' for k, v in one.items() if v and k != 'peak')
     why = "to be sent to the engine's copy" if gives_of(cfg.engine).copy else 'for sampling'
     few = ', '.join(f'{_gigabytes(p)} ({n})' for n, p in peaks.items() if n <= 8)
+    if cfg.micro_tokens == 'auto': few = f'at least, with one row at a time (micro_tokens auto): {few}'
     yield (f'peak      {few} per process (sharded over; the weights, {_gigabytes(sizes[2]["gathered"])}, are gathered '
            f'{why})')
     yield from _vllm_lines(cfg, d, prompt + cfg.max_new_tokens, gpu)

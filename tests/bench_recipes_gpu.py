@@ -17,7 +17,7 @@ from changed import changed
 from hir.files import shipped
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import encode_chat, load_policy
-from hir.policies.precision import device_for
+from hir.policies.processes import device_for
 from hir.recipes import dims_of, memory, recipes
 from hir.training.config import read_config
 from hir.training.trainer import fit

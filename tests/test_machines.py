@@ -150,7 +150,7 @@ def test_models_that_are_asked_go_to_the_device_that_is_found(monkeypatch):
     from hir.cli import _engine_asked
     args = argparse.Namespace(suite=None, engine='hf', engine_options='', max_new_tokens=4, chat='', rows=2, temperature=1.,
                               pad_token='', revision='', cpu=False)
-    monkeypatch.setattr(hir.policies.precision, 'device_for', lambda cpu=False: 'meta')
+    monkeypatch.setattr(hir.policies.processes, 'device_for', lambda cpu=False: 'meta')
     assert _engine_asked(args, START).model.device.type == 'meta'
 
 

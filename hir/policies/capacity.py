@@ -40,7 +40,7 @@ def shape_of(model:nn.Module)->Shape: # a causal LM
 
 # %% ../../nbs/api/policies/13_capacity.ipynb #58b70f28
 def activations(
-    shape:Any,       # a `Shape`, or what has its fields
+    shape:Shape,
     tokens:int,      # of a micro-batch
     size:int,        # bytes of a number
     recomputed:bool=False)->int: # are they computed again, layer by layer (gradient_checkpointing)?
@@ -100,7 +100,7 @@ class Room:
         half = accelerator.mixed_precision != 'no'
         found = said(accelerator, fitting_tokens(bare, optimizer, accelerator.device, half))
         self.tokens, bare.chunk = (min(x) for x in zip(*found))
-        self.news = f'micro_tokens {self.tokens:,} (auto), of which {bare.chunk:,} are projected at a time'
+        self.news = f'micro_tokens {self.tokens:,} (auto), of which {min(bare.chunk, self.tokens):,} are projected at a time'
         return self.tokens
 
     def halve(self, policy:nn.Module, shortest:int)->None: # tokens of the shortest row

@@ -47,7 +47,7 @@ class TaskConfig:
     check:Check = 'strict'      # how a constraint is checked: strict | loose
     reading:Reading = 'meant'   # what a constraint says: meant (its sentence) | official (the benchmark's code)
     thinking:Thinking = 'cut'   # a trace before the answer: cut | keep | tags, e.g. reason or [THINK] [/THINK]
-    overlong:Overlong = 'keep'  # truncated responses: keep | mask | penalise | punish | drop
+    overlong:Overlong = 'keep'  # if truncated: keep | mask (no loss) | penalise (earn 0) | punish (-1) | drop
     guard:Guards = ''           # what earns nothing: none or several of copied, repeated, tiny, empty, module:function
     judge:str = ''              # model that judges soft constraints; empty: there are none
     judge_url:str = ''          # its OpenAI-compatible endpoint; empty: that of OPENAI_BASE_URL
@@ -86,10 +86,10 @@ class ScaleConfig(OptimConfig):
     importance_cap:Annotated[float, Where(lambda c: c > 1, 'above 1')] = 2. # weights above it are cut to it, or masked
     share:bool = True           # rows with the same prompt read it once, where the model supports it
     attention:str = ''          # e.g. sdpa, flash_attention_2 (packs rows without padding); empty: transformers' choice
-    kernel:Literal['none', 'liger', 'auto'] = 'none' # that projects onto the vocabulary; auto: liger where it pays
-    compile:bool = False        # torch.compile the policy's decoder for the update
+    kernel:Literal['none', 'liger', 'auto'] = 'none' # of the output projection; auto: liger on Hopper GPUs
+    compile:bool = False        # torch.compile the decoder for the update; not with LoRA or gradient_checkpointing
     optimizer:str = 'adamw'     # adamw | adamw8bit | paged_adamw8bit | module:function
-    dtype:Literal['float32', 'bfloat16', 'float16', 'nf4'] = 'float32' # of the weights; nf4: 4 bits, under LoRA
+    dtype:Literal['float32', 'bfloat16', 'float16', 'nf4'] = 'float32' # of the weights; nf4: 4 bits, for LoRA
     mixed_precision:Literal['no', 'bf16', 'fp16', 'auto'] = 'no' # arithmetic in 16 bits; auto: where it pays
     gradient_checkpointing:bool = False  # recompute activations in the backward pass
     lora_rank:Count = 0         # rank of LoRA adapters; 0: all weights are trained
@@ -104,7 +104,7 @@ class HirConfig(ScaleConfig):
     "All settings of one training run."
     eval_every:int = 10         # steps between evaluations; 0: only at the end
     eval_samples:Positive = 4   # samples per held-out instruction
-    eval_greedy:bool = False    # and a greedy answer to each
+    eval_greedy:bool = False    # also one greedy answer per held-out instruction
     save_every:int = 50         # steps between checkpoints; 0: only at the end
     keep:Positive = 2           # checkpoints kept
     cards_every:int = 20        # steps between sample cards; 0: none
