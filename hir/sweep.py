@@ -81,7 +81,7 @@ def steps_done(folder:str|Path)->int: # of a run
     found = read_log(Path(folder)/'history.jsonl')
     return found[-1]['step'] if found else 0
 
-def _same_settings(plan, name):
+def _still_planned(plan, name):
     "A ConfigError where a finished run had other settings than the plan has."
     now, then = (dataclasses.asdict(make_config(x)) for x in (plan.runs[name], read_settings(plan.out/f'{name}.yaml')))
     other = next((n for n in now if n != 'steps' and now[n] != then[n]), '')
@@ -92,7 +92,7 @@ def _all_done(plan:Sweep, name:str):
     "Has it done all its steps and left a policy? A ConfigError where that was under other settings."
     steps = make_config(plan.runs[name]).steps
     if not (plan.out/name/'policy').is_dir() or steps_done(plan.out/name) < steps: return False
-    if (plan.out/f'{name}.yaml').is_file(): _same_settings(plan, name)
+    if (plan.out/f'{name}.yaml').is_file(): _still_planned(plan, name)
     return True
 
 # %% ../nbs/api/94_sweep.ipynb #15bdeedb

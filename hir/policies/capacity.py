@@ -100,7 +100,8 @@ class Room:
         half = accelerator.mixed_precision != 'no'
         found = said(accelerator, fitting_tokens(bare, optimizer, accelerator.device, half))
         self.tokens, bare.chunk = (min(x) for x in zip(*found))
-        self.news = f'micro_tokens {self.tokens:,} (auto), of which {min(bare.chunk, self.tokens):,} are projected at a time'
+        chunk = min(bare.chunk, self.tokens)
+        self.news = f'micro_tokens {self.tokens:,} (auto), of which {chunk:,} are projected at a time'
         return self.tokens
 
     def halve(self, policy:nn.Module, shortest:int)->None: # tokens of the shortest row

@@ -29,8 +29,8 @@ from ..policies.policy import Policy, cannot_fuse, commit_of, encode_chat, weigh
 from ..policies.rollout import Prompt, seed_for, without_trace
 from ..policies.lora import AdapterOff, add_lora
 from ..policies.precision import precision_for
-from ..policies.processes import (Bell, Gathering, Stopped, check_shared, device_for, gathered, is_sharded, recomputing, start,
-                                    wrap, wrap_frozen)
+from ..policies.processes import (Bell, Gathering, Stopped, check_shared, device_for, gathered, is_sharded,
+                                    recomputing, start, wrap, wrap_frozen)
 from .checkpoint import (checkpoints, chosen_checkpoint, first_error, load_checkpoint, own_weights, publish,
                                      save_checkpoint, save_policy)
 from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, read_known,
