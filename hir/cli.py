@@ -16,7 +16,7 @@ from .constraints.constraint import ConstraintError, use_kinds
 from .constraints.verifier import Thinking
 from .files import DataError, check_output, shipped, write_json
 from .trust import asks_of, code_in, see_working_folder, struck, struck_text
-from .instructions.instruction import Instruction, load_instructions, save_instructions
+from .instructions.instruction import Instruction, Message, load_instructions, save_instructions
 from .markup import shown, visible
 
 # %% ../nbs/api/92_cli.ipynb #e5040676
@@ -493,9 +493,11 @@ def _instruction_asked(args):
     if bool(args.task) == bool(args.data): raise DataError('ask needs a task, or a file with --data, and not both')
     if args.task and not args.constraint:
         raise DataError('a task needs a constraint: -c punctuation:no_comma; `hir kinds` lists them')
-    if args.task: return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint]))
+    before = [Message('system', args.system)] if args.system else []
+    if args.task: return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint], earlier=before))
     found = _own_instructions(_located(args.data))
-    if args.constraint: raise DataError('--constraint goes with a task; the instructions of a file have their own')
+    if args.constraint or args.system:
+        raise DataError('--constraint and --system go with a task; the instructions of a file have their own')
     if args.nth > len(found): raise DataError(f'{args.data}: has {len(found)} instructions, not {args.nth}')
     return _rules_only(found[args.nth - 1])
 
@@ -521,6 +523,7 @@ def _add_ask(sub):
     p.add_argument('task', nargs='?', help='what to ask for, e.g. "Write about the sea."')
     p.add_argument('-c', '--constraint', action='append', default=[], metavar='"ID JSON"',
                    help='a kind and its arguments; again for each: -c punctuation:no_comma')
+    p.add_argument('--system', default='', metavar='TEXT', help='a system prompt before the task')
     p.add_argument('--data', help="a file of instructions in hir's format, in place of a task")
     p.add_argument('--nth', type=_at_least_1, default=1, help='which of its instructions (default: the first)')
     p.add_argument('--beside', metavar='MODEL', help='a second policy, beside the first')

@@ -74,11 +74,11 @@ def training_data(
     if name == 'hir': return _runnable(path, load_instructions(path), reading), {}
     keep, out = [], {'need a judge': 0, 'cannot be taken apart': 0, 'official code cannot check': 0}
     for q in load(name, path).instructions:
-        soft, whole = not judge and any(map(is_soft, q.constraints)), q.template == 'verbatim'
+        soft, whole = not judge and any(map(is_soft, q.constraints)), not q.rewritable
         q = decompose(q.prompt, q.constraints, q.id) if replay and whole and not soft else q
         if soft: out['need a judge'] += 1
         elif reading == 'official' and any(c.refused for c in q.constraints): out['official code cannot check'] += 1
-        elif replay and q.template == 'verbatim': out['cannot be taken apart'] += 1
+        elif replay and not q.rewritable: out['cannot be taken apart'] += 1
         else: keep.append(q)
     if not keep: raise DataError(f'{path}: no instruction can be used; left out: {left_out(out)}')
     return keep, out
@@ -257,7 +257,7 @@ def plan(
     most:int=1000)->dict[str, float]: # prompts measured, about; fewer than twice as many
     "What a run will count to: tokens, responses, rows, updates, epochs; responses at their limit."
     some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
-    prompts = [len(encode_chat(tokenizer, q.prompt, **chat)) for q in some]
+    prompts = [len(encode_chat(tokenizer, q.messages, **chat)) for q in some]
     most, learned = (cfg.batch*n for n in method_of(cfg).counts(cfg.m))
     mean = sum(prompts)/len(prompts)
     return dict(prompt=round(mean), longest=max(prompts), sampled=cfg.batch*cfg.m, most=most, rows=learned,

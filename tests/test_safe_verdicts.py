@@ -244,7 +244,7 @@ def test_a_template_that_loops_is_refused(how, monkeypatch):
     fair = encode_chat(tokenizer, 'Write.')
     tokenizer.chat_template = LOOPS[how]
     def ask():
-        with pytest.raises(PolicyError, match='chat template of .* cannot be used: .*set tokenizer.chat_template'): encode_chat(tokenizer, 'Write.')
+        with pytest.raises(PolicyError, match='chat template of .* cannot be used for roles user: .*set tokenizer.chat_template'): encode_chat(tokenizer, 'Write.')
     assert seconds(ask) < 5
     assert fair and signal.getitimer(signal.ITIMER_REAL) == (0., 0.)
 

@@ -159,8 +159,12 @@ class Constraint:
     kind:str                                # id of its kind
     args:dict = field(default_factory=dict) # what its checker is given
     text:str = ''                           # its sentence, if the data have their own
+    turn:int|None = None                    # position of the earlier message it stands in; None: the last
 
-    def __post_init__(self): object.__setattr__(self, 'args', _checked_arguments(get_kind(self.kind), self.args))
+    def __post_init__(self):
+        object.__setattr__(self, 'args', _checked_arguments(get_kind(self.kind), self.args))
+        if self.turn is None or type(self.turn) is int and self.turn >= 0: return
+        raise ConstraintError(f'{self.kind}: turn must be the position of a message, from 0, not {self.turn!r}')
     def __hash__(self)->int: return hash((self.kind, json.dumps(self.args, sort_keys=True), self.text))
     def __str__(self)->str: return describe(self)
     @cached_property

@@ -54,7 +54,7 @@ def answers_text(
     width:int=100)->str:                     # of a line
     "The prompt, and all answers below it; those of several policies side by side."
     first = next(iter(answers.values()))[0]
-    blocks = ['\n'.join(textwrap.fill(visible(line), width) for line in first.instruction.prompt.split('\n'))]
+    blocks = ['\n'.join(textwrap.fill(visible(line), width) for line in first.instruction.said.split('\n'))]
     if len(answers) > 1: blocks.append(_columns([visible(name) for name in answers], width))
     for i, row in enumerate(zip(*answers.values()), 1):
         blocks.append(f'── {i} ' + '─'*(width - 4 - len(str(i))) + '\n' + _columns(list(map(answer_text, row)), width))

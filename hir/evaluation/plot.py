@@ -250,10 +250,10 @@ def show_rollout(rollout:Rollout|Row)->Card: # scored
     "A card: the instruction with each constraint met or not, the response, and its numbers."
     r = _rollout_of(rollout); _one_instruction([r])
     q = r.instruction
-    markup = element('div', element('b', q.task), *_constraint_lines(q.constraints, r.verdict),
+    markup = element('div', element('b', q.about), *_constraint_lines(q.constraints, r.verdict),
                      element('div', r.response, css=SAID), element('small', _facts(r)), css=BOX)
     lines = [f'  {"✓" if o else "✗"} {describe(c)}' for c, o in zip(q.constraints, r.verdict)]
-    return Card(markup, '\n'.join([q.task, *lines, f'→ {r.response}', _facts(r)]))
+    return Card(markup, '\n'.join([q.about, *lines, f'→ {r.response}', _facts(r)]))
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #afcd8afb
 def _same_constraint(c, new):
@@ -269,8 +269,8 @@ def _still_in(
     for c in old.constraints:
         out.append(bool(rest) and _same_constraint(c, rest[0]))
         if out[-1]: rest.pop(0)
-    if rest or old.task != new.task:
-        raise ValueError(f'not a rewrite of {old.prompt!r}: {new.prompt!r}')
+    if rest or (old.task, old.earlier) != (new.task, new.earlier):
+        raise ValueError(f'not a rewrite of {old.said!r}: {new.said!r}')
     return tuple(out)
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #49204d1d
@@ -293,9 +293,9 @@ def show_rewrite(
     tags, lines = _rewrite_lines(q, keep)
     was, now = (f'{ila(x.verdict):.0f}' for x in (a, b))
     end = f'{sum(keep)} of {len(keep)} constraints kept: ILA {was} → {now}'
-    markup = element('div', element('b', q.task), *tags, element('div', a.response, css=SAID),
+    markup = element('div', element('b', q.about), *tags, element('div', a.response, css=SAID),
                      element('b', 'Replayed as'),
-                     element('div', new.prompt, css='white-space:pre-wrap'),
+                     element('div', new.said, css='white-space:pre-wrap'),
                      element('small', end), css=BOX)
-    said = [f'→ {a.response}', f'replayed as: {new.prompt}', end]
-    return Card(markup, '\n'.join([q.task, *lines, *said]))
+    said = [f'→ {a.response}', f'replayed as: {new.said}', end]
+    return Card(markup, '\n'.join([q.about, *lines, *said]))

@@ -258,9 +258,9 @@ def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i:
     r, j = batch.rollouts[i], done.chosen.get(i)
     says = f'Response {response_names(done)[i]}, {"replayed" if j else "not replayed"}'
     head = Card(element('b', says), says)
-    if j is None: parts = [Card(element('div', r.instruction.prompt, css=SAID), r.instruction.prompt),
+    if j is None: parts = [Card(element('div', r.instruction.said, css=SAID), r.instruction.said),
                            Card(element('div', r.response, css=SAID), r.response)]
-    else: parts = [show_diff(r.instruction.prompt, done.rows[j].rollout.instruction.prompt),
+    else: parts = [show_diff(r.instruction.said, done.rows[j].rollout.instruction.said),
                    show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), done.adv[j])]
     return Card(element('div', head.markup, *(p.markup for p in parts)), '\n'.join(p.text for p in [head, *parts]))
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from jinja2 import TemplateError
 from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
@@ -71,8 +72,9 @@ def _rendered(tokenizer, chat, more):
         with Clock(_PATIENT, _too_long):
             text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **more)
         if len(text) > 1_000_000 + 10*len(str([chat, more])): raise OverflowError(f'it makes {len(text):,} characters')
-    except (TimeoutError, OverflowError, MemoryError, RecursionError) as e:
-        raise PolicyError(f'the chat template of {tokenizer.name_or_path or "the tokenizer"} cannot be used: '
+    except (TemplateError, TimeoutError, OverflowError, MemoryError, RecursionError) as e:
+        raise PolicyError(f'the chat template of {tokenizer.name_or_path or "the tokenizer"} cannot be used '
+                          f'for roles {", ".join(str(m.get("role")) for m in chat[:9])}: '
                           f'{e or type(e).__name__}; set tokenizer.chat_template to another') from e
     return text
 

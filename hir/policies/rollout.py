@@ -55,10 +55,11 @@ def without_trace(
 class Prompt:
     "What a model reads in an instruction's place; an engine takes either."
     instruction:Instruction
-    messages:list|None = None # of {'role': …, 'content': …}; None: the instruction's prompt as a user turn
+    messages:list|None = None # of {'role': …, 'content': …}; None: the instruction's own
     group:int|None = None     # that its responses belong to; None: the position of the prompt
-    @property
-    def prompt(self)->str|list: return self.instruction.prompt if self.messages is None else self.messages
+
+    def __post_init__(self):
+        if self.messages is None: object.__setattr__(self, 'messages', self.instruction.messages)
 
 def instruction_of(prompt:Instruction|Prompt)->Instruction: return getattr(prompt, 'instruction', prompt)
 

@@ -60,7 +60,7 @@ def _asked_runs(q, n):
 def copied(rollout:Rollout)->bool:
     "Is the response mostly the prompt?"
     q = rollout.instruction
-    known = {*_runs_of(_pieces_of(q.prompt), 5)} - _asked_runs(q, 5)
+    known = {*_runs_of(_pieces_of(q.said), 5)} - _asked_runs(q, 5)
     return _share_in(_pieces_of(rollout.response), 5, known) >= .75
 
 # %% ../../nbs/api/replays/03_guard.ipynb #38f0c2bc

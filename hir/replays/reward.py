@@ -23,7 +23,7 @@ def _verdicts_of(rollouts, check, judge):
     "A verdict each, None where the judge gave no answer; what has no answer satisfies nothing."
     silent = [bool(r.trace) and not r.response for r in rollouts]
     asked = [r for r, empty in zip(rollouts, silent) if not empty]
-    items = [(r.instruction.task, r.instruction.constraints, r.response) for r in asked]
+    items = [(r.instruction.about, r.instruction.constraints, r.response) for r in asked]
     if judge is None: found = iter([verify(cs, text, check, thinking='keep') for _, cs, text in items])
     else: found = iter(verify_with(judge, items, check, thinking='keep')[0])
     return [Verdict([False]*len(r.instruction)) if empty else next(found) for r, empty in zip(rollouts, silent)]

@@ -69,8 +69,8 @@ def hindsight(
     check:Callable[[Constraint, str], bool]=check, # strict or loose, as they were verified
     instead:Mapping[int, Constraint]|None=None)->Instruction|None: # position -> one to ask for there
     "q' = q with only the constraints of `keep`, satisfied by `response`; None if none is left. May be a RewriteError."
-    if q.template == 'verbatim':
-        raise RewriteError(f'an instruction with template "verbatim" cannot be rewritten: {q.prompt[:60]!r}')
+    if not q.rewritable:
+        raise RewriteError(f'an instruction with template "verbatim" cannot be rewritten: {q.said[:60]!r}')
     found = [c if o else (instead or {}).get(i) for i, (c, o) in enumerate(zip(q.constraints, keep, strict=True))]
     kept = [c for c in found if c is not None]
     while kept:
@@ -127,6 +127,6 @@ def replay(
     other = {i: c for i, c in other.items() if c is not None and check(c, r.response)}
     q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, other)
     if q is None: return None
-    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.prompt, **chat or {})),
+    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.messages, **chat or {})),
                       verdict=Verdict([is_soft(c) or check(c, r.response) for c in q.constraints]))   # judged before
     return Row(rollout, reward, row.source, r, 'replay')

@@ -182,7 +182,9 @@ def _engine_meant(ctx, who):
                     rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, graph=False, **limits)
 
 # %% ../../nbs/api/training/04_context.ipynb #71e6b9bb
-def _plainly(prompt): return prompt.instruction if prompt.messages is None else prompt   # what any engine knows
+def _plainly(prompt):
+    "What any engine knows: the instruction itself, where its own messages are asked."
+    return prompt.instruction if prompt.messages == prompt.instruction.messages else prompt
 
 def _sampled(ctx, prompts, n, tag, who, sampling):
     "Scored rollouts of all prompts, the same on every process."

@@ -36,9 +36,9 @@ def card(rows:Sequence, s:int)->str: # of `Row`
     r = (again or rows[0]).origin
     marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}'
              for c, ok in zip(r.instruction.constraints, r.verdict)]
-    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.prompt), '',
+    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.said), '',
              '**Answered:**', '', code_block(r.response), '', *marks, '']
-    if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.prompt), '']
+    if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.said), '']
     return '\n'.join(lines) + '\n'
 
 def cut_cards(path:str|Path, last:int)->None:
@@ -66,8 +66,8 @@ def _record_of_row(rows, i:int, s:int, used):
     "The log's record of row i in step s."
     row = rows[i]; r = row.rollout
     verdicts = [[c.kind, bool(ok)] for c, ok in zip(r.instruction.constraints, r.verdict)]
-    again = dict(prompt=r.instruction.prompt, source=row.source) if row.replay else None
-    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.prompt,
+    again = dict(prompt=r.instruction.said, source=row.source) if row.replay else None
+    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.said,
                 response=r.response, trace=r.trace, verdicts=verdicts, reading=r.reading, reward=row.reward,
                 replay=again, used=used)
 

@@ -413,7 +413,7 @@ def check_data(cfg:HirConfig, train:Sequence)->None: # of `Instruction`
     soft = next((c for q in train for c in q.constraints if is_soft(c)), None)
     if soft and not cfg.judge:
         raise TrainingError(f'{describe(soft)!r} needs a judge; name its model in the setting judge')
-    fixed = next((q for q in train if q.template == 'verbatim'), None)
+    fixed = next((q for q in train if not q.rewritable), None)
     if 'rewrite' in method.needs and fixed:
         raise TrainingError(f'{fixed.prompt[:60]!r}: an instruction with template "verbatim" cannot be rewritten, as '
                             f'method {name} does; name the template it was made with, or train with another method '
@@ -423,9 +423,10 @@ def check_data(cfg:HirConfig, train:Sequence)->None: # of `Instruction`
 
 # %% ../../nbs/api/training/10_trainer.ipynb #51976b2d
 def _longest_prompt(cfg:HirConfig, tokenizer, train, tried=20):
-    "Tokens of the longest prompt, among those with the most characters."
-    long = sorted((q.prompt for q in train), key=len)[-tried:]
-    return max(len(encode_chat(tokenizer, prompt, **chat_of(cfg.chat))) for prompt in long)
+    "Tokens of the longest prompt, among those with the most characters and one of each sequence of roles."
+    chats = sorted((q.messages for q in train), key=lambda chat: sum(len(m['content']) for m in chat))
+    each = {tuple(m['role'] for m in chat): chat for chat in chats}      # some templates refuse a system prompt
+    return max(len(encode_chat(tokenizer, chat, **chat_of(cfg.chat))) for chat in [*each.values(), *chats[-tried:]])
 
 def cautions(cfg:HirConfig, train:Sequence, tokenizer:Any, config:Any)->Iterator[str]:  # `config`: the model's
     "What of a run will not be as expected, each in a line with its remedy."

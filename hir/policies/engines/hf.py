@@ -81,7 +81,7 @@ def _sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
     tok, drawn, per, model = engine.tokenizer, [], max(1, engine.rows // m), _model_sampled(engine)
     each = [seed_for(s, j) for s in seeds for j in range(m)]
-    prompts = [encode_chat(tok, q.prompt, **engine.chat) for q in instructions]
+    prompts = [encode_chat(tok, q.messages, **engine.chat) for q in instructions]
     kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
     was, low = model.training, _HALF.get(engine.autocast) if model is engine.model else None   # a copy is in 16 bits
     lower = torch.autocast(model.device.type, low, bool(low))

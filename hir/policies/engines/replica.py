@@ -80,7 +80,7 @@ class CopyEngine:
             raise EngineError('the model has changed since the last sync; '
                               'call engine.sync(model) before engine.generate')
         if not instructions: return []
-        prompts = [encode_chat(self.tokenizer, q.prompt, **self.chat) for q in instructions]
+        prompts = [encode_chat(self.tokenizer, q.messages, **self.chat) for q in instructions]
         each = [seed_for(s, j) for s in seeds_for(seeds, len(prompts)) for j in range(m)]
         kw = dict(stop=stop_ids(self.model, self.tokenizer)) | self.sampling | sampling
         samples = self.llm.draw([p for p in prompts for _ in range(m)], each, **kw | dict(stop=sorted(kw['stop'])))
