@@ -24,6 +24,7 @@ from ..replays.select import (always, at_random, balanced, batch_quota, both, ca
 from ..training.advantage import grpo, plain, reinforce_pp, rloo, terminal
 from ..training.batch import PerToken, ragged
 from ..training.context import StepError, lap, mean
+from ..training.gradient import recorded
 from ..training.loss import (clip_pg, clip_stats, k1, k2, k3, kl_penalty, seq_mean_token_mean, seq_mean_token_sum,
                                token_mean)
 from ..training.method import Method
@@ -95,11 +96,9 @@ def rescore(score:Callable[[Sequence[Row]], Tensor], rows:Sequence[Row])->Tensor
     return score(rows)
 
 # %% ../../nbs/methods/hir.ipynb #e099a884
-def _recorded(rows): return ragged([row.old for row in rows], max(len(row.old) for row in rows))
-
 def _known_or_scored(rows, ctx):
     "What was recorded for originals; replays are scored under their new prompt."
-    old, again = _recorded(rows), [i for i, row in enumerate(rows) if row.replay]
+    old, again = recorded(rows), [i for i, row in enumerate(rows) if row.replay]
     scored = ctx.logps([rows[i] for i in again])
     old[again, :scored.shape[1]] = scored
     return old

@@ -90,10 +90,11 @@ def ratio(
 def gain(
     rho:Tensor,    # (B,T) ratio
     adv:Tensor,    # (B,T) advantages
-    clip:float=.2, # ε, half-width of the trust region
+    clip:float|tuple[float, float]=.2, # ε, half-width of the trust region; a pair: below 1 and above it
     dual_clip:float|None=3.)->Tensor: # c > 1, ratio beyond which a negative advantage stops pushing; None: never
     "What the policy gains on each token (B,T), min(ρA, clip(ρ, 1−ε, 1+ε)A); where A < 0 not less than cA."
-    g = torch.min(rho * adv, rho.clamp(1 - clip, 1 + clip) * adv)
+    low, high = clip if isinstance(clip, tuple) else (clip, clip)
+    g = torch.min(rho * adv, rho.clamp(1 - low, 1 + high) * adv)
     return g if dual_clip is None else torch.where(adv < 0, torch.max(g, dual_clip * adv), g)
 
 # %% ../../nbs/api/training/01_loss.ipynb #4d986b7f
@@ -102,7 +103,7 @@ def clip_pg(
     old:Tensor,                    # (B,T) log pi_old
     adv:Tensor,                    # (B,T) advantages
     mask:Tensor,                   # (B,T) 1 on response tokens
-    clip:float=.2,                 # half-width of the trust region
+    clip:float|tuple[float, float]=.2, # half-width of the trust region, or (below, above)
     dual_clip:float|None=3.,       # cap on the ratio where adv < 0; None: no cap
     aggregate:Callable=token_mean, # how tokens become one number: (x, mask, tokens, rows) -> ()
     tokens:Tensor|int|None=None,   # response tokens in the global minibatch
@@ -118,7 +119,7 @@ def clip_stats(
     old:Tensor,    # (B,T) log pi_old
     adv:Tensor,    # (B,T) advantages
     mask:Tensor,   # (B,T) 1 on response tokens
-    clip:float=.2, # half-width of the trust region
+    clip:float|tuple[float, float]=.2, # half-width of the trust region, or (below, above)
     dual_clip:float|None=3.)->dict[str, Tensor]: # cap on the ratio where adv < 0; None: no cap
     "Sums () over response tokens: where the clips bind and how far the policy has moved; `ratio_max` is a maximum."
     on = mask.bool()
