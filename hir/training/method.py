@@ -88,6 +88,8 @@ class Sizes:
     micro:int = 32           # rows of a micro-batch, per process
     micro_tokens:int|str = 0 # its tokens instead; 0: `micro` rows; 'auto': as many as fit
     temperature:float = 1.   # of sampling and scoring
+    max_new_tokens:int = 2048 # length limit of a response
+    max_new_tokens:int = 2048 # length limit of a response
     max_grad_norm:float = 1. # gradients are clipped to it
 
 # %% ../../nbs/api/training/03_method.ipynb #82b09873
