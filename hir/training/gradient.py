@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['group_mean', 'group_std', 'earned', 'by_constraint', 'example_rows', 'recorded', 'credited', 'clipped_loss',
-           'policy_gradient', 'look']
+           'policy_gradient', 'group_normalised', 'look']
 
 # %% ../../nbs/api/training/11_gradient.ipynb #3e79a28b
 import torch
@@ -73,24 +73,32 @@ def credited(credit:Callable, rows:Sequence[Row], batch:Batch, ctx:Context)->dic
     return dict(old=PerToken(recorded(rows)), adv=PerToken(adv), idle=(adv == 0).all(1))
 
 # %% ../../nbs/api/training/11_gradient.ipynb #a642232f
-def clipped_loss(clip, dual_clip, out, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # of `clip_pg`
-    "PPO's loss, a mean over the tokens of the minibatch, and what was clipped."
+def clipped_loss(clip, dual_clip, aggregate, out, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # of `clip_pg`
+    "PPO's loss and what was clipped."
     s = clip_stats(out.logp, x['old'], x['adv'], batch.mask, clip, dual_clip)
     stats = {'clip': (s['clipped'], s['tokens']), 'kl_old': (s['kl_old'], s['tokens']), 'ratio_max': s['ratio_max']}
-    loss = clip_pg(out.logp, x['old'], x['adv'], batch.mask, clip, dual_clip, token_mean, totals['tokens'],
+    loss = clip_pg(out.logp, x['old'], x['adv'], batch.mask, clip, dual_clip, aggregate, totals['tokens'],
                    totals['rows'], batch.weight)
     return loss, stats
 
+# %% ../../nbs/api/training/11_gradient.ipynb #52fd136f
 def policy_gradient(
     credit:Callable,       # (rows, batch, ctx) -> (B,) or (B,T), what each response or token is pushed by
     clip:float|tuple[float, float]=.2, # half-width of the trust region, or (below, above)
     dual_clip:float|None=None, # cap on the ratio where the advantage is negative
+    aggregate:Callable=token_mean, # how tokens become one number
     loss:Callable|None=None,   # (out, batch, extras, totals) -> its share, stats; None: PPO's
     rows:Callable=_all_drawn,  # (instructions, ctx) -> rows
     needs:tuple=('old',), **more)->Method: # of `Method`
     "A method that learns by a policy gradient from the rows, each once."
-    return Method(rows, loss or partial(clipped_loss, clip, dual_clip), partial(credited, credit), needs=needs,
+    return Method(rows, loss or partial(clipped_loss, clip, dual_clip, aggregate), partial(credited, credit), needs=needs,
                   policy_gradient=True, **more)
+
+# %% ../../nbs/api/training/11_gradient.ipynb #6ea4b692
+def group_normalised(rows:Sequence[Row], batch:Batch, ctx:Context)->Tensor:
+    "(B,) GRPO's advantage, the credit of many methods: a reward in its group's sample deviations."
+    r, g = batch.reward, batch.group
+    return (r - group_mean(r, g))/(group_std(r, g) + 1e-6)
 
 # %% ../../nbs/api/training/11_gradient.ipynb #a62f562a
 def look(

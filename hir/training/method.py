@@ -7,7 +7,7 @@ __all__ = ['NEEDS', 'Check', 'Old', 'Method', 'totals_of', 'Rules', 'Sizes', 'Pa
 
 # %% ../../nbs/api/training/03_method.ipynb #0b906e23
 import torch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -103,4 +103,5 @@ class Parts:
     engine:object           # samples from the policy
     reference:object = None # frozen `Policy`, where the method needs one
     chat:dict = field(default_factory=dict) # passed to the chat template
+    pool:Sequence = ()      # all instructions to train on, for a method that asks further ones in a step
     room:Room = field(default_factory=Room) # for micro-batches, with micro_tokens: auto

@@ -337,7 +337,7 @@ def fit(
     with claimed(cfg.out, lead=os.environ.get('RANK', '0') == '0'):
         cfg, settled = _settled(cfg, model)
         job = _prepare_job(cfg, model, tokenizer, engine)
-        job.sums = data_sums(cfg, train) | _model_marks(cfg, model)
+        job.sums, job.pool = data_sums(cfg, train) | _model_marks(cfg, model), train
         try:
             if settled: _print_once(job.accelerator, settled)
             for text in cautions(cfg, train, tokenizer, model.config): _print_once(job.accelerator, f'WARNING: {text}')
