@@ -242,7 +242,7 @@ def resolved(
     out = {}
     for s in settings_of(f).values():
         choice = next((e for e in get_args(s.hint) if isinstance(e, Choice)), None)
-        try: out[s.name] = (choice or (lambda value: as_type(value, s.hint)))(values[s.name])
+        try: out[s.name] = (choice or (lambda value: _as_setting(value, s.hint)))(values[s.name])
         except ValueError as e: raise ValueError(f'{f.__name__}: setting {s.name!r} {e}') from None
     return SimpleNamespace(**out)
 

@@ -1,0 +1,27 @@
+"The contract that every method of the gallery meets: two steps each, in one piece and in many."
+import pytest
+
+from hir.training.config import methods
+from test_methods import METHODS, run, same, weights, far
+from hir.files import shipped
+from hir.policies.policy import load_policy
+
+GALLERY = sorted(set(methods()) - {m['name'] for m in METHODS.values()})
+SETTINGS = {}
+every_neighbour = pytest.mark.parametrize('name', GALLERY)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    for name in GALLERY: monkeypatch.setitem(METHODS, name, {'name': name} | SETTINGS.get(name, {}))
+
+
+@every_neighbour
+def test_a_step_in_pieces_is_the_step_in_one(tmp_path, name):
+    same(run(name, tmp_path/'one', micro=1), run(name, tmp_path/'all', micro=1000))
+
+
+@every_neighbour
+def test_it_learns_with_adapters_alone(tmp_path, name):
+    found, history, _ = run(name, tmp_path, lora_rank=2, lr=.3)
+    assert far(found, weights(load_policy(shipped('toy/start'))[0])) > 1e-4
