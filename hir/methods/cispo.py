@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cispo']
 
-# %% ../../nbs/methods/cispo.ipynb #792998d5
+# %% ../../nbs/methods/cispo.ipynb #9fd24e37
 from functools import partial
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from ..training.gradient import group_normalised, policy_gradient
 from ..training.loss import ratio, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/cispo.ipynb #f8252f29
+# %% ../../nbs/methods/cispo.ipynb #495e2dd4
 def _cispo_loss(cap, out, batch, x, totals):
     rho = ratio(out.logp.detach(), x['old'])                                    # (B,T)
     each = -rho.clamp(max=cap)*x['adv']*out.logp*batch.weight

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['dr_grpo']
 
-# %% ../../nbs/methods/dr_grpo.ipynb #a89ffb7a
+# %% ../../nbs/methods/dr_grpo.ipynb #4954df0c
 from typing import Annotated
 
 from ..schema import at_least, resolved
@@ -13,7 +13,7 @@ from ..training.gradient import group_mean, policy_gradient
 from ..training.loss import seq_mean_token_sum
 from ..training.method import Method
 
-# %% ../../nbs/methods/dr_grpo.ipynb #ac66752e
+# %% ../../nbs/methods/dr_grpo.ipynb #b6f2d1c4
 def _above_mean(rows, batch, ctx):
     "(B,) r − r̄, over the length limit."
     return (batch.reward - group_mean(batch.reward, batch.group))/ctx.sizes.max_new_tokens

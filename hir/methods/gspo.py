@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sequence_ratio', 'gspo']
 
-# %% ../../nbs/methods/gspo.ipynb #75f421b8
+# %% ../../nbs/methods/gspo.ipynb #56457442
 from functools import partial
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from ..training.gradient import group_normalised, policy_gradient
 from ..training.loss import seq_mean_token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/gspo.ipynb #19222119
+# %% ../../nbs/methods/gspo.ipynb #0ef4f6fd
 def sequence_ratio(logp, old, mask):
     "(B,T) the geometric mean of the ratios of a response, on each of its tokens, with the gradient of that token."
     away = (logp - old)*(mask != 0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mdp_grpo']
 
-# %% ../../nbs/methods/mdp_grpo.ipynb #fe120aef
+# %% ../../nbs/methods/mdp_grpo.ipynb #b3d25c01
 import math
 import torch
 from functools import partial
@@ -19,7 +19,7 @@ from ..training.gradient import by_constraint, clipped_loss, credited
 from ..training.loss import k3, seq_mean_token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/mdp_grpo.ipynb #1958f761
+# %% ../../nbs/methods/mdp_grpo.ipynb #e4939869
 def _squashed(u): return torch.where(u >= 0, 2., 1.25)*torch.tanh(.8*u)
 
 def _prospects(a, v):
@@ -29,7 +29,7 @@ def _prospects(a, v):
     delta = (d - max(.5, d.mean().item()))/math.sqrt(m/(4*K))
     return (1 - a)*_squashed(z) + a*_squashed(delta)
 
-# %% ../../nbs/methods/mdp_grpo.ipynb #715f92bb
+# %% ../../nbs/methods/mdp_grpo.ipynb #c219f973
 def _rows_at(temperatures, instructions, ctx):
     "m responses to each instruction, equally many at each temperature."
     each, left = divmod(ctx.sizes.m, len(temperatures))
@@ -37,7 +37,7 @@ def _rows_at(temperatures, instructions, ctx):
     drawn = [row for t in temperatures for row in ctx.draw(instructions, each, f'at {t:g}', temperature=t)]
     return with_sources(sorted(drawn, key=lambda row: row.group))
 
-# %% ../../nbs/methods/mdp_grpo.ipynb #46ebe13b
+# %% ../../nbs/methods/mdp_grpo.ipynb #daadf6e3
 def _mdp_prepare(a, rows, batch, ctx):
     extras = credited(lambda rows, batch, ctx: by_constraint(rows, partial(_prospects, a)), rows, batch, ctx)
     return extras | dict(ref=PerToken(ctx.logps(rows, 'reference')), idle=torch.zeros(len(rows), dtype=torch.bool))
@@ -45,8 +45,9 @@ def _mdp_prepare(a, rows, batch, ctx):
 def _mdp_loss(s, out, batch, x, totals):
     loss, stats = clipped_loss(s.clip, None, seq_mean_token_mean, out, batch, x, totals)
     strength = torch.where(x['adv'] >= 0, s.kl_gain, s.kl_loss)                   # (B,T)
-    leash = seq_mean_token_mean(strength*k3(out.logp, x['ref'])*batch.weight, batch.mask, totals['tokens'], totals['rows'])
-    return loss + leash, stats | {'leash': (leash, 1)}
+    kl = k3(out.logp, x['ref'])
+    leash = seq_mean_token_mean(strength*kl*batch.weight, batch.mask, totals['tokens'], totals['rows'])
+    return loss + leash, stats | {'kl': ((kl*(batch.mask != 0)).sum(), (batch.mask != 0).sum())}
 
 def _as_temperatures(text):
     "The numbers of a comma-separated text."
@@ -55,7 +56,7 @@ def _as_temperatures(text):
     if min(found) <= 0: raise ValueError(f'temperatures must be above 0, not {text!r}')
     return found
 
-# %% ../../nbs/methods/mdp_grpo.ipynb #e070cf6b
+# %% ../../nbs/methods/mdp_grpo.ipynb #e0f75fc7
 def mdp_grpo(
     aspiration:Annotated[float, at_least(0), at_most(1)]=.2, # a, weight of the aspiration beside the siblings
     temperatures:Names='.1,.4,.7,1', # of sampling; m is shared out over them

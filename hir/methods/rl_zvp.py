@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rl_zvp']
 
-# %% ../../nbs/methods/rl_zvp.ipynb #1ee6e919
+# %% ../../nbs/methods/rl_zvp.ipynb #b08eea7f
 from functools import partial
 from typing import Annotated
 import torch
@@ -15,7 +15,7 @@ from ..training.batch import ragged
 from ..training.gradient import earned, group_mean, group_std, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/rl_zvp.ipynb #78dbfe7a
+# %% ../../nbs/methods/rl_zvp.ipynb #6b0c962d
 def _entropies(rows, T): return ragged([row.rollout.entropies for row in rows], T)      # (B,T)
 
 def _zvp(s, rows, batch, ctx):
