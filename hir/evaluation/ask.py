@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from ..constraints.constraint import Constraint, ConstraintError, describe
 from ..constraints.judge import is_soft
+from ..constraints.spans import deciding
 from ..markup import visible
 from ..policies.rollout import Rollout
-from .view import deciding
 
 # %% ../../nbs/api/evaluation/05_ask.ipynb #19333233
 def constraint_in(word:str)->Constraint: # e.g. 'keywords:existence {"keywords": ["sea"]}'
