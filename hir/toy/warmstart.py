@@ -92,7 +92,7 @@ def lesson_plan(
 def _lesson_rows(tokenizer, rng, n, lesson=draw_lesson, **kw):
     "n lessons as (prompt ids, answer ids) rows; `kw` goes to `lesson`."
     pairs = [lesson(rng, **kw) for _ in range(n)]
-    return [(encode_chat(tokenizer, q.prompt),
+    return [(encode_chat(tokenizer, getattr(q, 'messages', q)),
              tokenizer(a, add_special_tokens=False)['input_ids'] + [tokenizer.eos_token_id]) for q, a in pairs]
 
 def _cosine(step, steps, warmup=100):
@@ -106,7 +106,7 @@ def warm_start(
     rows:int=32,                       # lessons in each
     lr:float=3e-3, seed:int=0,
     plan:Callable[[float], dict]=lesson_plan, # share of the training done -> arguments of `lesson`
-    lesson:Callable=draw_lesson,       # (rng, **arguments) -> instruction and answer
+    lesson:Callable=draw_lesson,       # (rng, **arguments) -> instruction, or its chat, and answer
     progress:bool=True)->list[float]:  # show a progress bar?
     "Train `model` in place on the lessons of `plan`; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
