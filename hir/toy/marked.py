@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['marked_vocabulary', 'marked_lesson', 'marked_start']
 
-# %% ../../nbs/api/toy/06_marked.ipynb #7b3b36ab
+# %% ../../nbs/api/toy/06_marked.ipynb #b8ca62b9
 import random
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.verifier import verify
-from ..replays.feedback import (AGAIN, CRITIC, critique_messages, feedback_text, level_messages, mark_messages,
-                                  revision_messages)
+from ..replays.feedback import (AGAIN, CRITIC, critique_messages, feedback_text, hinted_messages, level_messages,
+                                  mark_messages, revision_messages)
 from .toy import toy_witness
 from .warmstart import draw_lesson, lesson_plan, toy_model, toy_tokenizer, toy_vocabulary, warm_start
 
-# %% ../../nbs/api/toy/06_marked.ipynb #46fcf976
+# %% ../../nbs/api/toy/06_marked.ipynb #01929cbe
 _WORDS = f'Met Not met : Meet of . A good bad answer 0 {AGAIN} {CRITIC}'.split()
 
 def marked_vocabulary()->list[str]:
@@ -23,7 +23,7 @@ def marked_vocabulary()->list[str]:
     known = toy_vocabulary()
     return known + [w for w in dict.fromkeys(_WORDS) if w not in known]
 
-# %% ../../nbs/api/toy/06_marked.ipynb #29dcb95c
+# %% ../../nbs/api/toy/06_marked.ipynb #fa2a9b70
 def _mended(rng, q, draft, verdict, mends):
     "Another answer, which keeps what the draft met and meets each of the others with a chance; None if none is found."
     kept = [c for c, ok in zip(q.constraints, verdict) if ok or rng.random() < mends]
@@ -38,14 +38,16 @@ def marked_lesson(
     while True:
         q, answer = draw_lesson(rng, **kw)
         if rng.random() < plain: return q.messages, answer
-        verdict, form = verify(q.constraints, answer), rng.randrange(4)
+        verdict, form = verify(q.constraints, answer), rng.randrange(5)
         if form == 0: return level_messages(q, sum(verdict)), answer
         if form == 1: return mark_messages(q, 2*sum(verdict) > len(q)), answer
         if form == 2: return critique_messages(q, answer), feedback_text(q, verdict)
         better = _mended(rng, q, answer, verdict, mends)
-        if better and not all(verdict): return revision_messages(q, answer, verdict), better
+        if not better or all(verdict): continue
+        if form == 3: return revision_messages(q, answer, verdict), better
+        return hinted_messages(q, f'{feedback_text(q, verdict)} {AGAIN}'), better
 
-# %% ../../nbs/api/toy/06_marked.ipynb #1443a8e5
+# %% ../../nbs/api/toy/06_marked.ipynb #4cc85ae5
 def _marked_plan(done): return lesson_plan(done) | dict(plain=1. if done < .15 else .5)
 
 def marked_start(seed:int=0, steps:int=4000, progress:bool=True)->tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
