@@ -78,34 +78,48 @@ def _unique(pairs):
 
 def _no_number(name): raise ValueError(f'{name} is no JSON; write null, or leave the field out')   # NaN, Infinity
 
+def _nan_alone(name): return float('nan') if name == 'NaN' else _no_number(name)
+
 def parsed_json(
     text:str,
     where:str,    # for the error
     hint:str='',  # the remedy
-    whole:bool=False)->Any: # is it a file of many lines? then the error says which
+    whole:bool=False, # is it a file of many lines? then the error says which
+    nan:bool=False)->Any: # is NaN let through, for somebody to look where it stands?
     "What a text of JSON holds, or a DataError."
-    try: return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    try: return json.loads(text, object_pairs_hook=_unique, parse_constant=_nan_alone if nan else _no_number)
     except json.JSONDecodeError as e:
         if whole: where = f'{where}:{e.lineno}'
         raise DataError(f'{where}: not valid JSON at column {e.colno} ({e.msg}){hint}') from None
     except (ValueError, RecursionError) as e: raise DataError(f'{where}: not valid JSON ({e}){hint}') from None
 
 # %% ../nbs/api/01_files.ipynb #e93cb178
-def _no_nan(record, where):
-    "A row of a table, if JSON has all its numbers."
-    try: json.dumps(record, allow_nan=False, default=str)
-    except ValueError:
-        raise DataError(f'{where}: holds NaN or Infinity; write null, or leave the field out') from None
-    return record
+def _plain(value, padded=False):
+    "What JSON has for a value of a table: arrays as lists, and within kwargs null for NaN."
+    if hasattr(value, 'tolist'): value = value.tolist()
+    if isinstance(value, dict): return {k: _plain(v, padded or str(k).endswith('kwargs')) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [_plain(v, padded) for v in value]
+    return None if padded and isinstance(value, float) and value != value else value
 
+def _without_nan(record, where, line):
+    "The record in JSON's own values."
+    try:
+        json.dumps(found := _plain(record), allow_nan=False, default=str)
+        return found
+    except RecursionError: raise DataError(f'{where}: is nested too deeply; write it flat') from None
+    except ValueError: pass
+    if isinstance(line, str): return parsed_json(line, where)                     # which says what is wrong
+    raise DataError(f'{where}: holds NaN or Infinity; write null, or leave the field out')
+
+# %% ../nbs/api/01_files.ipynb #df5d4933
 def record_in(
     line:Any,  # bytes of a line, a text, or what was parsed already
     where:str)->dict: # 'file:line', for the error
-    "The JSON object that a line holds; a DataError where it holds anything else, NaN or a field twice."
+    "The JSON object that a line holds; a DataError where it holds anything else, NaN outside kwargs or a field twice."
     if isinstance(line, bytes): line = _decoded(line.removeprefix(b'\xef\xbb\xbf'), where)
-    found = parsed_json(line, where) if isinstance(line, str) else line
+    found = parsed_json(line, where, nan=True) if isinstance(line, str) else line
     if not isinstance(found, dict): raise DataError(f'{where}: a line must hold a JSON object, not {found!r:.40}')
-    return found if isinstance(line, str) else _no_nan(found, where)
+    return found if isinstance(line, str) and 'NaN' not in line else _without_nan(found, where, line)
 
 # %% ../nbs/api/01_files.ipynb #23c9920b
 def typed(
@@ -135,9 +149,16 @@ def whole_text(path:str|Path)->str: # packed if it ends in .gz
             texts.append(_decoded(line if texts else _begun(line, path), f'{path}:{len(texts) + 1}'))
     return ''.join(texts)
 
+def _opens_with(path):
+    "The first mark of a file, as bytes; nothing of a pipe, which can be read only once."
+    if not Path(path).is_file(): return b''
+    with suppress(DataError), open(path, 'rb') as raw, _unpacked(raw, path) as f:
+        return f.read(4096).removeprefix(b'\xef\xbb\xbf').lstrip()[:1]
+    return b''
+
 def _listed(path):
     "Yield (where, row) of a JSON file that holds one list."
-    rows = parsed_json(whole_text(path), str(path), '; JSON Lines need the ending .jsonl', whole=True)
+    rows = parsed_json(whole_text(path), str(path), whole=True, nan=True)
     if not isinstance(rows, list): raise DataError(f'{path}: must hold a list of records, not {type(rows).__name__}')
     yield from ((f'{path}: record {n}', row) for n, row in enumerate(rows))
 
@@ -161,13 +182,13 @@ def table_rows(
 
 # %% ../nbs/api/01_files.ipynb #b9ba5ada
 def rows(
-    path:str|Path,  # a .parquet table, a .json list, else JSON Lines; the last two may be packed as .gz
+    path:str|Path,  # a .parquet table, a list, else JSON Lines; the last two may be packed as .gz
     shown:Any=None)->Iterator[tuple[str, Any]]: # a progress bar, see `lines`
     "Yield (where, row) of a file; a row is a dict, or a line of JSON in bytes. No file: a DataError."
     name = str(path).removesuffix('.gz')
     if not Path(path).exists(): raise DataError(f'{path}: no such file')
     if name.endswith('.parquet'): return table_rows(path, 'parquet', data_files=str(path))
-    return _listed(path) if name.endswith('.json') else lines(path, shown)
+    return _listed(path) if _opens_with(path) == b'[' else lines(path, shown)
 
 def records(path:str|Path)->Iterator[tuple[str, dict]]: # see `rows`
     "Yield (where, record) of a file, whatever its form."
