@@ -17,7 +17,7 @@ from typing import Any
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind
 from ..constraints.judge import is_soft
 from ..files import DataError, record_in, rows, table_rows, typed, write_json, write_jsonl
-from .instruction import RULES_FOLLOW, Instruction
+from .instruction import ROLES, RULES_FOLLOW, Instruction, Message
 from .record import (asked_in, built, by_ids, chat_in, flattened, in_truth, stated, stated_in, unquoted,
                                      wrong)
 
@@ -120,25 +120,51 @@ def _demand_spans(prompt:str, constraints):
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #50dfa0b2
 _BULLET_MARK = re.compile(r'(?:^|\s)(?:\d\d?[.)]|[-*•])$')   # at its end: a list whose items we do not all know
 _HEADER = re.compile(rf'(?:{RULES_FOLLOW})?\s*(?:1\.|-)?\s*$')
+_SPLIT_TEMPLATES = 'inline', 'line', 'before', 'block', 'bullets', 'numbered'
 
 def _spaced(text): return ' '.join(text.split())
 
+def _states(text, constraints): return any(_wording(describe(c)).search(text) for c in constraints)
+
+def _taken_apart(text:str, constraints, blank:bool): # blank: may nothing be left?
+    "(what is left, its constraints in the order of the text, template) of a message, or None."
+    if (found := _demand_spans(text, constraints)) is None: return None
+    (starts, ends), pairs = zip(*found), sorted(zip(found, constraints), key=lambda pair: pair[0])
+    said = [replace(c, text=text[slice(*span)].strip()) for span, c in pairs]
+    before, after = _HEADER.sub('', text[:min(starts)]).rstrip(), text[max(ends):].strip()
+    for rest in ('' if _BULLET_MARK.search(before) else before, after):
+        if not (rest.strip() or blank) or _states(rest, constraints): continue
+        tries = [(rest, said, t) for t in _SPLIT_TEMPLATES if _spaced(_composed(rest, said, t)) == _spaced(text)]
+        if tries: return next((x for x in tries if _composed(*x) == text), tries[0])
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #97d6ebc3
+def _composed(rest, said, template):
+    "A message of constraints and the rest."
+    first = Message('system', rest, template)
+    return Instruction('x', [replace(c, turn=0) for c in said], earlier=[first]).messages[0]['content']
+
+def _home(c, chat):
+    "Position of the last message, of a user or the system, that words a constraint; None if none does."
+    return next((i for i in reversed(range(len(chat))) if chat[i]['role'] in ROLES[:3] and _states(chat[i]['content'], [c])), None)
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c6a30957
 def decompose(
-    prompt:str, # of a benchmark
+    prompt:str|Sequence[dict], # of a benchmark, or its chat [{'role', 'content'}, …] with the user's turn at the end
     constraints:Sequence[Constraint], # what it demands
     id:str='')->Instruction: # its key
     "The instruction taken apart into task and constraints in the order of the prompt, or verbatim."
-    verbatim, found = Instruction(prompt, constraints, 'verbatim', id), _demand_spans(prompt, constraints)
-    if found is None: return verbatim
-    (starts, ends), said = zip(*found), sorted(zip(found, constraints), key=lambda pair: pair[0])
-    said = [replace(c, text=prompt[slice(*span)].strip()) for span, c in said]
-    before, after = _HEADER.sub('', prompt[:min(starts)]).rstrip(), prompt[max(ends):].strip()
-    for task in ('' if _BULLET_MARK.search(before) else before, after):
-        if not task.strip() or any(_wording(describe(c)).search(task) for c in constraints): continue
-        tries = [Instruction(task, said, t, id) for t in ('inline', 'line', 'before', 'block', 'bullets', 'numbered')]
-        same = [q for q in tries if _spaced(q.prompt) == _spaced(prompt)]
-        if same: return next((q for q in same if q.prompt == prompt), same[0])
-    return verbatim
+    chat = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else list(prompt)
+    constraints = [replace(c, turn=None) for c in constraints]
+    verbatim, last = asked_in(chat, constraints, 'decompose', id), len(chat) - 1
+    homes = [_home(c, chat) for c in constraints]
+    parts = {i: _taken_apart(chat[i]['content'], [c for c, h in zip(constraints, homes) if h == i], i < last)
+             for i in dict.fromkeys(homes) if i is not None}
+    if None in homes or None in parts.values(): return verbatim
+    left = [parts[i][0] if i in parts else m['content'] for i, m in enumerate(chat)]
+    if any(_states(t, constraints) for t, m in zip(left, chat) if m['role'] in ROLES[:3]): return verbatim
+    earlier = [replace(m, text=left[i], template=parts[i][2]) if i in parts else m for i, m in enumerate(verbatim.earlier)]
+    said = [replace(c, turn=None if i == last else i) for i in sorted(parts) for c in parts[i][1]]
+    return Instruction(left[last], said, parts[last][2] if last in parts else 'inline', id, earlier)
 
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #fe2e5286
 def _rubrics(record, where:str):
@@ -242,7 +268,7 @@ def _tripled(q:Instruction):
     return {'constraints': [[*c.kind.split(':')[1].split('/'), c.args['constraint']] for c in q.constraints]}
 
 def _as_iftrain(q, key):
-    return {'key': key, 'messages': [{'role': 'user', 'content': q.prompt}], 'dataset': 'ifeval',
+    return {'key': key, 'messages': q.messages, 'dataset': 'ifeval',
             'ground_truth': repr([_as_list(q, 'instruction_id')]),
             'constraint_type': 'multi' if len(q) > 1 else 'single',
             'constraint': ' '.join(map(describe, q.constraints))}
@@ -256,13 +282,13 @@ def _as_hir16k(q, key):
     kinds = set(_homes(q))
     source = 'type3' if kinds == {'muldimif'} else 'type1' if kinds <= SUITES['iftrain'] else 'type2'
     truth = _tripled(q) if source == 'type3' else _as_list(q)
-    return {'id': key, 'messages': [{'role': 'user', 'content': q.prompt}], 'prompt': q.prompt, 'source': source,
+    return {'id': key, 'messages': q.messages, 'prompt': q.prompt, 'source': source,
             'rubrics': list(map(describe, q.constraints)), 'ground_truth': json.dumps(truth, ensure_ascii=False)}
 
 def _as_ifeval(q, key): return {'key': key, 'prompt': q.prompt} | _as_list(q)
 
 def _as_muldimif(q, key):
-    return {'id': str(key), 'conversations': [{'role': 'user', 'content': q.prompt}]} | _tripled(q)
+    return {'id': str(key), 'conversations': q.messages} | _tripled(q)
 
 _RECORD_SHAPES = {'ifeval': _as_ifeval, 'ifbench': _as_ifeval, 'iftrain': _as_iftrain, 'muldimif': _as_muldimif,
           'cfbench': _as_cfbench, 'hir16k': _as_hir16k}
@@ -273,10 +299,12 @@ def _record_for(name:str, q:Instruction, key):
     for c, home in zip(q.constraints, _homes(q)):
         if home in _HOLDS.get(name, {home}): continue
         raise DataError(f'instruction {key}: {name} has no kind {c.kind!r}')
+    if len(q.messages) > 1 and name in ('ifeval', 'ifbench', 'cfbench'):
+        raise DataError(f'instruction {key}: {name} has room for one message, not for {len(q.messages)}; save as iftrain')
     record = _RECORD_SHAPES[name](q, key)
     back = READERS[name](record, f'instruction {key}')
-    if (back.prompt, _as_list(back)) == (q.prompt, _as_list(q)): return record
-    raise DataError(f'instruction {key}: {name} would read it back as {back.prompt!r:.200}; '
+    if (back.messages, _as_list(back)) == (q.messages, _as_list(q)): return record
+    raise DataError(f'instruction {key}: {name} would read it back as {back.said!r:.200}; '
                     'word the constraints in the prompt')
 
 def save(
@@ -295,9 +323,13 @@ def save(
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #3cfb4f02
 def answered(name:str, record:dict, response:str)->dict: # name: of the data set
     "A record with its response, as the official script reads it."
-    if name in ('ifeval', 'ifbench'): return {'prompt': record['prompt'], 'response': response}
-    if name == 'cfbench': return record | {'response': response}
-    return record | {'conversations': [*record['conversations'][:1], {'role': 'assistant', 'content': response}]}
+    chat, _ = chat_in(record, 'the record')
+    if name == 'muldimif':
+        rest = {k: v for k, v in record.items() if k not in ('messages', 'prompt')}
+        return rest | {'conversations': [*chat, {'role': 'assistant', 'content': response}]}
+    if len(chat) > 1: raise DataError(f'{name}: its script reads a prompt of one message, not of {len(chat)}')
+    said = {'prompt': chat[0]['content'], 'response': response}
+    return record | said if name == 'cfbench' else said
 
 def save_responses(
     path:str|Path,
@@ -318,7 +350,7 @@ def save_responses(
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #d12e8310
 def survival(instructions:Sequence[Instruction])->dict[str, int|float]: # at least one; share: in [0, 1]
     "How many of these instructions can be taken apart, and how many of those have a constraint to spare."
-    apart = [q if q.template != 'verbatim' else decompose(q.prompt, q.constraints, q.id) for q in instructions]
+    apart = [q if q.template != 'verbatim' else decompose(q.messages, q.constraints, q.id) for q in instructions]
     apart = [q for q in apart if q.template != 'verbatim']
     return {'prompts': len(instructions), 'apart': len(apart), 'share': len(apart)/len(instructions),
             'two or more': sum(len(q) > 1 for q in apart)}

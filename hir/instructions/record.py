@@ -319,8 +319,9 @@ _ANSWERS = 'response', 'output', 'responses'
 def answers_in(record:dict, where:str)->list[str|None]: # of `flattened`
     "All answers in a record, null among them; none if it has no field for them; a DataError where two fields differ."
     fields = [k for k in _ANSWERS if k in record]
-    if any(record[k] != record[fields[0]] for k in fields[1:]):
-        raise DataError(f'{where}: has both {fields[0]!r} and {fields[1]!r}, which differ; keep one')
+    for k in fields[1:]:
+        if record[k] == record[fields[0]] or isinstance(record[k], list) and record[fields[0]] in record[k]: continue
+        raise DataError(f'{where}: has both {fields[0]!r} and {k!r}, which differ; keep one')
     if not fields:
         chats = [k for k in _PROMPTS if isinstance(record.get(k), list)]
         answer = chat_in(record, where, chats)[1] if chats else None

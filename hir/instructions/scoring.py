@@ -21,55 +21,18 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from ..constraints.constraint import Constraint, ConstraintError, Reading
 from ..constraints.verifier import CheckError, verify_both
-from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
 from ..trust import safe_children
 from ..files import DataError, as_line, check_output, record_in, rows, typed, write_atomic
-from .instruction import as_constraint, as_instruction
-from .benchmarks import triples, wrong
+from .instruction import as_instruction
+from .record import answers_in, flattened, stated_in, wrong
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #9d0b6903
-def _constraint_named(id:str, args:dict):
-    "The constraint of an id: of a registered kind, or MulDimIF's 'Category_Subcategory'."
-    category, _, subcategory = id.partition('_')
-    if list(args) != ['constraint'] or ':' in category: return Constraint(id, args)
-    return muldimif(category, subcategory, args['constraint'])
-
-def _by_id(record, where):
-    "The constraints of `instruction_id_list` and `kwargs`."
-    ids, kwargs = (typed(record, name, list, where) for name in ('instruction_id_list', 'kwargs'))
-    if len(ids) != len(kwargs): raise wrong(where, 'kwargs', f'a list of {len(ids)}, one per id', kwargs)
-    out = []
-    for i, (id, args) in enumerate(zip(ids, kwargs)):
-        if not isinstance(id, str): raise wrong(where, f'instruction_id_list[{i}]', 'a text', id)
-        if not isinstance(args, (dict, type(None))): raise wrong(where, f'kwargs[{i}]', 'an object', args)
-        try: out.append(_constraint_named(id, {k: v for k, v in (args or {}).items() if v is not None}))
-        except ConstraintError as e:
-            odd = str(e).startswith(('unknown kind', 'MulDimIF has no'))
-            raise DataError(f"{where}: field '{'instruction_id_list' if odd else 'kwargs'}[{i}]': {e}") from None
-    return out
-
-# %% ../../nbs/api/instructions/03_scoring.ipynb #246a52b4
-def _stated(record, where):
-    "The constraints of `constraints`: triples of MulDimIF, or objects of ours."
-    found = typed(record, 'constraints', list, where)
-    if not all(isinstance(c, dict) for c in found): return triples(found, where)
-    return [as_constraint(c, f"{where}: field 'constraints[{i}]'") for i, c in enumerate(found)]
-
-_FORMS = {'instruction_id_list': _by_id, 'constraints': _stated}  # field → how to read it
-
+# %% ../../nbs/api/instructions/03_scoring.ipynb #906ef2fc
 def constraints_in(record:dict, where:str)->list[Constraint]:
     "All constraints of a record, at least one, each decided by a rule; else a DataError."
-    forms = [field for field in _FORMS if field in record]
-    if len(forms) > 1: raise DataError(f'{where}: has both {forms[0]!r} and {forms[1]!r}; keep one')
-    form = forms[0] if forms else None
-    if form is None:
-        raise DataError(f"{where}: names no constraints; it needs the fields 'instruction_id_list' "
-                        f"and 'kwargs', or 'constraints', and has {sorted(record)}")
-    found = _FORMS[form](record, where)
-    if not found: raise wrong(where, form, 'a list of at least one', found)
+    found = stated_in(flattened(record, where), where)
     if any(map(is_soft, found)):
-        raise DataError(f'{where}: field {form!r} holds a criterion in words, which no rule decides; '
+        raise DataError(f'{where}: holds a criterion in words, which no rule decides; '
                         'ask a judge, hir.constraints.judge.Judge')
     return found
 
@@ -80,20 +43,22 @@ def _scored_record(
     reading='official', thinking='cut'):
     "(the record with `strict` and `loose`, one bool per constraint, and the reading; its constraints)"
     constraints = constraints_in(record, where)
-    if 'response' not in record:
+    said = answers_in(flattened(record, where), where)
+    if not said and 'response' not in record:
         raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
                         'responses in a file of their own are joined with --responses')
-    response = typed(record, 'response', str, where)
-    try: strict, loose = verify_both(constraints, response, reading, thinking)
+    if len(said) != 1 or said[0] is None: raise wrong(where, 'response', 'one text', record.get('response', said))
+    own = {} if record.get('response') == said[0] else {'response': said[0]}
+    try: strict, loose = verify_both(constraints, said[0], reading, thinking)
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
-    return record | {'strict': list(strict), 'loose': list(loose), 'reading': reading}, constraints
+    return record | own | {'strict': list(strict), 'loose': list(loose), 'reading': reading}, constraints
 
 def score_record(
     record:Mapping, # with constraints and a `response`, else a DataError
     reading:Reading='official', # what the official code checks, or what the sentences say
     thinking:str='cut')->dict:  # of `split_thinking`
     "The record with `strict` and `loose`, K bools each, in the order of the constraints, and the `reading`."
-    return _scored_record(dict(record), 'the record', reading, thinking)[0]
+    return _scored_record(record_in(dict(record), 'the record'), 'the record', reading, thinking)[0]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #65bc504b
 def _key_in(record:dict, key:str, where:str):
