@@ -170,7 +170,9 @@ def decompose(
 def _rubrics(record, where:str):
     "The wordings of the constraints; the two released files call and nest them differently."
     name = 'criteria' if 'criteria' in record else 'rubrics'
-    found = [r.get('description') if isinstance(r, dict) else r for r in typed(record, name, list, where)]
+    found = unquoted(typed(record, name, object, where), where, name)
+    if not isinstance(found, list): raise wrong(where, name, 'a list', found)
+    found = [r.get('description') if isinstance(r, dict) else r for r in found]
     for i, r in enumerate(found):
         if not (isinstance(r, str) and r.strip()): raise wrong(where, f'{name}[{i}]', 'a text', r)
     return found

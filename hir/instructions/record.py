@@ -11,7 +11,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..constraints.constraint import Constraint, ConstraintError, get_kind
+from ..constraints.constraint import KINDS, Constraint, ConstraintError, get_kind
 from ..constraints.suites.muldimif import muldimif
 from ..files import DataError, parsed_json, typed
 from .instruction import Instruction, Message, as_constraint, text_of
@@ -87,6 +87,12 @@ def _one_constraint(i, id, args, where, text, name):
     except ConstraintError as e:
         odd = str(e).startswith(('unknown kind', 'MulDimIF has no'))
         raise DataError(f"{where}: field '{f'{name}[{i}]' if odd else f'kwargs[{i}]'}': {e}") from None
+def _no_kwargs(ids, where):
+    "Arguments for kinds that take none."
+    for id in ids:
+        needed = KINDS[id].needed if isinstance(id, str) and id in KINDS else {}
+        if needed: raise DataError(f"{where}: field 'kwargs' is missing or null; {id} takes {list(needed)}")
+    return [None]*len(ids)
 
 # %% ../../nbs/api/instructions/01_record.ipynb #f4bea05d
 def by_ids(
@@ -98,7 +104,7 @@ def by_ids(
     "The constraints of parallel lists of kinds and arguments, at least one; else a DataError."
     ids, kwargs = unquoted(ids, where, name), unquoted(kwargs, where, 'kwargs')
     if not isinstance(ids, list) or not ids: raise wrong(where, name, 'a list of at least one', ids)
-    if _is_nothing(kwargs): kwargs = [None]*len(ids)
+    if _is_nothing(kwargs): kwargs = _no_kwargs(ids, where)
     if not isinstance(kwargs, list) or len(kwargs) != len(ids):
         raise wrong(where, 'kwargs', f'a list of {len(ids)}, one per id', kwargs)
     texts = texts or ['']*len(ids)
@@ -272,9 +278,20 @@ def stated_in(record:dict, where:str)->list[Constraint]: # of `flattened`
     raise DataError(f"{where}: names no constraints; it needs the fields 'instruction_id_list' "
                     f"and 'kwargs', or 'constraints', or 'ground_truth', and has {sorted(record)}")
 
-# %% ../../nbs/api/instructions/01_record.ipynb #1e1b7445
+# %% ../../nbs/api/instructions/01_record.ipynb #692e44c5
 _PROMPTS = 'messages', 'conversations', 'prompt', 'question'
 
+def _no_prompt(record, where, fields):
+    if there := [k for k in fields if k in record]: return wrong(where, there[0], 'a text or chat messages', None)
+    return DataError(f"{where}: the prompt is missing, no {', '.join(map(repr, fields))}; the line has {sorted(record)}")
+
+def _agree_on_prompt(record, where, fields):
+    "Complain about two prompts in one record."
+    first, *others = [chat_in(record, where, [k])[0][-1]['content'].strip() for k in fields]
+    for field, said in zip(fields[1:], others):
+        if said != first: raise DataError(f'{where}: fields {fields[0]!r} and {field!r} ask different things; keep one')
+
+# %% ../../nbs/api/instructions/01_record.ipynb #1e1b7445
 def _turn(m, where):
     "A message as {'role', 'content', …}."
     if not isinstance(m, dict): raise DataError(f'{where} must be a message, not {m!r:.60}')
@@ -287,8 +304,10 @@ def chat_in(
     where:str,
     fields:Iterable[str]=_PROMPTS)->tuple[list[dict], str|None]: # where to look, the first that is there
     "The messages a record asks, [{'role', 'content'}, …] with the user's last; the answer after them, if there is one."
-    field = next((k for k in fields if not _is_nothing(record.get(k))), None)
-    if field is None: typed(record, [*fields][-1], str, where)
+    there = [k for k in fields if not _is_nothing(record.get(k))]
+    if not there: raise _no_prompt(record, where, fields)
+    if fields is _PROMPTS and len(there) > 1: _agree_on_prompt(record, where, there)
+    field = there[0]
     found = record[field] if field in ('prompt', 'question') else unquoted(record[field], where, field)
     if isinstance(found, str): return [{'role': 'user', 'content': found}], None
     if not isinstance(found, list): raise wrong(where, field, 'a text or chat messages', found)

@@ -23,7 +23,7 @@ from ..constraints.constraint import Constraint, ConstraintError, Reading
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.judge import is_soft
 from ..trust import safe_children
-from ..files import DataError, as_line, check_output, record_in, rows, typed, write_atomic
+from ..files import DataError, as_line, check_output, plain, record_in, rows, typed, write_atomic
 from .instruction import as_instruction
 from .record import answers_in, flattened, stated_in, wrong
 
@@ -47,9 +47,10 @@ def _scored_record(
     if not said and 'response' not in record:
         raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
                         'responses in a file of their own are joined with --responses')
-    if len(said) != 1 or said[0] is None: raise wrong(where, 'response', 'one text', record.get('response', said))
-    own = {} if record.get('response') == said[0] else {'response': said[0]}
-    try: strict, loose = verify_both(constraints, said[0], reading, thinking)
+    if len(said) != 1: raise wrong(where, 'response', 'one text', said)
+    response = typed({'response': said[0]}, 'response', str, where)
+    own = {} if record.get('response') == response else {'response': response}
+    try: strict, loose = verify_both(constraints, response, reading, thinking)
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
     return record | own | {'strict': list(strict), 'loose': list(loose), 'reading': reading}, constraints
 
@@ -58,7 +59,7 @@ def score_record(
     reading:Reading='official', # what the official code checks, or what the sentences say
     thinking:str='cut')->dict:  # of `split_thinking`
     "The record with `strict` and `loose`, K bools each, in the order of the constraints, and the `reading`."
-    return _scored_record(record_in(dict(record), 'the record'), 'the record', reading, thinking)[0]
+    return _scored_record(plain(dict(record)), 'the record', reading, thinking)[0]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #65bc504b
 def _key_in(record:dict, key:str, where:str):
