@@ -46,16 +46,16 @@ def _suite_rows(
     return table_rows(options.get('data_files', repo), repo, **options)
 
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #ba5ab50c
-def _key_of(record): return next((record[k] for k in ('key', 'id', 'idx') if record.get(k) is not None), '')
+def _id_in(record): return next((record[k] for k in ('key', 'id', 'idx') if record.get(k) is not None), '')
 
 def _read(record, where, constraints, *fields): # fields: where the prompt may stand
     "The instruction of a record and its constraints."
     chat, _ = chat_in(record, where, *filter(None, [fields]))
-    return asked_in(chat, constraints, where, _key_of(record))
+    return asked_in(chat, constraints, where, _id_in(record))
 
 def _read_ifeval(record, where):
-    if 'instruction_id_list' in record or 'ground_truth' in record: return _read(record, where, stated_in(record, where))
-    return _read(record, where, by_ids(typed(record, 'instruction_id_list', object, where), record.get('kwargs'), where))
+    if 'ground_truth' not in record: typed(record, 'instruction_id_list', object, where)
+    return _read(record, where, stated_in(record, where))
 
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #f1088deb
 def _read_iftrain(record, where):
@@ -124,7 +124,7 @@ _SPLIT_TEMPLATES = 'inline', 'line', 'before', 'block', 'bullets', 'numbered'
 
 def _spaced(text): return ' '.join(text.split())
 
-def _states(text, constraints): return any(_wording(describe(c)).search(text) for c in constraints)
+def _still_says(text, constraints): return any(_wording(describe(c)).search(text) for c in constraints)
 
 def _taken_apart(text:str, constraints, blank:bool): # blank: may nothing be left?
     "(what is left, its constraints in the order of the text, template) of a message, or None."
@@ -133,7 +133,7 @@ def _taken_apart(text:str, constraints, blank:bool): # blank: may nothing be lef
     said = [replace(c, text=text[slice(*span)].strip()) for span, c in pairs]
     before, after = _HEADER.sub('', text[:min(starts)]).rstrip(), text[max(ends):].strip()
     for rest in ('' if _BULLET_MARK.search(before) else before, after):
-        if not (rest.strip() or blank) or _states(rest, constraints): continue
+        if not (rest.strip() or blank) or _still_says(rest, constraints): continue
         tries = [(rest, said, t) for t in _SPLIT_TEMPLATES if _spaced(_composed(rest, said, t)) == _spaced(text)]
         if tries: return next((x for x in tries if _composed(*x) == text), tries[0])
 
@@ -143,9 +143,9 @@ def _composed(rest, said, template):
     first = Message('system', rest, template)
     return Instruction('x', [replace(c, turn=0) for c in said], earlier=[first]).messages[0]['content']
 
-def _home(c, chat):
+def _message_of(c, chat):
     "Position of the last message, of a user or the system, that words a constraint; None if none does."
-    return next((i for i in reversed(range(len(chat))) if chat[i]['role'] in ROLES[:3] and _states(chat[i]['content'], [c])), None)
+    return next((i for i in reversed(range(len(chat))) if chat[i]['role'] in ROLES[:3] and _still_says(chat[i]['content'], [c])), None)
 
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #c6a30957
 def decompose(
@@ -156,12 +156,12 @@ def decompose(
     chat = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else list(prompt)
     constraints = [replace(c, turn=None) for c in constraints]
     verbatim, last = asked_in(chat, constraints, 'decompose', id), len(chat) - 1
-    homes = [_home(c, chat) for c in constraints]
+    homes = [_message_of(c, chat) for c in constraints]
     parts = {i: _taken_apart(chat[i]['content'], [c for c, h in zip(constraints, homes) if h == i], i < last)
              for i in dict.fromkeys(homes) if i is not None}
     if None in homes or None in parts.values(): return verbatim
     left = [parts[i][0] if i in parts else m['content'] for i, m in enumerate(chat)]
-    if any(_states(t, constraints) for t, m in zip(left, chat) if m['role'] in ROLES[:3]): return verbatim
+    if any(_still_says(t, constraints) for t, m in zip(left, chat) if m['role'] in ROLES[:3]): return verbatim
     earlier = [replace(m, text=left[i], template=parts[i][2]) if i in parts else m for i, m in enumerate(verbatim.earlier)]
     said = [replace(c, turn=None if i == last else i) for i in sorted(parts) for c in parts[i][1]]
     return Instruction(left[last], said, parts[last][2] if last in parts else 'inline', id, earlier)
@@ -238,7 +238,7 @@ class Loaded:
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #f07962cc
 def load(
     name:str,                 # of `READERS`
-    source:str|Path|None=None,# JSON Lines, a list or a .parquet table; None: the hub
+    source:str|Path|None=None,# see `files.rows`; None: the hub
     skip_bad:bool=False,      # put bad records into `rejects` instead of stopping
     turn:int|None=None,       # of Multi-IF's records, from 1; None: the one they name, else the first
     **options)->Loaded:       # of the reader: type4='judge' or 'drop', for hir16k

@@ -126,7 +126,7 @@ def stated(found:Any, where:str)->list[Constraint]: # found: what the field `con
     return [as_constraint(c, f"{where}: field 'constraints[{i}]'") for i, c in enumerate(found)]
 
 # %% ../../nbs/api/instructions/01_record.ipynb #0d2c37d3
-_NAMED = {'verify_keywords': ('keywords:existence', {'keywords': 'keyword_list'}),       # kind, its argument → theirs
+_BY_NAME = {'verify_keywords': ('keywords:existence', {'keywords': 'keyword_list'}),       # kind, its argument → theirs
     'validate_forbidden_words': ('keywords:forbidden_words', {'forbidden_words': 'forbidden_words'}),
     'validate_response_language': ('language:response_language', {'language': 'language'}),
     'validate_paragraphs': ('length_constraints:nth_paragraph_first_word',
@@ -161,7 +161,8 @@ def _bounds(func, n, quantifier):
     exact = func in ('verify_keyword_frequency', 'verify_letter_frequency')
     if exact and quantifier or not exact and not quantifier or quantifier not in ranges: return []
     low, high = ranges[quantifier]
-    return ([('at least', low)] if low or high is None else []) + ([('less than', high + 1)] if high is not None else [])
+    least, less = [('at least', low)], [] if high is None else [('less than', high + 1)]
+    return (least if low or not less else []) + less
 
 # %% ../../nbs/api/instructions/01_record.ipynb #97cba189
 def _by_function(truth, where):
@@ -169,13 +170,13 @@ def _by_function(truth, where):
     func = typed(truth, 'func_name', str, where)
     given = {k: v for k, v in truth.items() if k != 'func_name' and not _is_nothing(v)}
     if func in _NO_KIND: raise DataError(f"{where}: {func!r} {_NO_KIND[func]}; leave the record out")
-    if func not in _NAMED and func not in _COUNTED:
-        raise DataError(f"{where}: field 'func_name': no function {func!r}{nearest(func, [*_NAMED, *_COUNTED])}")
-    kind, names = (_NAMED | _COUNTED)[func][:2]
+    if func not in _BY_NAME and func not in _COUNTED:
+        raise DataError(f"{where}: field 'func_name': no function {func!r}{nearest(func, [*_BY_NAME, *_COUNTED])}")
+    kind, names = (_BY_NAME | _COUNTED)[func][:2]
     if lost := [theirs for theirs in names.values() if theirs not in given]:
         raise DataError(f'{where}: field {lost[0]!r} is missing, which {func!r} takes')
     args = args_for(kind, {ours: given[theirs] for ours, theirs in names.items()})
-    if func in _NAMED: return [built(where, Constraint, kind, args)]
+    if func in _BY_NAME: return [built(where, Constraint, kind, args)]
     n, (number, relation) = given.get('N'), _COUNTED[func][2:]
     if not isinstance(n, (int, float)) or n != int(n) or n < 0: raise wrong(where, 'N', 'a whole number', n)
     found = _bounds(func, int(n), given.get('quantifier'))
@@ -202,7 +203,7 @@ def in_truth(truth:Any, where:str)->list[Constraint]: # truth: what the field `g
     return by_ids(truth[name], truth.get('kwargs'), inside, name=name)
 
 # %% ../../nbs/api/instructions/01_record.ipynb #aeefbd05
-_BESIDE = 'reward_model', 'doc', 'extra_info'
+_AROUND = 'reward_model', 'doc', 'extra_info'
 
 def _of_trainer(record, where):
     "A row of verl as a plain record."
@@ -211,7 +212,7 @@ def _of_trainer(record, where):
         raise DataError(f"{where}: has a 'ground_truth' of its own and another in 'reward_model'; keep one")
     about = about if isinstance(about, dict) else {}
     key = next((str(about[k]) for k in ('key', 'index') if not _is_nothing(about.get(k))), None)
-    flat = {k: v for k, v in record.items() if k not in _BESIDE} | {'ground_truth': truth}
+    flat = {k: v for k, v in record.items() if k not in _AROUND} | {'ground_truth': truth}
     return flat if key is None or 'key' in flat else flat | {'key': key}
 
 def _of_log(record, where):
@@ -333,11 +334,11 @@ def asked_in(
     return built(where, Instruction, last['content'], list(constraints), 'verbatim', str(id), earlier)
 
 # %% ../../nbs/api/instructions/01_record.ipynb #3aa754ba
-_ANSWERS = 'response', 'output', 'responses'
+_ANSWERED_IN = 'response', 'output', 'responses'
 
 def answers_in(record:dict, where:str)->list[str|None]: # of `flattened`
     "All answers in a record, null among them; none if it has no field for them; a DataError where two fields differ."
-    fields = [k for k in _ANSWERS if k in record]
+    fields = [k for k in _ANSWERED_IN if k in record]
     for k in fields[1:]:
         if record[k] == record[fields[0]] or isinstance(record[k], list) and record[fields[0]] in record[k]: continue
         raise DataError(f'{where}: has both {fields[0]!r} and {k!r}, which differ; keep one')

@@ -23,7 +23,7 @@ from ..constraints.constraint import Constraint, ConstraintError, Reading
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.judge import is_soft
 from ..trust import safe_children
-from ..files import DataError, as_line, check_output, plain, record_in, rows, typed, write_atomic
+from ..files import DataError, as_line, check_output, jsonable, record_in, rows, typed, write_atomic
 from .instruction import as_instruction
 from .record import answers_in, flattened, stated_in, wrong
 
@@ -59,7 +59,7 @@ def score_record(
     reading:Reading='official', # what the official code checks, or what the sentences say
     thinking:str='cut')->dict:  # of `split_thinking`
     "The record with `strict` and `loose`, K bools each, in the order of the constraints, and the `reading`."
-    return _scored_record(plain(dict(record)), 'the record', reading, thinking)[0]
+    return _scored_record(jsonable(dict(record)), 'the record', reading, thinking)[0]
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #65bc504b
 def _key_in(record:dict, key:str, where:str):
