@@ -168,7 +168,8 @@ def _lines_named_json(path, shown):
     "The lines of a .json file that holds a record in each."
     for n, (where, line) in enumerate(lines(path, shown)):
         try: parsed_json(line.decode(errors='replace'), where, nan=True) if n == 0 else None
-        except DataError as e: raise DataError(f'{e}; the file must hold a list of records, or a record in each line') from None
+        except DataError as e:
+            raise DataError(f'{e}; the file must hold a list of records, or a record in each line') from None
         yield where, line
 
 # %% ../nbs/api/01_files.ipynb #d2b1edb3
@@ -197,10 +198,10 @@ def _cell_rows(path):
         with open(path, 'rb') as raw, _unpacked(raw, path) as f:
             table = csv.DictReader(io.TextIOWrapper(f, 'utf-8-sig', newline=''), strict=True)
             for n, row in enumerate(table):
-                if None in row: raise DataError(f'{path}: row {n}: has more cells than the header; quote those with commas')
+                if None in row: raise DataError(f'{path}: row {n}: has more cells than names; quote those with commas')
                 yield f'{path}: row {n}', {k: v or None for k, v in row.items()}
     except UnicodeDecodeError: raise DataError(f'{path}: is not UTF-8 text; save the file as UTF-8') from None
-    except csv.Error as e: raise DataError(f'{path}: is no table of cells ({e}); write it again, or as JSON Lines') from None
+    except csv.Error as e: raise DataError(f'{path}: is no table of cells ({e}); write JSON Lines') from None
 
 # %% ../nbs/api/01_files.ipynb #b9ba5ada
 def rows(

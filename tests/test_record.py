@@ -98,7 +98,7 @@ def test_rows_of_pandas_hold_arrays(tmp_path):
     ({'keywords': ['sea'], 'num_words': '0'}, "no argument 'num_words'"), ({'keywords': 'sea, salt'}, 'may be one text or several; write a list'), ({'keywords': "['sea']"}, 'may be one text or several')])
 def test_a_value_is_no_padding(args, says, tmp_path):
     with pytest.raises(DataError) as e: load('ifeval', kept(tmp_path/'x.jsonl', IFEVAL | {'kwargs': [args, FEW.args]}))
-    assert f'x.jsonl:1: ' in str(e.value) and says in str(e.value)
+    assert 'x.jsonl:1: ' in str(e.value) and says in str(e.value)
 
 def test_nan_is_let_through_within_kwargs_alone():
     for line in ('{"a": NaN}', '{"a": {"b": [NaN]}}', '{"kwargs": [{"n": Infinity}]}', '{"kwargs": [], "n": -Infinity}'):
@@ -215,7 +215,8 @@ def test_the_turns_that_the_script_wrote(tmp_path):
         assert score_record(step)['response'] == said[n - 1] and score_record(step)['strict'] == [True]*min(n, 2)
         if n < 3: assert load('ifeval', kept(tmp_path/'x.jsonl', step), turn=n + 1).instructions == load('ifeval', kept(tmp_path/'y.jsonl', steps[n])).instructions
     assert load('ifeval', kept(tmp_path/'x.jsonl', published), turn=1).instructions[0].messages == chat('Tell me of the sea.')
-    for record, turn, says in ((published, 2, 'holds no answers to the turns before turn 2; read the file'), (steps[0], 3, 'no answers'), (steps[2], 2, 'no answers'), (steps[1], 4, "'turn_4_prompt' must be a message")):
+    for at in (2, 2.0, '2', '2.0'): assert load('ifeval', kept(tmp_path/'x.jsonl', steps[1] | {'turn_index': at})).instructions[0].task == 'Shorter.'
+    for record, turn, says in ((published | {'turn_index': 'second'}, None, "'turn_index' must be a number"), (published, 2, 'holds no answers to the turns before turn 2; read the file'), (steps[0], 3, 'no answers'), (steps[2], 2, 'no answers'), (steps[1], 4, "'turn_4_prompt' must be a message")):
         with pytest.raises(DataError, match=says): load('ifeval', kept(tmp_path/'x.jsonl', record), turn=turn)
     with pytest.raises(DataError, match='has no turns.*leave out turn=2'): load('ifeval', kept(tmp_path/'x.jsonl', IFEVAL), turn=2)
 

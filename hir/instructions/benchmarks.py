@@ -145,7 +145,8 @@ def _composed(rest, said, template):
 
 def _message_of(c, chat):
     "Position of the last message, of a user or the system, that words a constraint; None if none does."
-    return next((i for i in reversed(range(len(chat))) if chat[i]['role'] in ROLES[:3] and _still_says(chat[i]['content'], [c])), None)
+    asking = [i for i, m in enumerate(chat) if m['role'] in ROLES[:3] and _still_says(m['content'], [c])]
+    return asking[-1] if asking else None
 
 # %% ../../nbs/api/instructions/02_benchmarks.ipynb #c6a30957
 def decompose(
@@ -162,7 +163,8 @@ def decompose(
     if None in homes or None in parts.values(): return verbatim
     left = [parts[i][0] if i in parts else m['content'] for i, m in enumerate(chat)]
     if any(_still_says(t, constraints) for t, m in zip(left, chat) if m['role'] in ROLES[:3]): return verbatim
-    earlier = [replace(m, text=left[i], template=parts[i][2]) if i in parts else m for i, m in enumerate(verbatim.earlier)]
+    earlier = [replace(m, text=left[i], template=parts[i][2]) if i in parts else m
+               for i, m in enumerate(verbatim.earlier)]
     said = [replace(c, turn=None if i == last else i) for i in sorted(parts) for c in parts[i][1]]
     return Instruction(left[last], said, parts[last][2] if last in parts else 'inline', id, earlier)
 
@@ -302,7 +304,8 @@ def _record_for(name:str, q:Instruction, key):
         if home in _HOLDS.get(name, {home}): continue
         raise DataError(f'instruction {key}: {name} has no kind {c.kind!r}')
     if len(q.messages) > 1 and name in ('ifeval', 'ifbench', 'cfbench'):
-        raise DataError(f'instruction {key}: {name} has room for one message, not for {len(q.messages)}; save as iftrain')
+        raise DataError(f'instruction {key}: {name} has room for one message, not for {len(q.messages)}; '
+                        'save as iftrain')
     record = _RECORD_SHAPES[name](q, key)
     back = READERS[name](record, f'instruction {key}')
     if (back.messages, _as_list(back)) == (q.messages, _as_list(q)): return record

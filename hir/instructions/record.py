@@ -199,7 +199,8 @@ def in_truth(truth:Any, where:str)->list[Constraint]: # truth: what the field `g
     if 'func_name' in truth: return _by_function(truth, inside)
     if 'constraints' in truth: return stated(truth['constraints'], inside)
     name = next((k for k in ('instruction_id', 'instruction_id_list') if k in truth), None)
-    if name is None: raise DataError(f"{inside} names no constraints: no 'instruction_id', no 'func_name' in {sorted(truth)}")
+    if name is None:
+        raise DataError(f"{inside} names no constraints: no 'instruction_id', no 'func_name' in {sorted(truth)}")
     return by_ids(truth[name], truth.get('kwargs'), inside, name=name)
 
 # %% ../../nbs/api/instructions/01_record.ipynb #aeefbd05
@@ -213,7 +214,7 @@ def _of_trainer(record, where):
     about = about if isinstance(about, dict) else {}
     key = next((str(about[k]) for k in ('key', 'index') if not _is_nothing(about.get(k))), None)
     flat = {k: v for k, v in record.items() if k not in _AROUND} | {'ground_truth': truth}
-    return flat if key is None or 'key' in flat else flat | {'key': key}
+    return flat if key is None or {'key', 'id', 'idx'} & set(flat) else flat | {'key': key}
 
 def _of_log(record, where):
     "A line of lm-eval-harness's samples as a plain record; what it scored are the filtered answers."
@@ -222,28 +223,34 @@ def _of_log(record, where):
     return typed(record, 'doc', dict, where) | {'response': said}
 
 # %% ../../nbs/api/instructions/01_record.ipynb #12336cd8
+def _turn_at(record, where):
+    "The turn that a record of Multi-IF has come to, from 1."
+    at = record.get('turn_index')
+    if _is_nothing(at) or at == '': return 1
+    try: return int(float(at))
+    except (ValueError, TypeError, OverflowError): raise wrong(where, 'turn_index', 'a number', at) from None
+
 def _chat_before(record, turn, asked, where):
     "The messages of a turn of Multi-IF: the chat so far, with the answers, and its own prompt."
     if turn == 1: return [asked]
-    at = int(record.get('turn_index') or 1)
-    chat = unquoted(record.get('turns'), where, 'turns')
+    at, chat = _turn_at(record, where), unquoted(record.get('turns'), where, 'turns')
     chat = chat if isinstance(chat, list) else []
     if at == turn - 1: chat = [*chat, {'role': 'assistant', 'content': record.get('responses')}, asked]
     if at in (turn, turn - 1) and len(chat) == 2*turn - 1 and chat[-1] == asked: return chat
     raise DataError(f"{where}: field 'turns' holds no answers to the turns before turn {turn}; "
                     f'read the file that the script wrote in step {turn - 1} or {turn}')
 
+# %% ../../nbs/api/instructions/01_record.ipynb #44894a18
 def _of_turns(record, where, turn=None):
     "One turn of a record of Multi-IF as a plain record."
-    at = record.get('turn_index')
-    at = int(at) if str(at).isdecimal() else 1
+    at = _turn_at(record, where)
     turn = turn or at
     asked = unquoted(record.get(f'turn_{turn}_prompt') or None, where, f'turn_{turn}_prompt')
     if not isinstance(asked, dict):
         raise wrong(where, f'turn_{turn}_prompt', 'a message; the record has fewer turns, leave it out', asked)
     flat = {k: v for k, v in record.items() if not k.startswith('turn') and k != 'responses'}
-    flat |= {'prompt': _chat_before(record | {'turn_index': at}, turn, asked, where),
-             'instruction_id_list': record.get(f'turn_{turn}_instruction_id_list'), 'kwargs': record.get(f'turn_{turn}_kwargs')}
+    flat |= {k: record.get(f'turn_{turn}_{k}') for k in ('instruction_id_list', 'kwargs')}
+    flat |= {'prompt': _chat_before(record, turn, asked, where)}
     return flat | ({'response': record['responses']} if at == turn and record.get('responses') else {})
 
 # %% ../../nbs/api/instructions/01_record.ipynb #e21d9fe7
@@ -284,7 +291,8 @@ _PROMPTS = 'messages', 'conversations', 'prompt', 'question'
 
 def _no_prompt(record, where, fields):
     if there := [k for k in fields if k in record]: return wrong(where, there[0], 'a text or chat messages', None)
-    return DataError(f"{where}: the prompt is missing, no {', '.join(map(repr, fields))}; the line has {sorted(record)}")
+    wanted = ', '.join(map(repr, fields))
+    return DataError(f'{where}: the prompt is missing, no {wanted}; the line has {sorted(record)}')
 
 def _agree_on_prompt(record, where, fields):
     "Complain about two prompts in one record."
