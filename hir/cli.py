@@ -494,7 +494,8 @@ def _instruction_asked(args):
     if args.task and not args.constraint:
         raise DataError('a task needs a constraint: -c punctuation:no_comma; `hir kinds` lists them')
     before = [Message('system', args.system)] if args.system else []
-    if args.task: return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint], earlier=before))
+    if args.task:
+        return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint], earlier=before))
     found = _own_instructions(_located(args.data))
     if args.constraint or args.system:
         raise DataError('--constraint and --system go with a task; the instructions of a file have their own')

@@ -46,7 +46,7 @@ def test_two_policies_stand_side_by_side(tmp_path, capsys, monkeypatch):
     ([], 'needs a task'), (['x'], 'needs a constraint'), (['x', 'y', '-c', 'toy:no_comma'], "unknown argument 'y'"), (['x', '--data', 'f'], 'needs a task'), (['x', '-c', 'no:such'], 'unknown kind'),
     (['x', '-c', 'toy:at_least {n: 3}'], 'not valid JSON'), (['x', '-c', 'toy:at_least'], "argument 'n' is missing"),
     (['--data', 'gone.jsonl'], 'gone.jsonl'), (['--data', shipped('toy/heldout.jsonl'), '--nth', '9999'], 'not 9999'),
-    (['--data', shipped('toy/heldout.jsonl'), '-c', 'toy:no_comma'], 'goes with a task'),
+    (['--data', shipped('toy/heldout.jsonl'), '-c', 'toy:no_comma'], 'go with a task'),
     (['x', '-c', 'judge:criterion {"criterion": "Be friendly."}'], 'judge')])
 def test_what_cannot_be_asked_is_said(words, says, capsys):
     assert hir('ask', *TOY, *words) in (1, 2)

@@ -153,8 +153,9 @@ def _as_message(record, where):
     "The `Message` that a record describes, or a DataError."
     if not isinstance(record, dict): raise DataError(f'{where} must be an object, not {record!r}')
     _unknown_field(record, ('role', 'text', 'template', 'more'), where)
+    role, text = (typed(record, name, str, where) for name in ('role', 'text'))
     template, more = typed(record, 'template', str, where, 'inline'), typed(record, 'more', dict, where, {})
-    return _built_of(where, Message, typed(record, 'role', str, where), typed(record, 'text', str, where), template, more)
+    return _built_of(where, Message, role, text, template, more)
 
 def _objects_in(record, name, read, where, *absent):
     "What `read` makes of each item of a list field."
