@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['completion_text', 'constraint_columns', 'trl_reward', 'trl_rows', 'trl_dataset', 'Replaying']
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #985e82aa
+# %% ../../nbs/api/adapters/01_trl.ipynb #992a08f4
 import json
 import random
 import torch
@@ -29,7 +29,7 @@ from ..replays.reward import kept, masked, original_rows, score, with_sources
 from ..replays.select import lam
 from ..training.batch import as_tensors, collate
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #223481f2
+# %% ../../nbs/api/adapters/01_trl.ipynb #462af12a
 def completion_text(
     completion:str|Sequence[dict], # a text, or messages
     where:str)->str: # for errors
@@ -41,7 +41,7 @@ def completion_text(
     raise DataError(f"{where}: the completion must be a text, or messages with the assistant's last, "
                     f'not {completion!r:.100}')
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #798923bc
+# %% ../../nbs/api/adapters/01_trl.ipynb #9506d5ba
 _ASKING_COLUMNS = {'instruction', 'instruction_id_list', 'constraints'}
 
 def _asked_record(row, where):
@@ -56,7 +56,7 @@ def _asked_at(columns, i, where):
     if asking and not asking & {*row}: return None
     return constraints_in(_asked_record(row, where) if 'instruction' in row else row, where)
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #d7b22ae4
+# %% ../../nbs/api/adapters/01_trl.ipynb #58e3be33
 def constraint_columns(constraints:Iterable[Constraint])->list[str]:
     "A name for each constraint of an instruction: its kind, numbered where it comes again."
     seen, names = Counter(), []
@@ -76,7 +76,7 @@ def _log_verdicts(
         if log_extra: log_extra(name, values)
         if log_metric and asked: log_metric(f'constraints/{name}', sum(asked)/len(asked))
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #e684ea4a
+# %% ../../nbs/api/adapters/01_trl.ipynb #c71469c8
 def _verdict_at(constraints, completion, where, how):
     "The verdict of a completion; a DataError where the official check cannot run."
     try: return verify(constraints, completion_text(completion, where), **how)
@@ -101,7 +101,7 @@ def trl_reward(
     rewarded.__name__, rewarded.how = getattr(reward, '__name__', 'reward'), how
     return rewarded
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #8b178e24
+# %% ../../nbs/api/adapters/01_trl.ipynb #2430ea43
 def trl_rows(instructions:Iterable[Instruction])->list[dict]:
     "A row for each: `prompt`, its messages, and `instruction`, the JSON of its record."
     return [{'prompt': q.messages, 'instruction': json.dumps(record_of(q), ensure_ascii=False)} for q in instructions]
@@ -111,7 +111,7 @@ def trl_dataset(instructions:Iterable[Instruction])->Any:
     from datasets import Dataset
     return Dataset.from_list(trl_rows(instructions))
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #a6079c81
+# %% ../../nbs/api/adapters/01_trl.ipynb #31ef2598
 def _padded_as_trl(trainer, seqs, side):
     "Token ids padded on one side, and their mask."
     seqs, there = [torch.tensor(x) for x in seqs], trainer.accelerator.device
@@ -129,7 +129,7 @@ def _trl_logps(trainer, rows, entropy=False):
         trainer.args.per_device_train_batch_size, entropy)
     return [None if x is None else x.float().cpu() for x in found[:2]]
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #05414b57
+# %% ../../nbs/api/adapters/01_trl.ipynb #ef20ae5a
 def _instruction_at(trainer, row, prompt, where):
     "The instruction of a row; a DataError if TRL read another prompt."
     q = as_instruction(_asked_record(row, where), where)
@@ -137,6 +137,7 @@ def _instruction_at(trainer, row, prompt, where):
     raise DataError(f"{where}: TRL reads another prompt than column 'instruction' gives; let trl_rows write both, "
                     'and give the trainer no tools')
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #60bbeef6
 def _trl_rollouts(trainer, out):
     "This process's responses as rollouts, with verdicts."
     inputs, completions, ids, _ = trainer.drawn
@@ -160,7 +161,7 @@ def _trl_originals(trainer, out):
     mask = (out['completion_mask']*out.get('tool_mask', 1)).tolist()
     return [replace(row, weight=tuple(map(float, m[:len(row.ids)]))) for row, m in zip(rows, mask)]
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #b9a1efb3
+# %% ../../nbs/api/adapters/01_trl.ipynb #8c997a8b
 def _draw_number(trainer):
     "Which draw this is, from 1, in a run that was resumed too."
     args, parts = trainer.args, trainer.args.gradient_accumulation_steps
@@ -176,7 +177,7 @@ def _trl_replays(trainer, rows):
     for name, x in (('replays', len(again)), ('lambda', weight)): trainer._metrics['train'][name].append(x)
     return again
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #26e82372
+# %% ../../nbs/api/adapters/01_trl.ipynb #f0d28a84
 def _own_share(trainer, rows, n): # n: originals of a process
     "Positions of this process's rows, and how many silent ones must follow."
     process, parts = trainer.accelerator, trainer.args.steps_per_generation
@@ -184,7 +185,7 @@ def _own_share(trainer, rows, n): # n: originals of a process
     size = -(-max(map(len, mine))//parts)*parts
     return mine[process.process_index], size - len(mine[process.process_index])
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #735265a4
+# %% ../../nbs/api/adapters/01_trl.ipynb #cf02b920
 def _trl_tensors(trainer, out, rows, x, mine, silent):
     "TRL's tensors of the rows `mine`, silent ones behind; x: what the method prepared."
     index = torch.tensor(mine + mine[:1]*silent)
@@ -197,7 +198,7 @@ def _trl_tensors(trainer, out, rows, x, mine, silent):
     tokens = (mask*found.get('tool_mask', 1)).sum()
     return found | {'num_items_in_batch': trainer.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #36462f35
+# %% ../../nbs/api/adapters/01_trl.ipynb #89518f36
 def _log_advantages(trainer, adv, mask, n):
     "Put the mean advantages of the n originals into TRL's table, in the place of its own."
     log = trainer._logs['advantages']
@@ -215,7 +216,7 @@ def _with_replays(trainer, out):
     _log_advantages(trainer, x['adv'], batch.mask, n)
     return _trl_tensors(trainer, out, rows, x, *_own_share(trainer, rows, len(out['prompt_ids'])))
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #00cd8dfd
+# %% ../../nbs/api/adapters/01_trl.ipynb #7c361ed8
 _OF_TRL = {'clip': 'epsilon', 'dual_clip': 'delta', 'aggregate': 'loss_type', 'kl': 'beta', 'kl_coef': 'beta'}
 
 def _reading_of(trainer, replay):
@@ -229,7 +230,7 @@ def _reading_of(trainer, replay):
     if found := [f.how for f in trainer.reward_funcs if hasattr(f, 'how')]: return found[0]
     raise ValueError('replays need verdicts: one of the reward functions must be of trl_reward')
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #ed2abf3e
+# %% ../../nbs/api/adapters/01_trl.ipynb #22b856c2
 class Replaying:
     "`class HiRTrainer(Replaying, GRPOTrainer): pass` is a trainer of TRL that learns from replays too."
     def __init__(self, *args, replay:Mapping[str, Any]|None=None, **kw): # settings of `hir`; the others are TRL's
