@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREEDY', 'document', 'response_scores', 'pooled_share', 'Documents', 'task_settings', 'instruction_task', 'YamlTask']
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #9a8e4a4d
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #4d16fdb5
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..instructions.instruction import Instruction
 from ..instructions.scoring import score_record
 from .verifiers_env import scorable
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #764a61ce
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #0d73e579
 def document(
     q:Instruction,
     key:int|str)->dict: # for an instruction without an id
@@ -24,7 +24,7 @@ def document(
              'kwargs': [c.args for c in q.constraints]}
     return found | ({'messages': q.messages} if q.earlier else {})
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #e0034d6a
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #e91f5c0e
 def response_scores(
     doc:dict, # of `document`
     results:Sequence[str], # of the harness: one response
@@ -38,7 +38,7 @@ def response_scores(
     for kind, ok in zip(doc['instruction_id_list'], scored['strict']): out.setdefault(kind, []).append(ok)
     return out
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #17ebd6ab
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #2e30898f
 def pooled_share(
     found:Iterable[Sequence[bool]])->float: # a list per response
     "The share that holds, of all constraints together."
@@ -51,13 +51,13 @@ def _metric_list(kinds):
     names = {f'{level}_level_{mode}_acc': how for mode in ('strict', 'loose') for level, how in (('prompt', one), ('inst', many))}
     return [{'metric': name, 'higher_is_better': True} | how for name, how in (names | dict.fromkeys(kinds, many)).items()]
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #dcdca9a1
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #9467d821
 class Documents(list):
     "Documents, as a table that the harness can read."
     @property
     def features(self)->dict: return dict.fromkeys(self[0]) # name → unused
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #eede7ce2
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #c96f1753
 GREEDY = {'until': [], 'do_sample': False, 'temperature': 0., 'max_gen_toks': 1280}    # as the task `ifeval` has it
 
 def task_settings(
@@ -73,9 +73,9 @@ def task_settings(
     def results(doc, found): return response_scores(doc, found, reading, thinking)
     return {'task': name, 'custom_dataset': dataset, 'test_split': 'test', 'output_type': 'generate_until', 'num_fewshot': 0,
             'doc_to_text': 'prompt', 'doc_to_target': 0, 'generation_kwargs': dict(GREEDY), 'process_results': results,
-            'metric_list': _metric_list(kinds), 'metadata': {'version': 1., 'reading': reading}} | more
+            'metric_list': _metric_list(kinds), 'metadata': {'version': 1., 'reading': reading} | more.pop('metadata', {})} | more
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #02f5b6f6
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #82a6120d
 def _task_class(Task):
     "The harness's class of tasks, for prompts of several messages as well."
     class InstructionTask(Task):
@@ -84,8 +84,9 @@ def _task_class(Task):
             if 'messages' not in doc:
                 return super().fewshot_context(doc, num_fewshot, system_instruction, apply_chat_template,
                                                fewshot_as_multiturn, chat_template, gen_prefix)
-            if not (apply_chat_template and chat_template):
-                raise DataError(f"document {doc['key']}: has several messages; run with --apply_chat_template")
+            if not (apply_chat_template and chat_template) or num_fewshot or gen_prefix:
+                raise DataError(f"document {doc['key']}: has several messages; run with --apply_chat_template, "
+                                'without examples (num_fewshot) or the beginning of an answer (gen_prefix)')
             first = [{'role': 'system', 'content': system_instruction}] if system_instruction else []
             return chat_template(first + doc['messages'])
 
@@ -101,7 +102,7 @@ def instruction_task(
     from lm_eval.api.task import ConfigurableTask
     return _task_class(ConfigurableTask)(config=task_settings(name, source, reading, thinking, **more))
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #1bc81aa9
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #78481251
 class YamlTask:
     "For `class:` in a YAML file of the harness; makes an `instruction_task` of what else stands there."
     def __new__(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scorable', 'task_fields', 'answer_scores', 'instruction_env']
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #10b2ed7d
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #b2dec3dc
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from ..constraints.constraint import Reading, Verdict
@@ -14,7 +14,7 @@ from ..files import DataError, records
 from ..instructions.instruction import Instruction, as_instruction, record_of
 from ..instructions.scoring import score_record
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #bd13518a
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #7cb97ad4
 def scorable(
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
     reading:Reading='meant', # what the sentences say, or what the official code checks
@@ -28,7 +28,7 @@ def scorable(
         except DataError as e: raise DataError(str(e).replace('the record', where, 1)) from None
     return found
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #dad2d169
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #80e429ca
 def task_fields(
     q:Instruction,
     name:str='')->dict: # where it comes from, shown beside its rollouts
@@ -38,7 +38,7 @@ def task_fields(
     prompt = said[0]['content'] if len(said) == 1 else said
     return {'id': q.id or None, 'name': name or None, 'system_prompt': system, 'prompt': prompt, 'record': record_of(q)}
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #a6ac522f
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #aef7c482
 def answer_scores(
     record:dict, # of `task_fields`
     answer:str,  # what was written, trace of thought included
@@ -51,7 +51,7 @@ def answer_scores(
     shares = {k: passed/asked for k, (passed, asked) in per_kind([(constraints, v)]).items()}
     return float(reward(v)), {'ila': ila(v), 'cla': cla(v)} | shares
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #0df1d7c5
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #22962ca7
 def _taskset_class(vf, rows, task_scores):
     "A `Taskset` whose tasks hold these fields; `task_scores` maps (record, answer) to (reward, metrics)."
     class InstructionData(vf.TaskData):
@@ -72,7 +72,7 @@ def _taskset_class(vf, rows, task_scores):
 
     return Instructions
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #0f9bd754
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #72c3f9c0
 def _harness_class(vf):
     "A `Harness` that asks once."
     from openai import AsyncOpenAI
@@ -92,7 +92,7 @@ def _harness_class(vf):
 
     return AskOnce
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #fa20adb2
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #c48e3cc0
 def instruction_env(
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
     reward:Callable[[Verdict], float]=ila, # `ila`, `cla`, or your own
