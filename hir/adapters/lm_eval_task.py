@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GREEDY', 'document', 'response_scores', 'pooled_share', 'Documents', 'task_settings', 'instruction_task', 'YamlTask']
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #4d16fdb5
-from collections.abc import Callable, Iterable, Sequence
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #3608651b
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from ..constraints.constraint import Reading
@@ -15,7 +15,7 @@ from ..instructions.instruction import Instruction
 from ..instructions.scoring import score_record
 from .verifiers_env import scorable
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #0d73e579
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #d4b07cf0
 def document(
     q:Instruction,
     key:int|str)->dict: # for an instruction without an id
@@ -24,7 +24,7 @@ def document(
              'kwargs': [c.args for c in q.constraints]}
     return found | ({'messages': q.messages} if q.earlier else {})
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #e91f5c0e
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #1e2ac247
 def response_scores(
     doc:dict, # of `document`
     results:Sequence[str], # of the harness: one response
@@ -38,7 +38,7 @@ def response_scores(
     for kind, ok in zip(doc['instruction_id_list'], scored['strict']): out.setdefault(kind, []).append(ok)
     return out
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #2e30898f
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #c0c97837
 def pooled_share(
     found:Iterable[Sequence[bool]])->float: # a list per response
     "The share that holds, of all constraints together."
@@ -48,16 +48,17 @@ def pooled_share(
 def _metric_list(kinds):
     "How the harness averages each metric."
     one, many = {'aggregation': 'mean'}, {'aggregation': pooled_share}
-    names = {f'{level}_level_{mode}_acc': how for mode in ('strict', 'loose') for level, how in (('prompt', one), ('inst', many))}
-    return [{'metric': name, 'higher_is_better': True} | how for name, how in (names | dict.fromkeys(kinds, many)).items()]
+    levels = [(f'prompt_level_{mode}_acc', one) for mode in ('strict', 'loose')]
+    levels += [(f'inst_level_{mode}_acc', many) for mode in ('strict', 'loose')]
+    return [{'metric': name, 'higher_is_better': True} | how for name, how in levels + [(k, many) for k in kinds]]
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #9467d821
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #3a0fa7d1
 class Documents(list):
     "Documents, as a table that the harness can read."
     @property
     def features(self)->dict: return dict.fromkeys(self[0]) # name → unused
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #c96f1753
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #fb25c5fa
 GREEDY = {'until': [], 'do_sample': False, 'temperature': 0., 'max_gen_toks': 1280}    # as the task `ifeval` has it
 
 def task_settings(
@@ -69,13 +70,14 @@ def task_settings(
     "The settings of a task; a DataError if rules cannot score an instruction."
     docs = Documents(document(q, i) for i, (_, q) in enumerate(scorable(source, reading, thinking)))
     kinds = sorted({kind for doc in docs for kind in doc['instruction_id_list']})
-    def dataset(**_): return {'test': docs}
-    def results(doc, found): return response_scores(doc, found, reading, thinking)
-    return {'task': name, 'custom_dataset': dataset, 'test_split': 'test', 'output_type': 'generate_until', 'num_fewshot': 0,
-            'doc_to_text': 'prompt', 'doc_to_target': 0, 'generation_kwargs': dict(GREEDY), 'process_results': results,
-            'metric_list': _metric_list(kinds), 'metadata': {'version': 1., 'reading': reading} | more.pop('metadata', {})} | more
+    about = {'version': 1., 'reading': reading} | more.pop('metadata', {})
+    return {'task': name, 'output_type': 'generate_until', 'num_fewshot': 0, 'generation_kwargs': dict(GREEDY),
+            'custom_dataset': lambda **_: {'test': docs}, 'test_split': 'test',
+            'doc_to_text': 'prompt', 'doc_to_target': 0,
+            'process_results': lambda doc, found: response_scores(doc, found, reading, thinking),
+            'metric_list': _metric_list(kinds), 'metadata': about} | more
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #82a6120d
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #d853068c
 def _task_class(Task):
     "The harness's class of tasks, for prompts of several messages as well."
     class InstructionTask(Task):
@@ -102,7 +104,7 @@ def instruction_task(
     from lm_eval.api.task import ConfigurableTask
     return _task_class(ConfigurableTask)(config=task_settings(name, source, reading, thinking, **more))
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #78481251
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #297c599e
 class YamlTask:
     "For `class:` in a YAML file of the harness; makes an `instruction_task` of what else stands there."
     def __new__(
