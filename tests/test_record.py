@@ -7,6 +7,7 @@ import csv, json, time
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from checkout import ROOT
 from hir.constraints.constraint import Constraint
 from hir.constraints.verifier import verify
 from hir.files import DataError, jsonable, record_in
@@ -88,6 +89,16 @@ def test_rows_of_pandas_hold_arrays(tmp_path):
     assert type(row['prompt']).__name__ == 'ndarray'
     assert score_record(row)['strict'] == [True, True]
     assert content(READERS['iftrain'](flattened(record_in(row, 'x'), 'x'), 'x')) == (chat(PROMPT), list(zip(IDS, ARGS)))
+
+
+def test_the_log_of_a_real_run_says_what_we_say(tmp_path):
+    "Written by lm_eval, with its own verdicts beside the answers."
+    log = ROOT/'tests'/'data'/'samples_ifeval.jsonl'
+    lines = [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
+    score_file(log, tmp_path/'out.jsonl', thinking='keep')
+    ours = [json.loads(line) for line in (tmp_path/'out.jsonl').read_text(encoding='utf-8').splitlines()]
+    for mode in ('strict', 'loose'): assert [r[mode] for r in ours] == [r[f'inst_level_{mode}_acc'] for r in lines]
+    assert [q.prompt for q in load('ifeval', log).instructions] == [r['doc']['prompt'] for r in lines]
 
 
 # ---- what is padding, and what is not
