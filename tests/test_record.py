@@ -128,7 +128,7 @@ def test_two_meanings_are_refused(tmp_path):
                                ('ifeval', IFEVAL | {'ground_truth': repr([TRUTH])}, "both 'instruction_id_list' and 'ground_truth'")]:
         with pytest.raises(DataError) as e: load(name, kept(tmp_path/'x.jsonl', record))
         assert 'x.jsonl:1: ' in str(e.value) and says in str(e.value), e.value
-    for record, says in [({'response': 'a', 'output': 'b'}, 'which differ; keep one'), ({'output': {'text': 'a'}}, 'a text, or a list of texts')]:
+    for record, says in [({'response': 'a', 'output': 'b'}, 'which differ; keep one'), ({'output': {'text': 'a'}}, "'output' must be a text")]:
         with pytest.raises(DataError, match=says): answers_in(IFEVAL | record, 'x:1')
 
 def test_a_truth_both_rows_share_is_one(tmp_path):

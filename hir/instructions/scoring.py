@@ -25,14 +25,16 @@ from ..constraints.judge import is_soft
 from ..trust import safe_children
 from ..files import DataError, as_line, check_output, jsonable, record_in, rows, typed, write_atomic
 from .instruction import as_instruction
-from .record import answers_in, flattened, stated_in, wrong
+from .record import STATING, answers_in, flattened, stated_in, wrong
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #906ef2fc
 def constraints_in(record:dict, where:str)->list[Constraint]:
     "All constraints of a record, at least one, each decided by a rule; else a DataError."
-    found = stated_in(flattened(record, where), where)
+    flat = flattened(record, where)
+    found = stated_in(flat, where)
     if any(map(is_soft, found)):
-        raise DataError(f'{where}: holds a criterion in words, which no rule decides; '
+        form = next(k for k in STATING if k in flat)
+        raise DataError(f'{where}: field {form!r} holds a criterion in words, which no rule decides; '
                         'ask a judge, hir.constraints.judge.Judge')
     return found
 
