@@ -79,7 +79,7 @@ def test_the_reading_official_answers_or_refuses(case):
 
 # ---- records of the field
 
-def of_file(case, tmp_path):
+def from_a_file(case, tmp_path):
     "What is read from a file of the record: constraints, verdicts, or that it was read at all."
     record, path = case['record'], tmp_path/'case.jsonl'
     path.write_text(ast.literal_eval(record) if isinstance(record, str) else json.dumps(record), encoding='utf-8')
@@ -90,6 +90,6 @@ def of_file(case, tmp_path):
 
 @of_cases([(where, case) for where, case in ALL if case['about'].startswith(SHAPES)])
 def test_a_record_is_read_as_people_mean_it_or_refused(case, tmp_path):
-    if case['wanted'] is not None: assert of_file(case, tmp_path) == case['wanted']
+    if case['wanted'] is not None: assert from_a_file(case, tmp_path) == case['wanted']
     else:
-        with pytest.raises(DataError, match=r"case.jsonl:1: field '.+; correct the record"): of_file(case, tmp_path)
+        with pytest.raises(DataError, match=r"case.jsonl:1: field '.+; correct the record"): from_a_file(case, tmp_path)
