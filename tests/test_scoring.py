@@ -19,7 +19,7 @@ from hir.cli import main
 from hir.constraints.constraint import Constraint, KINDS, kind, kinds
 from hir.files import DataError, record_in
 from hir.instructions.instruction import Instruction, save_instructions
-from hir.instructions.scoring import _in_given_order, score_file, _score_line, score_record, _scored_record
+from hir.instructions.scoring import _in_given_order, score_file, _score_line, score_record, score_responses
 from hir.constraints.verifier import CheckError
 from test_parity import FOLDER
 
@@ -63,12 +63,11 @@ args = st.one_of(st.dictionaries(st.sampled_from(['keywords', 'constraint', 'rel
 @example({'response': 'a'}, ['Length_Words'], [{'constraint': ['at most 5 words']}], 'instruction_id_list')
 def test_any_record_gets_bools_or_an_error_that_says_where(rest, first, second, field):
     item = json.dumps(rest | {field: first, 'kwargs': second}).encode()
-    line = _score_line('file:3', item)
-    if line.error is None:
+    for line in _score_line('file:3', item):
+        if line.error is not None: assert isinstance(line.error, DataError) and str(line.error).startswith('file:3: '); continue
         out = json.loads(line.text)
         assert out['strict'] and all(type(ok) is bool for ok in out['strict'] + out['loose'])
         assert len(out['strict']) == len(out['loose']) == len(line.kinds)
-    else: assert isinstance(line.error, DataError) and str(line.error).startswith('file:3: ')
 
 
 @QUICK
@@ -87,7 +86,7 @@ def test_other_fields_pass_through_and_verdicts_are_stable(text, more):
     verdict = ('strict', 'loose', 'reading')
     assert {k: v for k, v in after.items() if k not in verdict} == {k: v for k, v in before.items() if k not in verdict}
     assert all(a <= b for a, b in zip(after['strict'], after['loose'])) and score_record(after) == after
-    again = json.loads(_score_line('x', json.dumps(before).encode()).text)
+    again = json.loads(_score_line('x', json.dumps(before).encode())[0].text)
     assert again == json.loads(json.dumps(after)) or any(word in json.dumps(before) for word in ('NaN', 'Infinity'))
 
 
@@ -153,7 +152,7 @@ BAD = {
     'NaN': ('{"response": "a", "score": NaN, "kwargs": [{}], "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (NaN is no JSON; write null"),
     'a field twice': ('{"response": "a, b", "kwargs": [{}], "response": "a", "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (field 'response' is there twice)"),
     'no constraints named': ({'response': 'a'}, ":2: names no constraints; it needs the fields 'instruction_id_list'"),
-    'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "'response' must be str, not NoneType"),
+    'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "field 'response' is null or empty; with --missing fail it counts as failed"), 'no text': (record(3), "'response' must be a text, not 3"),
     'no kwargs': (without('kwargs'), "field 'kwargs' is missing"), 'empty list': (record(instruction_id_list=[], kwargs=[]), 'a list of at least one'),
     'unknown kind': (record(instruction_id_list=['punctuation:no_coma'], kwargs=[{}]), "'instruction_id_list[0]': unknown kind 'punctuation:no_coma'; did you"),
     'missing argument': (record(kwargs=[{}, {'num_words': 3}]), "'kwargs[1]': length_constraints:number_words: argument 'relation' is missing"),
@@ -185,8 +184,8 @@ ASK, SAY = without('response'), {'prompt': 'Describe the sea.', 'response': 'Sal
 UNFIT = {
     'response without a prompt': ([ASK], [SAY, SAY | {'prompt': 'Who?'}], "say.jsonl:2: field 'prompt' is of no record in"),
     'prompt without a response': ([ASK, ASK | {'prompt': 'Who?'}], [SAY], 'ask.jsonl:2: no response in'),
-    'two responses': ([ASK], [SAY, SAY], "say.jsonl:2: field 'prompt' is that of"),
-    'one prompt twice': ([ASK, ASK], [SAY], "ask.jsonl:2: field 'prompt' is that of"),
+    'no list of texts': ([ASK], [SAY | {'response': ['a', 3]}], "say.jsonl:1: field 'response[1]' must be a text"),
+    'one prompt twice': ([ASK, ASK | {'prompt': ASK['prompt'] + ' \n'}], [SAY], "ask.jsonl:2: field 'prompt' is that of"),
     'no field to join on': ([ASK], [{'response': 'a'}], "say.jsonl:1: field 'prompt' is missing"),
     'not even JSON': ([ASK], ['{'], 'say.jsonl:1: not valid JSON'), 'no answer': ([ASK], [{'prompt': ASK['prompt']}], "say.jsonl:1: field 'response' is missing"),
     'a response in both': ([record()], [SAY], "ask.jsonl:1: has a 'response' of its own"),
@@ -338,8 +337,8 @@ def test_muldimif_records_are_scored_in_both_forms():
     equal = []
     for r in rows:
         triples = [[*id.split('_', 1), k['constraint']] for id, k in zip(r['instruction_id_list'], r['kwargs'])]
-        after, _ = _scored_record(r)
-        assert after['strict'] == after['loose'] == _scored_record({'constraints': triples, 'response': r['response']})[0]['strict']
+        after = score_record(r)
+        assert after['strict'] == after['loose'] == score_record({'constraints': triples, 'response': r['response']})['strict']
         equal += map(bool.__eq__, after['strict'], r['strict'])
     assert sum(equal) > .98*len(equal)
 
