@@ -141,6 +141,8 @@ def score_record(
     raise DataError(f"the record: field 'response' holds {len(scored)} responses; `score_responses` scores each")
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #3f713fe5
+def _digest(text): return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
+
 def _turns(messages, field, where):
     "[(role, text)] of a chat, without an answer at its end."
     for i, m in enumerate(messages):
@@ -163,8 +165,6 @@ def _keys_in(record:dict, key:str, where:str):
     raise wrong(where, field, 'a text, an integer or a chat' if key == 'prompt' else 'a text or an integer', value)
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #07c9995b
-def _digest(text): return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
-
 class _Asked:
     "Records by what they are joined on."
     def __init__(self, key):
@@ -174,11 +174,10 @@ class _Asked:
         "Keep a record, or complain that an earlier one has its key."
         whole, turn = map(_digest, _keys_in(record, self.key, where))
         if whole in self.whole:
-            raise DataError(f'{where}: field {self.key!r} is that of {self.at(self.whole[whole])[0]} as well, but for '
-                            'white space at its ends; keep one')
+            raise DataError(f'{where}: field {self.key!r} is that of {self.at(self.whole[whole])[0]} as well; keep one')
         i = self.whole[whole] = len(self.starts)
         if turn != whole: self.turn.setdefault(turn, []).append(i)
-        self.starts.append(self.file.seek(0, 2)); self.answered.append(0)
+        self.answered.append(0); self.starts.append(self.file.seek(0, 2))
         self.file.write(json.dumps([where, record]).encode() + b'\n')
     def at(self, i):
         "(where, record) of number i."
@@ -220,6 +219,23 @@ def _group_of(*what):
     "A number of 61 bits for what several responses have in common."
     return int.from_bytes(_digest(json.dumps(what))[:8], 'big') >> 3
 
+def _mark_answered(asked, responses):
+    "Note which prompts have a response; what is wrong with one is told when its turn comes."
+    for where, line in rows(responses):
+        with suppress(DataError):
+            i = asked.number(record_in(line, where), where)
+            if i is not None: asked.answered[i] = 1
+
+def _alone(asked, responses, missing):
+    "Yield ('file:line', an error or a record with a null, number of its prompt) for every prompt without a response."
+    alone = [i for i, found in enumerate(asked.answered) if not found]
+    for i in alone:
+        where, record = asked.at(i)
+        none = NoResponse(f'{where}: no response in {responses} has its {asked.key!r} ({len(alone)} such records); '
+                          'with --missing fail they count as failed, with --missing skip they are left out')
+        yield where, none if missing == 'error' else record | {'response': None}, _group_of('joined', i)
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #e65ebc2e
 def _joined_line(
     path,      # prompts with constraints
     responses, # records with `response`
@@ -231,16 +247,13 @@ def _joined_line(
     for where, line in rows(path):
         try: asked.add(_with_prompt(record_in(line, where), where), where)
         except DataError as e: yield where, e, None
+    early = missing == 'error' and os.path.isfile(responses)     # before the work, not after it
+    if early: _mark_answered(asked, responses); yield from _alone(asked, responses, missing)
     for where, line in rows(responses, bar):
         try: i, record = _joined_record(where, line, asked, path)
         except DataError as e: yield where, e, None
         else: yield where, record, _group_of('joined', i)
-    alone = [i for i, found in enumerate(asked.answered) if not found]
-    for i in alone:
-        where, record = asked.at(i)
-        none = NoResponse(f'{where}: no response in {responses} has its {key!r} ({len(alone)} such records); with '
-                          '--missing fail they count as failed, with --missing skip they are left out')
-        yield where, none if missing == 'error' else record | {'response': None}, _group_of('joined', i)
+    if not early: yield from _alone(asked, responses, missing)
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #d5c17ad8
 @dataclass(frozen=True)
@@ -493,6 +506,7 @@ def _lines_kept(raw, where):
         own = {k: tuple(v) for k, v in x.items() if isinstance(v, list)}
         yield Line(**x | own | {'error': x['error'] and errors[x['error'][0]](x['error'][1])})
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #c2345f95
 def _resumed(part, head, score): # score: (how many items are done) → the lines of each of the others
     "Yield the lines of each item, those in `part` first; the others are kept there."
     first, n, end = json.dumps(head).encode() + b'\n', 0, 0
