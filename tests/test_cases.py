@@ -17,7 +17,7 @@ from hir.constraints.constraint import Constraint, ConstraintError
 from hir.constraints.judge import yes_or_no
 from hir.constraints.text import sentences, words
 from hir.constraints.verifier import verify, verify_both
-from hir.instructions.scoring import constraints_in
+from hir.instructions.scoring import constraints_in, score_file
 
 FOLDER = os.environ.get('HIR_CASES', '')
 ELSEWHERE = ('record shape not read', 'responses not joined')      # what these want is asked in the tests of records
@@ -70,3 +70,18 @@ def test_the_reading_official_answers_or_refuses(case):
         with pytest.raises(ConstraintError, match=case['kind']): verdict(case, 'official')
     else: assert verdict(case, 'official') in (True, False)
     assert time.process_time() - begun < 5
+
+
+# ---- responses in a file of their own
+
+def of_file(): return [(f'{path.stem}:{n}', case) for path in sorted(Path(FOLDER or '/nowhere').glob('*.jsonl'))
+                       for n, case in enumerate(map(json.loads, path.read_text(encoding='utf-8').splitlines()), 1) if case['about'].startswith(ELSEWHERE[1])]
+
+@of_cases(of_file())
+def test_a_response_is_joined_to_its_prompt_and_a_missing_one_is_counted(case, tmp_path):
+    ask = {'key': 1, 'prompt': 'Say hi without commas.', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
+    for name, record in (('ask', ask), ('say', case['record'])): (tmp_path/f'{name}.jsonl').write_text(json.dumps(record) + '\n')
+    found = score_file(tmp_path/'ask.jsonl', tmp_path/'out.jsonl', tmp_path/'say.jsonl', missing='fail')
+    failed = case['wanted'].startswith('counted as failed')
+    assert failed or case['wanted'] == 'joined'
+    assert (found['records'], found['rejected'], found['missing'], found['strict']['ila']) == (1, 0, failed, not failed)
