@@ -143,6 +143,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peak(2000) < peak(200) + 300_000            # the longer file has 2 MB
 
 
+def test_memory_does_not_grow_with_the_prompts(tmp_path):
+    def peak(n):
+        asks = written(tmp_path/'ask.jsonl', *(without('response') | {'prompt': f'{i} ' + 'word '*4000} for i in range(n)))
+        says = written(tmp_path/'say.jsonl', *({'prompt': f'{i} ' + 'word '*4000, 'response': 'Salt.'} for i in range(n)))
+        tracemalloc.start()
+        score_file(asks, tmp_path/'out.jsonl', says)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+    peak(50)
+    assert peak(1000) < peak(100) + 1_000_000          # the longer file has 20 MB
+
+
 def test_no_model_is_loaded():
     code = "import sys, hir.instructions.scoring, hir.constraints.catalogue; print({'torch', 'transformers', 'nltk', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'set()\n'

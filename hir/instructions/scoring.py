@@ -169,7 +169,7 @@ class _Asked:
     "Records by what they are joined on."
     def __init__(self, key):
         self.key, self.whole, self.turn, self.answered = key, {}, {}, bytearray()
-        self.file, self.starts = SpooledTemporaryFile(16 << 20), array('Q')
+        self.file, self.starts = SpooledTemporaryFile(1 << 20), array('Q')
     def add(self, record, where):
         "Keep a record, or complain that an earlier one has its key."
         whole, turn = map(_digest, _keys_in(record, self.key, where))
