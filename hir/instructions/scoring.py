@@ -226,7 +226,7 @@ def _mark_answered(asked, responses):
             i = asked.number(record_in(line, where), where)
             if i is not None: asked.answered[i] = 1
 
-def _alone(asked, responses, missing):
+def _unanswered(asked, responses, missing):
     "Yield ('file:line', an error or a record with a null, number of its prompt) for every prompt without a response."
     alone = [i for i, found in enumerate(asked.answered) if not found]
     for i in alone:
@@ -248,12 +248,12 @@ def _joined_line(
         try: asked.add(_with_prompt(record_in(line, where), where), where)
         except DataError as e: yield where, e, None
     early = missing == 'error' and os.path.isfile(responses)     # before the work, not after it
-    if early: _mark_answered(asked, responses); yield from _alone(asked, responses, missing)
+    if early: _mark_answered(asked, responses); yield from _unanswered(asked, responses, missing)
     for where, line in rows(responses, bar):
         try: i, record = _joined_record(where, line, asked, path)
         except DataError as e: yield where, e, None
         else: yield where, record, _group_of('joined', i)
-    if not early: yield from _alone(asked, responses, missing)
+    if not early: yield from _unanswered(asked, responses, missing)
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #d5c17ad8
 @dataclass(frozen=True)
