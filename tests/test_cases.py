@@ -93,3 +93,18 @@ def test_a_record_is_read_as_people_mean_it_or_refused(case, tmp_path):
     if case['wanted'] is not None: assert from_a_file(case, tmp_path) == case['wanted']
     else:
         with pytest.raises(DataError, match=r"case.jsonl:1: field '.+; correct the record"): from_a_file(case, tmp_path)
+
+
+# ---- responses in a file of their own
+
+def of_file(): return [(f'{path.stem}:{n}', case) for path in sorted(Path(FOLDER or '/nowhere').glob('*.jsonl'))
+                       for n, case in enumerate(map(json.loads, path.read_text(encoding='utf-8').splitlines()), 1) if case['about'].startswith(ELSEWHERE[1])]
+
+@of_cases(of_file())
+def test_a_response_is_joined_to_its_prompt_and_a_missing_one_is_counted(case, tmp_path):
+    ask = {'key': 1, 'prompt': 'Say hi without commas.', 'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
+    for name, record in (('ask', ask), ('say', case['record'])): (tmp_path/f'{name}.jsonl').write_text(json.dumps(record) + '\n')
+    found = score_file(tmp_path/'ask.jsonl', tmp_path/'out.jsonl', tmp_path/'say.jsonl', missing='fail')
+    failed = case['wanted'].startswith('counted as failed')
+    assert failed or case['wanted'] == 'joined'
+    assert (found['records'], found['rejected'], found['missing'], found['strict']['ila']) == (1, 0, failed, not failed)
