@@ -153,18 +153,21 @@ def _cards_of(path):
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #517a4bce
 def _offer(monitor, history, cards):
-    "Let the controls offer what the run has."
+    "Let the controls offer what the run has; the metric that is chosen then."
     names = sorted({k for h in history for k in h} - {'step'}) or ['entropy']
     metric = monitor.controls['metric']
     if list(metric.options) != names:
         kept = metric.value if metric.value in names else 'entropy' if 'entropy' in names else names[0]
-        with metric.hold_trait_notifications(): metric.options = names; metric.value = kept
+        metric.unobserve(monitor.refresh, 'value')                      # drawn once, below
+        metric.options = names; metric.value = kept
+        metric.observe(monitor.refresh, 'value')
     monitor.controls['card'].max = max(0, len(cards) - 1)
+    return metric.value
 
 def _look(monitor, metric, card):
     "The card of a run as it is now."
     history, evals = (read_log(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
-    cards = _cards_of(monitor.folder/'cards.md'); _offer(monitor, history, cards)
+    cards = _cards_of(monitor.folder/'cards.md'); metric = _offer(monitor, history, cards)
     curves = show_run(history, evals, metric if any(metric in h for h in history) else 'ila')
     sample = show_sample(cards[min(card, len(cards) - 1)] if cards else 'no sample card yet')
     says = f'{monitor.folder.name}: {monitor.state}' if monitor.state else monitor.folder.name

@@ -12,14 +12,16 @@ from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop import RewardLoopManager, RewardLoopWorker
 from verl.trainer.ppo.metric_utils import process_validation_metrics
+from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.reward_manager import get_reward_manager_cls
 
 from checkout import ROOT
+from hir.adapters.logs import read_rollouts
 from hir.adapters.verl import save_verl, verl_row
 from hir.constraints.verifier import cla, ila
-from hir.files import DataError, shipped
+from hir.files import DataError, records, shipped
 from hir.instructions.instruction import load_instructions
 from hir.policies.engines.hf import HFEngine
 from hir.policies.policy import load_policy
@@ -173,3 +175,33 @@ def test_the_loop_cannot_take_rows_of_different_columns(played, loop):
         mixed.non_tensor_batch['extra_info'][i] = {'index': i, 'kinds': kinds}
     with pytest.raises(KeyError, match='kind/toy:quotes'): loop(settings()).compute_rm_score(mixed)
     assert 'kind/toy:mark' in loop(settings(kinds=['toy:mark'])).compute_rm_score(mixed).non_tensor_batch
+
+
+# ---- what a run of verl leaves behind
+
+def dumped(played, loop, folder, step):
+    "The table that verl's trainer writes of a step, with the columns of its reward."
+    _, batch, tokenizer = played
+    found = loop(settings()).compute_rm_score(batch)
+    whole = DataProto.from_dict(dict(batch.batch) | {'token_level_scores': found.batch['rm_scores']},
+                                non_tensors=batch.non_tensor_batch)
+    trainer = RayPPOTrainer.__new__(RayPPOTrainer)                       # its constructor wants GPUs
+    trainer.tokenizer, trainer.global_steps = tokenizer, step
+    trainer._init_dump_executor()
+    columns = {k: found.non_tensor_batch[k] for k in found.meta_info['reward_extra_keys']}
+    trainer._log_rollout_data(whole, columns, {}, str(folder))
+    trainer._shutdown_dump_executor()
+
+
+def test_its_rollout_table_is_read_back(played, loop, tmp_path):
+    rollouts = played[0]
+    for step in (1, 2): dumped(played, loop, tmp_path, step)
+    _, first = next(records(tmp_path/'1.jsonl'))
+    assert {'input', 'output', 'gts', 'score', 'step', 'acc', 'cla', 'kind/toy:quotes'} <= set(first)
+    for given in ([], TOY):
+        steps = dict(read_rollouts(tmp_path, given))
+        assert list(steps) == [1, 2] and [row.rollout.response for row in steps[2]] == [r.response for r in rollouts]
+        assert [row.rollout.verdict for row in steps[1]] == [r.verdict for r in rollouts]
+        assert [row.reward for row in steps[1]] == pytest.approx([cla(r.verdict) for r in rollouts])
+        assert [row.group for row in steps[1]] == [r.group for r in rollouts]
+    assert [row.rollout.instruction for row in steps[1]] == [r.instruction for r in rollouts]
