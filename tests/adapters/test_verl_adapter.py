@@ -1,4 +1,6 @@
 "The reward function and the rows of hir.adapters.verl, given to verl's own loaders and reward managers."
+import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -205,3 +207,64 @@ def test_its_rollout_table_is_read_back(played, loop, tmp_path):
         assert [row.reward for row in steps[1]] == pytest.approx([cla(r.verdict) for r in rollouts])
         assert [row.group for row in steps[1]] == [r.group for r in rollouts]
     assert [row.rollout.instruction for row in steps[1]] == [r.instruction for r in rollouts]
+
+
+def test_the_table_of_the_v1_trainer_is_read_back(played, tmp_path, monkeypatch):
+    "The trainer that verl 0.9.1 takes unless told otherwise; its table has no columns of the reward."
+    pytest.importorskip('transfer_queue', reason='needs TransferQueue, which verl.trainer.ppo.v1 imports')
+    from tensordict import NonTensorStack, TensorDict
+    from verl.trainer.ppo.v1 import trainer_base
+    rollouts, batch, tokenizer = played
+    nested = lambda name: torch.nested.nested_tensor([torch.tensor(getattr(r, name)) for r in rollouts], layout=torch.jagged)
+    scores = torch.tensor([[cla(r.verdict)] for r in rollouts])
+    held = TensorDict(dict(prompts=nested('prompt_ids'), responses=nested('ids'), rm_scores=scores,
+                           uid=NonTensorStack(*[str(r.group) for r in rollouts]),
+                           reward_model=NonTensorStack(*batch.non_tensor_batch['reward_model'])), batch_size=len(rollouts))
+    monkeypatch.setattr(trainer_base.tq, 'kv_batch_get', lambda **asked: held)         # instead of the queue's actors
+    kind = type('Trainer', (trainer_base.PPOTrainer,), dict.fromkeys(trainer_base.PPOTrainer.__abstractmethods__))
+    trainer = kind.__new__(kind)
+    trainer.tokenizer, trainer.global_steps = tokenizer, 3
+    trainer._init_dump_executor()
+    keys = [f'{r.group}_{i}_0' for i, r in enumerate(rollouts)]
+    trainer._log_rollout_data(SimpleNamespace(keys=keys, partition_id='train'), {}, str(tmp_path))
+    trainer._shutdown_dump_executor()
+    assert list(next(records(tmp_path/'3.jsonl'))[1]) == ['input', 'output', 'gts', 'score', 'step', 'uid']
+    steps = dict(read_rollouts(tmp_path, TOY))
+    assert [(row.rollout.instruction, row.rollout.verdict) for row in steps[3]] == [(r.instruction, r.verdict) for r in rollouts]
+
+
+# ---- the how-to
+
+def blocks(language):
+    "The code blocks of the how-to."
+    cells = json.loads(HOWTO.read_text(encoding='utf-8'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    return re.findall(rf'^```{language}\n(.*?)^```', text, re.M | re.S)
+
+
+def test_the_settings_of_the_howto_are_verls(played):
+    "verl's own configuration takes them, and finds the reward function by them."
+    from hydra import compose, initialize_config_module
+    command = next(b for b in blocks('sh') if 'main_ppo' in b).replace('\\\n', ' ').split()
+    with initialize_config_module('verl.trainer.config', version_base=None):
+        cfg = compose('ppo_trainer', overrides=command[3:])
+    r = played[0][1]
+    found = get_custom_reward_fn(cfg)('hir', r.response, verl_row(r.instruction, 0)['reward_model']['ground_truth'])
+    assert found['score'] == cla(r.verdict) != ila(r.verdict)
+    assert cfg.trainer.rollout_data_dir == 'rollouts' and cfg.reward.reward_manager.name == 'naive'
+
+
+def test_the_metrics_of_the_howto_are_verls(played, loop):
+    found = validated(played, loop)
+    said = dict(line.rsplit(None, 1) for line in blocks('text')[0].splitlines())
+    assert len(said) > 3 and {k: f'{found[k]:.4f}' for k in said} == said
+
+
+def validated(played, loop):
+    "What verl reports of a validation, by name."
+    rollouts, batch, _ = played
+    found = loop(settings()).compute_rm_score(batch)
+    columns = {k: found.non_tensor_batch[k].tolist() for k in found.meta_info['reward_extra_keys']}
+    columns['reward'] = found.batch['rm_scores'].sum(-1).tolist()
+    trainer = RayPPOTrainer.__new__(RayPPOTrainer)
+    return trainer._val_metrics_update(['hir']*len(rollouts), [str(r.group) for r in rollouts], columns, [])
