@@ -1,7 +1,8 @@
 """Rollout logs that TRL 1.16.0 and verl 0.9.1 wrote, opened by what opens a run of ours.
 
 `data/logs/trl` is a run of two steps on the toy, whose reward logs its instructions; `trl_bare` the same without. The tests marked
-slow make them anew. `data/logs/verl` was written by verl's trainer in tests/adapters/test_verl_adapter.py."""
+slow make them anew. `data/logs/verl` was written by verl's trainer in tests/adapters/test_verl_adapter.py, the same
+responses as two steps."""
 import json
 import subprocess
 import sys

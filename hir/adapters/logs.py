@@ -25,6 +25,7 @@ from ..policies.rollout import Rollout
 from ..replays.reward import Row, score, zero_signal
 from ..training.context import mean
 from ..training.runlog import card, records_of_rows
+from .trl import completion_text
 from .verl import truth_constraints
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #2d5de6f7
@@ -45,27 +46,22 @@ def _turns(prompt, where):
         raise DataError(f'{where}: the prompt must be a text or messages, not {prompt!r:.60}')
     return [(typed(m, 'role', str, where), text_of(m.get('content') or '', where)) for m in prompt]
 
-def _answer_in(said, where):
-    "The text of a response; of messages, that of the last."
-    role, text = ('assistant', said) if isinstance(said, str) else _turns(said, where)[-1]
-    if role == 'assistant': return text
-    raise DataError(f'{where}: the last message of a response must be of the assistant, not of {role!r}')
-
 # %% ../../nbs/api/adapters/05_logs.ipynb #e5b1b109
 def _columns_of(record, where):
     "The names of the columns of prompt and response, and of those that may be the reward."
     names = list(record)
     if 'completion' in record: return 'prompt', 'completion', names[names.index('completion') + 1:]
     if 'output' in record: return 'input', 'output', ['score']
-    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion', …) or verl ('input', 'output', …): has {names}")
+    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion', …) or verl ('input', 'output', …): {names}")
 
 def _logged_row(record, where, reward):
     prompt, said, rewards = _columns_of(record, where)
     name = reward or next((n for n in rewards if n != 'advantage'), 'reward')
     earned, response = typed(record, name, object, where), typed(record, said, object, where)
-    if not isinstance(earned, (int, float)): raise DataError(f'{where}: field {name!r} must be a number, not {earned!r:.60}')
+    if not isinstance(earned, (int, float)):
+        raise DataError(f'{where}: field {name!r} must be a number, not {earned!r:.60}')
     return _Logged(where, typed(record, 'step', int, where), _turns(typed(record, prompt, object, where), where),
-                   _answer_in(response, where), float(earned), record)
+                   completion_text(response, where), float(earned), record)
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #f7474f86
 def _constraints_in_row(record, where):
@@ -109,7 +105,7 @@ def _finder(instructions):
 # %% ../../nbs/api/adapters/05_logs.ipynb #ff97eefb
 _TABLE_NAME = re.compile(r'(?:completions_(\d+)\.parquet|(\d+)\.jsonl)')
 
-def _tables_in(path):
+def _steps_in(path):
     "The tables of a folder, or of its folder `completions`, in the order of their steps; a file alone."
     path = Path(path)
     if not path.is_dir(): return [path]
@@ -136,7 +132,7 @@ def read_rollouts(
     thinking:Thinking='cut')->Iterator[tuple[int, list[Row]]]: # of `split_thinking`
     "Yield (step, its rows, verified, those of a prompt together); a DataError names the row that cannot be read."
     find, last = _finder(instructions), -1
-    logged = (_logged_row(record, where, reward) for p in _tables_in(path) for where, record in records(p))
+    logged = (_logged_row(record, where, reward) for p in _steps_in(path) for where, record in records(p))
     for step, found in groupby(logged, lambda x: x.step):
         if step <= last: raise DataError(f'{path}: step {step} comes after step {last}; sort the rows by step')
         last, groups, rows = step, {}, []

@@ -26,7 +26,8 @@ def truth_constraints(
     row = {'messages': [{'role': 'user', 'content': 'of the row'}], 'ground_truth': truth}    # it needs some prompt
     found = READERS['iftrain'](row, where).constraints
     if not any(map(is_soft, found)): return found
-    raise DataError(f"{where}: field 'ground_truth' holds a criterion in words, which no rule decides; leave the row out")
+    raise DataError(f"{where}: field 'ground_truth' holds a criterion in words, which no rule decides; leave "
+                    'the row out')
 
 # %% ../../nbs/api/adapters/02_verl.ipynb #d7242713
 _CREDITS = {'partial': cla, 'all': ila}

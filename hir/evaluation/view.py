@@ -253,7 +253,7 @@ def _replay_ratios(batch:Recorded, i:int):
 
 def _texts_of(tokenizer, ids): return [tokenizer.decode([t]) for t in ids]
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #3f676a96
+# %% ../../nbs/api/evaluation/03_view.ipynb #8356b665
 def _cards_beside(*cards):
     "Cards side by side, or below each other where the page is narrow."
     box = [element('div', c.markup, css='flex:1 1 20em; min-width:20em') for c in cards]
@@ -265,6 +265,7 @@ def _replayed_text(batch, tokenizer, r, i, adv):
     note = 'no log-probabilities were recorded'
     return Card(element('div', element('div', r.response, css=SAID), element('small', note)), f'{r.response}\n{note}')
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #3f676a96
 def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i: from 0
     "A card: response i, its instruction before and after, and the tokens of its replay."
     r, j = batch.rollouts[i], done.chosen.get(i)
