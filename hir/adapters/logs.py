@@ -52,7 +52,7 @@ def _columns_of(record, where):
     names = list(record)
     if 'completion' in record: return 'prompt', 'completion', names[names.index('completion') + 1:]
     if 'output' in record: return 'input', 'output', ['score']
-    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion', …) or verl ('input', 'output', …): {names}")
+    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion') or verl ('input', 'output'); it has {names}")
 
 def _logged_row(record, where, reward):
     prompt, said, rewards = _columns_of(record, where)
@@ -77,29 +77,39 @@ def _said_in_row(x):
     if text := x.record.get('instruction'):
         return as_instruction(record_in(text, f"{x.where}: field 'instruction'"), x.where)
     constraints, (*before, (role, text)) = _constraints_in_row(x.record, x.where), x.prompt
-    if role != 'user': raise DataError(f'{x.where}: the last message of the prompt must be of the user, not of {role!r}')
+    if role != 'user': raise DataError(f'{x.where}: the prompt must end with the user, not with {role!r}')
     try: return replace(decompose(text, constraints), earlier=[Message(*m, 'verbatim') for m in before])
     except ConstraintError as e: raise DataError(f'{x.where}: {e}') from None
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #77f94d8c
 def _spaces(text): return ' '.join(text.split())
 
-def _asks(constraints): return json.dumps([[c.kind, c.args] for c in constraints], sort_keys=True)
+def _asks(constraints): return tuple(sorted(json.dumps([c.kind, c.args], sort_keys=True) for c in constraints))
 
+def _same_prompt(x, by_chat):
+    "The instruction with the messages of a row, or None; a DataError where two ask for different things."
+    found = by_chat.get(tuple((role, _spaces(text)) for role, text in x.prompt), [])
+    if len({_asks(q.constraints) for q in found}) < 2: return found[0] if found else None
+    raise DataError(f"{x.where}: those given ask for different things in this one prompt; log a column 'instruction'")
+
+def _prompt_within(x, by_asks):
+    "The instruction with the constraints of a row whose prompt stands in the row's, the longest; or None."
+    said, alike = _spaces(x.prompt[-1][1]), by_asks.get(_asks(_constraints_in_row(x.record, x.where)), [])
+    return max((q for q in alike if _spaces(q.prompt) in said), key=lambda q: len(q.prompt), default=None)
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #7596c200
 def _finder(instructions):
     "A function from a row to its instruction, one of those given or that of the row."
-    by_chat = {tuple((m['role'], _spaces(m['content'])) for m in q.messages): q for q in instructions}
-    by_asks = {}
-    for q in instructions: by_asks.setdefault(_asks(q.constraints), []).append((_spaces(q.prompt), q))
+    by_chat, by_asks = {}, {}
+    for q in instructions:
+        by_chat.setdefault(tuple((m['role'], _spaces(m['content'])) for m in q.messages), []).append(q)
+        by_asks.setdefault(_asks(q.constraints), []).append(q)
     def find(x):
         if not by_chat or 'instruction' in x.record: return _said_in_row(x)
-        found, said = by_chat.get(tuple((role, _spaces(text)) for role, text in x.prompt)), _spaces(x.prompt[-1][1])
-        if found is None and 'output' in x.record:
-            alike = by_asks.get(_asks(_constraints_in_row(x.record, x.where)), [])
-            found = max(((len(p), i) for i, (p, _) in enumerate(alike) if p in said), default=None)
-            found = found and alike[found[1]][1]
-        if found is None: raise DataError(f'{x.where}: none of the {len(by_chat)} instructions given has its prompt: {said[:80]!r}')
-        return found
+        found = _prompt_within(x, by_asks) if 'output' in x.record else _same_prompt(x, by_chat)
+        if found is not None: return found
+        said = _spaces(x.prompt[-1][1])
+        raise DataError(f'{x.where}: none of the {len(by_chat)} instructions given has its prompt: {said[:80]!r}')
     return find
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #ff97eefb
@@ -145,10 +155,10 @@ def read_rollouts(
 # %% ../../nbs/api/adapters/05_logs.ipynb #0a32f57a
 def _history_of(step, rows):
     "The metrics of a step that text and reward can tell."
-    rs = [row.rollout for row in rows]
+    rs, earned = [row.rollout for row in rows], [row.reward for row in rows]
     passed = per_kind((r.instruction.constraints, r.verdict) for r in rs)
-    return dict(step=step, sampled=len(rows), reward=mean(row.reward for row in rows), ila=mean(ila(r.verdict) for r in rs),
-                cla=mean(cla(r.verdict) for r in rs), zero_signal=zero_signal([row.reward for row in rows], [r.group for r in rs]),
+    return dict(step=step, sampled=len(rows), reward=mean(earned), ila=mean(ila(r.verdict) for r in rs),
+                cla=mean(cla(r.verdict) for r in rs), zero_signal=zero_signal(earned, [r.group for r in rs]),
                 **{f'kind/{kind}': ok/asked for kind, (ok, asked) in passed.items()})
 
 def _verifiable(rows, step):
