@@ -39,7 +39,7 @@ class _Logged:
     reward:float
     record:dict     # as it stands in the log
 
-def _turns(prompt, where):
+def _chat_turns(prompt, where):
     "The messages of a prompt; a text is a user turn."
     if isinstance(prompt, str): return [('user', prompt)]
     if not (isinstance(prompt, (list, tuple)) and prompt and all(isinstance(m, dict) for m in prompt)):
@@ -60,7 +60,7 @@ def _logged_row(record, where, reward):
     earned, response = typed(record, name, object, where), typed(record, said, object, where)
     if not isinstance(earned, (int, float)):
         raise DataError(f'{where}: field {name!r} must be a number, not {earned!r:.60}')
-    return _Logged(where, typed(record, 'step', int, where), _turns(typed(record, prompt, object, where), where),
+    return _Logged(where, typed(record, 'step', int, where), _chat_turns(typed(record, prompt, object, where), where),
                    completion_text(response, where), float(earned), record)
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #f7474f86
