@@ -441,7 +441,7 @@ def _verify_command(args, rest):
         raise DataError(f'--report {args.report}: is an output already; name another file')
     if args.report: refuse_overwrite(read, [args.report]); check_output(args.report, '--report')
     found = score_file(_located(args.file), args.out, args.responses and _located(args.responses), args.key or 'prompt',
-                       args.workers, args.skip_bad, True, args.reading, args.thinking)
+                       args.workers, args.skip_bad, True, args.reading, args.thinking, args.missing, args.resume)
     print(scores_text(found))
     if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
     if args.report: write_json(args.report, found)
@@ -464,13 +464,19 @@ def _add_verify(sub):
     p = sub.add_parser('verify', help='score existing responses, without a model',
                        description='Adds a strict and a loose verdict per constraint to records with responses, '
                                    'and prints ILA and CLA. Files are JSONL, packed if they end in .gz.')
-    p.add_argument('file', help="records with 'instruction_id_list' and 'kwargs', or 'constraints', and 'response'")
+    p.add_argument('file', help="records with 'instruction_id_list' and 'kwargs', or 'constraints', and 'response', "
+                   'one or a list')
     p.add_argument('-o', '--out', required=True, help='file for the records with their verdicts')
     p.add_argument('--responses', help="file of responses, if the records have none: 'response' and a field to join on")
     p.add_argument('--key', choices=['key', 'prompt'], help='field to join on (default: prompt)')
     p.add_argument('--workers', type=_at_least_1, default=1, help='processes (default: %(default)s)')
     p.add_argument('--skip-bad', action='store_true',
                    help='put what cannot be scored into a file beside OUT, and go on')
+    p.add_argument('--missing', choices=['error', 'fail', 'skip'], default='error',
+                   help='a response that is null, an empty list or not in the file of responses is an error, counts as '
+                        'failed, or is left out (default: %(default)s)')
+    p.add_argument('--resume', choices=['no', 'auto'], default='no',
+                   help='auto: keep what is scored in OUT.part, and go on from there (default: %(default)s)')
     p.add_argument('--report', help='write the accuracies to this JSON file')
     _add_readings(p, 'official')
     _own_kinds(p)

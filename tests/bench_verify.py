@@ -10,15 +10,24 @@ Loading the file is not timed, making the constraints of a record is. Without a 
 At last come our two readings: on every file of records, the time of `meant` relative to that of `official`, turn by turn in one
 process, least of the rounds: of scoring, with the making of constraints as above, and of the checks alone; and the share of
 verdicts on which the readings part. The aim is 1.3 at most.
+
+    HIR_PARITY=<folder of records> python tests/bench_verify.py --file 50000
+
+measures the command instead: so many records made of the recorded ones, in one file and joined from two, by one process and by
+two; seconds, processor seconds and the most memory of each process, with the load of the machine.
 """
 import gzip
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 ROUNDS = 7
 
@@ -97,6 +106,40 @@ def compare_readings(folder):
         print(f'{name:37}' + ''.join(f'{x:11.3f} s{y:8.3f} s{y/x:7.2f}' for x, y in ((a, b), (c, d))) + f'{part/n:9.2%}', flush=True)
 
 
+def made(folder, n):
+    "n records in one file, and the same as prompts and responses, each prompt its own."
+    recorded = records(Path(os.environ['HIR_PARITY'])/'ifeval_llama_3b.jsonl.gz')
+    with open(folder/'whole.jsonl', 'w') as whole, open(folder/'ask.jsonl', 'w') as ask, open(folder/'say.jsonl', 'w') as say:
+        for i in range(n):
+            r = {k: v for k, v in recorded[i % len(recorded)].items() if k not in ('strict', 'loose')} | {'key': i}
+            r['prompt'] += f' ({i})'
+            whole.write(json.dumps(r) + '\n')
+            say.write(json.dumps({'prompt': r['prompt'] + ' ', 'response': r.pop('response')}) + '\n')
+            ask.write(json.dumps(r) + '\n')
+
+
+def command(folder, *words):
+    "(seconds, processor seconds, most MB of the command and of each of its children)."
+    begun, spent, peaks = time.perf_counter(), os.times(), {}
+    process = psutil.Popen([sys.executable, '-m', 'hir', 'verify', *words, '-o', 'out.scored'], cwd=folder, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        with suppress(psutil.Error):
+            for p in (process, *process.children(recursive=True)): peaks[p.pid] = max(peaks.get(p.pid, 0), p.memory_info().rss/1e6)
+        time.sleep(.2)
+    now = os.times()
+    return time.perf_counter() - begun, now[2] + now[3] - spent[2] - spent[3], [round(m) for m in peaks.values()]
+
+
+def of_command(n):
+    "Print what the command takes for n records."
+    with tempfile.TemporaryDirectory() as folder:
+        made(Path(folder), n)
+        for words in ('whole.jsonl', 'whole.jsonl --workers 2', 'ask.jsonl --responses say.jsonl', 'ask.jsonl --responses say.jsonl --workers 2',
+                      'whole.jsonl --workers 2 --resume auto'):
+            took, cpu, most = command(folder, *words.split())
+            print(f'{words:42}{took:8.1f} s{cpu:8.1f} s of processors, most MB {most}, load {os.getloadavg()[0]:.1f}', flush=True)
+
+
 def started(python, name, path):
     return subprocess.Popen([python, __file__, '--serve', name, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -128,6 +171,7 @@ def main(pythons, path):
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--serve']: serve(*({'hir': ours, 'lm_eval': theirs}[sys.argv[2]](), sys.argv[3]))
+    elif sys.argv[1:2] == ['--file']: of_command(int(sys.argv[2]))
     elif sys.argv[1:2] in (['-h'], ['--help']): print(__doc__)
     else:
         pythons = {'hir': sys.executable} | ({'lm_eval': sys.argv[1]} if sys.argv[1:] else {})

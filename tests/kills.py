@@ -1,7 +1,7 @@
 """SIGKILL at random moments: `python tests/kills.py 200` ends with what was killed and that nothing was lost.
 
 A training run is killed and resumed until it is done, then the next one begins, with things of the user's beside it and in
-it; `hir verify` is killed and run again. Afterwards the weights, the histories and the verdicts are those of a run that was
+it; `hir verify` is killed and goes on. Afterwards the weights, the histories and the verdicts are those of a run that was
 never killed, and the user's things are what they were. Processes are forked, so that most of their time is work."""
 import hashlib
 import json
@@ -34,7 +34,7 @@ def train(out):
                        'eval_every': 3, 'resume': 'auto', 'cpu': True, 'lr': 1e-3, 'keep': 2})
     fit(cfg, *load_policy(shipped('toy/start')), TRAIN, lambda engine: {'ila': len(engine.generate(TRAIN, 1, 0))/4}, progress=False)
 
-def verify(folder): score_file(folder/'in.jsonl', folder/'out.jsonl')
+def verify(folder): score_file(folder/'in.jsonl', folder/'out.jsonl', resume='auto')
 
 def forked(work, *args, after=None):
     "Run `work` in a process; after so many seconds it is killed. Was it?"
@@ -86,7 +86,7 @@ def verified(home, kills, rng, longest):
     while forked(verify, home/'verify', after=rng.uniform(0, longest) if kills > 0 else None): kills -= 1
     assert (home/'verify'/'out.jsonl').read_bytes() == wanted, 'other verdicts'
     assert {k: sums(home/'verify').get(k) for k in kept} == kept, 'a thing of the user has changed'
-    assert not [p for p in (home/'verify').iterdir() if p.name.startswith('.out.jsonl.')], 'debris'
+    assert not [p for p in (home/'verify').iterdir() if 'out.jsonl.' in p.name], 'debris'
     return kills
 
 def measured(work, *args):

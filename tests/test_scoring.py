@@ -5,6 +5,7 @@ The accuracies of recorded responses need records that are not part of this repo
 import gzip
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,15 +13,17 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from hir.cli import main
 from hir.constraints.constraint import Constraint, KINDS, kind, kinds
 from hir.files import DataError, record_in
+from hir.instructions.benchmarks import load, save, save_responses
 from hir.instructions.instruction import Instruction, save_instructions
-from hir.instructions.scoring import _in_given_order, score_file, _score_line, score_record, _scored_record
-from hir.constraints.verifier import CheckError
+from hir.instructions.scoring import _in_given_order, score_file, _score_line, score_record
+from hir.constraints.verifier import CheckError, verify as verify_text
 from test_parity import FOLDER
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -63,12 +66,11 @@ args = st.one_of(st.dictionaries(st.sampled_from(['keywords', 'constraint', 'rel
 @example({'response': 'a'}, ['Length_Words'], [{'constraint': ['at most 5 words']}], 'instruction_id_list')
 def test_any_record_gets_bools_or_an_error_that_says_where(rest, first, second, field):
     item = json.dumps(rest | {field: first, 'kwargs': second}).encode()
-    line = _score_line('file:3', item)
-    if line.error is None:
+    for line in _score_line('file:3', item):
+        if line.error is not None: assert isinstance(line.error, DataError) and str(line.error).startswith('file:3: '); continue
         out = json.loads(line.text)
         assert out['strict'] and all(type(ok) is bool for ok in out['strict'] + out['loose'])
         assert len(out['strict']) == len(out['loose']) == len(line.kinds)
-    else: assert isinstance(line.error, DataError) and str(line.error).startswith('file:3: ')
 
 
 @QUICK
@@ -87,7 +89,7 @@ def test_other_fields_pass_through_and_verdicts_are_stable(text, more):
     verdict = ('strict', 'loose', 'reading')
     assert {k: v for k, v in after.items() if k not in verdict} == {k: v for k, v in before.items() if k not in verdict}
     assert all(a <= b for a, b in zip(after['strict'], after['loose'])) and score_record(after) == after
-    again = json.loads(_score_line('x', json.dumps(before).encode()).text)
+    again = json.loads(_score_line('x', json.dumps(before).encode())[0].text)
     assert again == json.loads(json.dumps(after)) or any(word in json.dumps(before) for word in ('NaN', 'Infinity'))
 
 
@@ -141,6 +143,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peak(2000) < peak(200) + 300_000            # the longer file has 2 MB
 
 
+def test_memory_does_not_grow_with_the_prompts(tmp_path):
+    def peak(n):
+        asks = written(tmp_path/'ask.jsonl', *(without('response') | {'prompt': f'{i} ' + 'word '*4000} for i in range(n)))
+        says = written(tmp_path/'say.jsonl', *({'prompt': f'{i} ' + 'word '*4000, 'response': 'Salt.'} for i in range(n)))
+        tracemalloc.start()
+        score_file(asks, tmp_path/'out.jsonl', says)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+    peak(50)
+    assert peak(1000) < peak(100) + 1_000_000          # the longer file has 20 MB
+
+
 def test_no_model_is_loaded():
     code = "import sys, hir.instructions.scoring, hir.constraints.catalogue; print({'torch', 'transformers', 'nltk', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'set()\n'
@@ -153,7 +168,7 @@ BAD = {
     'NaN': ('{"response": "a", "score": NaN, "kwargs": [{}], "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (NaN is no JSON; write null"),
     'a field twice': ('{"response": "a, b", "kwargs": [{}], "response": "a", "instruction_id_list": ["punctuation:no_comma"]}', ":2: not valid JSON (field 'response' is there twice)"),
     'no constraints named': ({'response': 'a'}, ":2: names no constraints; it needs the fields 'instruction_id_list'"),
-    'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "'response' must be str, not NoneType"),
+    'no response': (without('response'), ":2: field 'response' is missing"), 'null response': (record(None), "field 'response' is null or empty; with --missing fail it counts as failed"), 'no text': (record(3), "'response' must be a text, not 3"),
     'no kwargs': (without('kwargs'), "field 'kwargs' is missing"), 'empty list': (record(instruction_id_list=[], kwargs=[]), 'a list of at least one'),
     'unknown kind': (record(instruction_id_list=['punctuation:no_coma'], kwargs=[{}]), "'instruction_id_list[0]': unknown kind 'punctuation:no_coma'; did you"),
     'missing argument': (record(kwargs=[{}, {'num_words': 3}]), "'kwargs[1]': length_constraints:number_words: argument 'relation' is missing"),
@@ -185,8 +200,8 @@ ASK, SAY = without('response'), {'prompt': 'Describe the sea.', 'response': 'Sal
 UNFIT = {
     'response without a prompt': ([ASK], [SAY, SAY | {'prompt': 'Who?'}], "say.jsonl:2: field 'prompt' is of no record in"),
     'prompt without a response': ([ASK, ASK | {'prompt': 'Who?'}], [SAY], 'ask.jsonl:2: no response in'),
-    'two responses': ([ASK], [SAY, SAY], "say.jsonl:2: field 'prompt' is that of"),
-    'one prompt twice': ([ASK, ASK], [SAY], "ask.jsonl:2: field 'prompt' is that of"),
+    'no list of texts': ([ASK], [SAY | {'response': ['a', 3]}], "say.jsonl:1: field 'response[1]' must be a text"),
+    'one prompt twice': ([ASK, ASK | {'prompt': ASK['prompt'] + ' \n'}], [SAY], "ask.jsonl:2: field 'prompt' is that of"),
     'no field to join on': ([ASK], [{'response': 'a'}], "say.jsonl:1: field 'prompt' is missing"),
     'not even JSON': ([ASK], ['{'], 'say.jsonl:1: not valid JSON'), 'no answer': ([ASK], [{'prompt': ASK['prompt']}], "say.jsonl:1: field 'response' is missing"),
     'a response in both': ([record()], [SAY], "ask.jsonl:1: has a 'response' of its own"),
@@ -338,8 +353,8 @@ def test_muldimif_records_are_scored_in_both_forms():
     equal = []
     for r in rows:
         triples = [[*id.split('_', 1), k['constraint']] for id, k in zip(r['instruction_id_list'], r['kwargs'])]
-        after, _ = _scored_record(r)
-        assert after['strict'] == after['loose'] == _scored_record({'constraints': triples, 'response': r['response']})[0]['strict']
+        after = score_record(r)
+        assert after['strict'] == after['loose'] == score_record({'constraints': triples, 'response': r['response']})['strict']
         equal += map(bool.__eq__, after['strict'], r['strict'])
     assert sum(equal) > .98*len(equal)
 
@@ -368,3 +383,208 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path/'file').write_text(''); source = written(tmp_path/'in.jsonl', record())
     assert verify(source, '-o', tmp_path/'file'/'out.jsonl') == 2
     err = capsys.readouterr().err; assert f"{tmp_path/'file'/'out.jsonl'}" in err and '.out.jsonl.' not in err
+
+
+# ---- what the official scripts join, and how they count
+
+CHAT = [{'role': 'user', 'content': 'Describe the sea.'}]
+SYSTEM = [{'role': 'system', 'content': 'Be kind.'}, *CHAT]
+
+
+@pytest.mark.parametrize('asked,said', [('Describe the sea.', 'Describe the sea. \n'), ('\tDescribe the sea.', 'Describe the sea.'), ('Describe the sea.', CHAT),
+                                        (CHAT, 'Describe the sea. '), (SYSTEM, 'Describe the sea.'), ('Describe the sea.', SYSTEM), (SYSTEM, SYSTEM), (CHAT, SYSTEM)])
+def test_white_space_and_a_system_prompt_do_not_part_a_response_from_its_prompt(tmp_path, capsys, asked, said):
+    asks, says = written(tmp_path/'ask.jsonl', ASK | {'prompt': asked}), written(tmp_path/'say.jsonl', SAY | {'prompt': said})
+    assert verify(asks, '-o', tmp_path/'out.jsonl', '--responses', says) == 0
+    assert read(tmp_path/'out.jsonl') == [score_record(ASK | {'prompt': asked, 'response': 'Salt.'})]
+
+
+@pytest.mark.parametrize('missing,status,strict', [('error', 2, None), ('fail', 0, [[True, True], [False, False]]), ('skip', 0, [[True, True]])])
+@pytest.mark.parametrize('how', ['no line', 'null', 'empty list'])
+def test_a_missing_response_is_an_error_failed_or_skipped_and_counted(tmp_path, capsys, missing, status, strict, how):
+    asks = written(tmp_path/'ask.jsonl', ASK, ASK | {'prompt': 'Who?'})
+    none = [] if how == 'no line' else [{'prompt': 'Who?', 'response': None if how == 'null' else []}]
+    says = written(tmp_path/'say.jsonl', SAY | {'response': 'The sea is salt.'}, *none)
+    words = asks, '-o', tmp_path/'out.jsonl', '--responses', says, '--missing', missing, '--report', tmp_path/'report.json'
+    assert verify(*words) == status
+    said = capsys.readouterr()
+    if status: assert '--missing fail' in said.err and not (tmp_path/'out.jsonl').exists(); return
+    report = json.loads((tmp_path/'report.json').read_text())
+    assert [r['strict'] for r in read(tmp_path/'out.jsonl')] == strict and report['records'] == len(strict) and report['strict']['ila'] == 1/len(strict)
+    assert (report['missing'], report['rejected'], report['skipped']) == (1, 0, int(missing == 'skip'))
+    assert f"1 missing, 0 refused, {report['skipped']} skipped" in said.out
+
+
+def test_a_prompt_without_a_response_is_told_before_the_work(tmp_path, capsys, monkeypatch):
+    done = []
+    monkeypatch.setattr('hir.instructions.scoring._verdict_on', lambda constraints, *a: done.append(1) or ([True]*2, [True]*2))
+    asks = written(tmp_path/'ask.jsonl', *(ASK | {'prompt': f'Describe {i}.'} for i in range(200)))
+    says = written(tmp_path/'say.jsonl', *(SAY | {'prompt': f'Describe {i}.'} for i in range(199)))
+    assert verify(asks, '-o', tmp_path/'out.jsonl', '--responses', says) == 2
+    assert 'ask.jsonl:200: no response in' in capsys.readouterr().err and len(done) < 32           # what one chunk holds
+
+
+@pytest.mark.parametrize('shape', ['lists', 'lines', 'joined lists', 'joined lines'])
+def test_all_responses_to_a_prompt_are_scored(tmp_path, capsys, shape):
+    "Of prompt 0 three of four responses are right, of prompt 1 one of four; the order of lines does not matter."
+    texts = {'a': ['The sea is salt.', 'a b c', 'no, comma', 'd e f'], 'b': ['a', 'b', 'c', 'The sea is salt.']}
+    each = [(p, texts[p][i]) for i in range(4) for p in texts]
+    lines = list(texts.items()) if 'lists' in shape else each
+    says = written(tmp_path/'say.jsonl', *({'prompt': p, 'response': said} if 'joined' in shape else record(said, prompt=p) for p, said in lines))
+    asks = written(tmp_path/'ask.jsonl', *(ASK | {'prompt': p} for p in texts))
+    words = [asks, '--responses', says] if 'joined' in shape else [says]
+    assert verify(*words, '-o', tmp_path/'out.jsonl', '--report', tmp_path/'report.json') == 0
+    report, out = json.loads((tmp_path/'report.json').read_text()), read(tmp_path/'out.jsonl')
+    assert sorted((r['prompt'], r['response'], all(r['strict'])) for r in out) == sorted((p, t, t in ('The sea is salt.', 'a b c', 'd e f')) for p, t in each)
+    found = report['samples']
+    assert (found['prompts'], found['responses'], report['records'], report['strict']['ila']) == (2, [4, 4], 8, .5)
+    assert found['strict'] == {'mean': .5, 'pass@k': pytest.approx([.5, .75, .875, 1]), 'all@k': pytest.approx([.5, .25, .125, 0])}
+    assert 'pass@4' in capsys.readouterr().out
+    assert verify(tmp_path/'out.jsonl', '-o', tmp_path/'again.jsonl', '--report', tmp_path/'again.json') == 0       # what we wrote, we read
+    assert read(tmp_path/'again.jsonl') == out and json.loads((tmp_path/'again.json').read_text()) == report
+
+
+def test_a_prompt_without_any_response_counts_at_every_k(tmp_path):
+    asks = written(tmp_path/'ask.jsonl', ASK, ASK | {'prompt': 'Who?'})
+    says = written(tmp_path/'say.jsonl', SAY | {'response': ['The sea is salt.', 'Salt.', None]})
+    found = score_file(asks, tmp_path/'out.jsonl', says, missing='fail')
+    assert found['missing'] == 2 and found['records'] == 4 and found['samples']['responses'] == [3, 3]
+    assert found['samples']['strict']['pass@k'] == pytest.approx([1/6, 1/3, 1/2])
+    skipped = score_file(asks, tmp_path/'out.jsonl', says, missing='skip')
+    assert skipped['skipped'] == 2 and skipped['records'] == 2 and skipped['samples']['strict']['pass@k'] == pytest.approx([1/2, 1])
+
+
+@pytest.mark.parametrize('suite,c', [('ifeval', Constraint('punctuation:no_comma')), ('ifbench', Constraint('words:vowel'))])
+def test_what_save_responses_writes_is_read(tmp_path, suite, c):
+    qs = [Instruction(f'Name {i} fish. ', [c], 'verbatim', str(i)) for i in range(3)]
+    save(suite, tmp_path/'data.jsonl', qs)
+    data = load(suite, tmp_path/'data.jsonl')
+    said = ['Cod', 'Education, they said', 'a']
+    save_responses(tmp_path/'said.jsonl', data, said)
+    score_file(tmp_path/'data.jsonl', tmp_path/'out.jsonl', tmp_path/'said.jsonl')
+    assert [r['response'] for r in read(tmp_path/'out.jsonl')] == said
+    assert [r['strict'] for r in read(tmp_path/'out.jsonl')] == [list(verify_text(q.constraints, t)) for q, t in zip(qs, said)]
+    assert len({tuple(r['strict']) for r in read(tmp_path/'out.jsonl')}) == 2
+
+
+# ---- going on after a kill
+
+def inputs(tmp_path, n, joined):
+    "(words of the command, bytes of both outputs of a run that nobody killed), with bad records, several responses and missing ones."
+    texts = ['The sea is salt.', 'a, b', ['x', 'The sea is wide and salt.', None], None, '海\ud83d', '*a*\nb c d']
+    rows = [record(texts[i % 6], key=i, prompt=f'Describe {i}.') for i in range(n)]
+    bad = {7: '{', n//2: json.dumps({'prompt': 'Who?', 'response': 'a'})}
+    if joined:
+        asks = written(tmp_path/'ask.jsonl', *({k: v for k, v in r.items() if k != 'response'} for r in rows))
+        words = [asks, '--responses', written(tmp_path/'say.jsonl', *(bad.get(i, {'prompt': r['prompt'] + ' ', 'response': r['response']}) for i, r in enumerate(rows) if i % 5))]
+    else: words = [written(tmp_path/'in.jsonl', *(bad.get(i, r) for i, r in enumerate(rows)))]
+    words += ['--skip-bad', '--missing', 'fail', '--report', tmp_path/'report.json']
+    assert verify(*words, '-o', tmp_path/'whole.jsonl') == 0
+    wanted = [(tmp_path/f'whole{end}').read_bytes() for end in ('.jsonl', '.rejects.jsonl')], (tmp_path/'report.json').read_text()
+    for name in ('whole.jsonl', 'whole.rejects.jsonl', 'report.json'): (tmp_path/name).unlink()
+    return words, wanted
+
+
+def left(tmp_path): return sorted(p.name for p in tmp_path.iterdir() if p.name not in ('in.jsonl', 'ask.jsonl', 'say.jsonl'))
+def outcome(tmp_path): return [(tmp_path/f'out{end}').read_bytes() for end in ('.jsonl', '.rejects.jsonl')], (tmp_path/'report.json').read_text()
+
+
+@pytest.mark.parametrize('joined', [False, True])
+def test_a_part_cut_anywhere_is_gone_on_with(tmp_path, joined):
+    "The part is what a run writes as it goes; cut at any byte, the outputs are those of a run that nobody killed."
+    words, wanted = inputs(tmp_path, 24, joined)
+    parts = []
+    with pytest.MonkeyPatch.context() as m:
+        unlink = os.unlink
+        m.setattr('os.unlink', lambda path: parts.append(Path(path).read_bytes()) if str(path).endswith('.part') else unlink(path))
+        assert verify(*words, '-o', tmp_path/'out.jsonl', '--resume', 'auto') == 0
+    (tmp_path/'out.jsonl.part').unlink()
+    assert outcome(tmp_path) == wanted
+    ends = {0, 1, len(parts[0]), *range(5, len(parts[0]), 97), *(i + d for i, b in enumerate(parts[0]) if b == 10 for d in (0, 1, 2))}
+    for end in sorted(e for e in ends if e <= len(parts[0])):
+        (tmp_path/'out.jsonl.part').write_bytes(parts[0][:end])
+        assert verify(*words, '-o', tmp_path/'out.jsonl', '--resume', 'auto') == 0
+        assert outcome(tmp_path) == wanted and left(tmp_path) == ['out.jsonl', 'out.rejects.jsonl', 'report.json'], end
+
+
+def started(*words, **more): return subprocess.Popen([sys.executable, '-m', 'hir', 'verify', *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+
+
+def lives(pid):
+    try: return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+
+def semaphores(pids):
+    "The named semaphores that these processes hold, where the system says so."
+    maps = [Path(f'/proc/{p}/maps') for p in pids]
+    return {Path('/'+line.split(' /', 1)[1]) for m in maps if m.exists() for line in m.read_text().splitlines() if '/dev/shm/sem.' in line}
+
+
+def killed(process):
+    "Kill a process; do its children end, and go its semaphores with them?"
+    children = [c.pid for c in psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    held = semaphores([process.pid, *children])
+    process.kill(); process.wait()
+    end = time.monotonic() + 20
+    while (left := [p for p in children if lives(p)] + [p for p in held if p.exists()]) and time.monotonic() < end: time.sleep(.05)
+    for p in filter(lives, children): os.kill(p, signal.SIGKILL)
+    return not left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('joined', [False, True])
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_killed_run_goes_on(tmp_path, workers, joined):
+    "SIGKILL when a random number of bytes is written, again and again; then the outputs are those of one run, and nothing else is there."
+    words, wanted = inputs(tmp_path, 3000, joined)
+    rng, part = random.Random(workers + 2*joined), tmp_path/'out.jsonl.part'
+    words += ['-o', tmp_path/'out.jsonl', '--resume', 'auto', '--workers', workers]
+    def size(): return part.stat().st_size if part.exists() else 0
+    for _ in range(4):
+        process, more = started(*words), size() + rng.randrange(1, 400_000)
+        while process.poll() is None and size() < more: time.sleep(.002)
+        assert killed(process)
+        if process.returncode == 0: break
+    assert started(*words).wait() == 0
+    assert outcome(tmp_path) == wanted and left(tmp_path) == ['out.jsonl', 'out.rejects.jsonl', 'report.json']
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere a worker ends only between two steps of Python')
+@pytest.mark.parametrize('work', ['import time; time.sleep(600)', "import re; re.search('(a|a)*b', 'a'*200)"])
+def test_workers_end_when_their_parent_is_killed(tmp_path, work):
+    "Also where a regular expression works, which lets no thread run."
+    (tmp_path/'slow_kinds.py').write_text(f"from hir.constraints.constraint import kind\nimport os, pathlib\n@kind('slow:one', 'Wait.')\ndef one(response):\n"
+                                          f"    pathlib.Path(f'begun-{{os.getpid()}}').touch()\n    {work}\n    return True\n")
+    written(tmp_path/'in.jsonl', *[{'response': 'Sea.', 'instruction_id_list': ['slow:one'], 'kwargs': [{}]}]*200)
+    process = started('in.jsonl', '-o', 'out.jsonl', '--workers', 2, '--kinds', 'slow_kinds', cwd=tmp_path,
+                      env=os.environ | {'PYTHONPATH': os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])})
+    while len(list(tmp_path.glob('begun-*'))) < 2 and process.poll() is None: time.sleep(.05)
+    assert process.poll() is None and len(psutil.Process(process.pid).children()) >= 2 and semaphores([process.pid])
+    assert killed(process)
+
+
+def test_a_part_is_not_shared_nor_taken_from_a_user(tmp_path, capsys):
+    path, out, part = many(tmp_path, 20), tmp_path/'out.jsonl', tmp_path/'out.jsonl.part'
+    for text in ('mine', '{"mine": 1}\n', 'mine\n'):
+        part.write_text(text)
+        assert verify(path, '-o', out, '--resume', 'auto') == 2 and part.read_text() == text and not out.exists()
+    part.unlink()
+    fcntl = pytest.importorskip('fcntl')
+    with open(part, 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        assert verify(path, '-o', out, '--resume', 'auto') == 2 and 'another process' in capsys.readouterr().err
+    assert verify(path, '-o', out, '--resume', 'auto') == 0 and not part.exists()
+
+
+@pytest.mark.parametrize('change', ['touch', 'append', 'reading', 'missing'])
+def test_a_part_of_other_inputs_or_options_is_refused(tmp_path, capsys, change):
+    path = written(tmp_path/'in.jsonl', record(), record(), {'a': 1})
+    words = [path, '-o', tmp_path/'out.jsonl', '--resume', 'auto']
+    assert verify(*words) == 2 and len((tmp_path/'out.jsonl.part').read_text().splitlines()) == 4
+    if change == 'touch': os.utime(path, ns=(1, 1))
+    if change == 'append': path.write_text(path.read_text() + json.dumps(record()) + '\n')
+    more = {'reading': ['--reading', 'meant'], 'missing': ['--missing', 'skip']}.get(change, [])
+    capsys.readouterr()
+    assert verify(*words, '--skip-bad', *more) == 2
+    err = capsys.readouterr().err; assert 'was begun with' in err and 'delete it to begin anew' in err and err.count('\n') == 1
