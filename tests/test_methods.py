@@ -129,8 +129,8 @@ def same(ours, theirs, eps=1e-5):
     assert [(r['response'], r['reward'], r['part'], r['unit']) for r in ours[2]] == [(r['response'], r['reward'], r['part'], r['unit']) for r in theirs[2]]
 
 
-def test_all_methods_are_asked():
-    assert set(methods()) == {m['name'] for m in METHODS.values() if ':' not in m['name']}
+def test_these_methods_are_known():
+    assert {m['name'] for m in METHODS.values() if ':' not in m['name']} <= set(methods())       # the others: test_gallery
 
 
 @every_method

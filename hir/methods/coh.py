@@ -15,19 +15,20 @@ from ..schema import Choice, resolved
 from .dpo import best_worst
 from ..policies.policy import encode_chat
 from ..replays.feedback import mark_messages
-from ..training.context import StepError
+from ..replays.reward import Row
+from ..training.context import Context, StepError
 from ..training.loss import token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/coh.ipynb #47df5ca0
-def apart(better, worse, ctx):
+def apart(better:Row, worse:Row, ctx:Context)->list[Row]:
     "Two rows, each under its mark."
     def under(row, good):
         ids = encode_chat(ctx.tokenizer, mark_messages(row.rollout.instruction, good), **ctx.chat)
         return replace(row, prompt_ids=tuple(ids), part='good' if good else 'bad')
     return [under(better, True), under(worse, False)]
 
-def chain(better, worse, ctx):
+def chain(better:Row, worse:Row, ctx:Context)->list[Row]:
     "One row: the bad answer under its mark, then the good one under its own."
     q = better.rollout.instruction
     first = encode_chat(ctx.tokenizer, mark_messages(q, False), **ctx.chat)
@@ -35,9 +36,11 @@ def chain(better, worse, ctx):
     whole = encode_chat(ctx.tokenizer, chat, **ctx.chat)
     if whole[:len(first)] != first: raise StepError('the chat template rewrites earlier turns; set chain to apart')
     between = whole[len(first):]
-    bad = len(worse.ids) if tuple(between[:len(worse.ids)]) == tuple(worse.ids) else 0   # learned, if its tokens are there
+    same = tuple(between[:len(worse.ids)]) == tuple(worse.ids)
+    bad = len(worse.ids) if same else 0                                              # learned, if its tokens are there
     weight = (1.,)*bad + (0.,)*(len(between) - bad) + (1.,)*len(better.ids)
-    return [replace(better, prompt_ids=tuple(first), ids=(*between, *better.ids), weight=weight, old=None, part='chain')]
+    ids = (*between, *better.ids)
+    return [replace(better, prompt_ids=tuple(first), ids=ids, weight=weight, old=None, part='chain')]
 
 Form = Annotated[Callable, Choice(dict(apart=apart, chain=chain))]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from torch import Tensor
 from torch.nn import functional as F
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..schema import Where, resolved
 from ..replays.reward import Row, by_group, standing
@@ -49,7 +49,7 @@ def margins(
     rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']                     # (B,)
     return rose.new_zeros(batch.units).index_add(0, batch.unit, rose)
 
-def pair_loss(beta:float, out, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # x: of `pair_prepare`
+def pair_loss(beta:float, out:Any, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # x: of `pair_prepare`
     "DPO's loss, and how often the better response is ahead."
     h = margins(out.logp, batch, x)
     stats = {'margin': (h.sum(), len(h)), 'accuracy': ((h > 0).sum(), len(h))}

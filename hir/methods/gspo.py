@@ -7,6 +7,7 @@ __all__ = ['sequence_ratio', 'gspo']
 
 # %% ../../nbs/methods/gspo.ipynb #56457442
 from functools import partial
+from torch import Tensor
 from typing import Annotated
 
 from ..schema import at_least, resolved
@@ -15,7 +16,7 @@ from ..training.loss import seq_mean_token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/gspo.ipynb #0ef4f6fd
-def sequence_ratio(logp, old, mask):
+def sequence_ratio(logp:Tensor, old:Tensor, mask:Tensor)->Tensor: # (B,T) each
     "(B,T) the geometric mean of the ratios of a response, on each of its tokens, with the gradient of that token."
     away = (logp - old)*(mask != 0)
     mean = (away.sum(1)/(mask != 0).sum(1).clamp(min=1)).detach()                # (B,)

@@ -35,8 +35,8 @@ def _to_revise(group, most):
 
 def _revised(drafts, temperature, ctx):
     "One revision of each draft, drawn under the prompt that shows its verdict."
-    asked = [Prompt(d.rollout.instruction, revision_messages(d.rollout.instruction, d.rollout.response, d.rollout.verdict),
-                    group=i) for i, d in enumerate(drafts)]
+    def chat(r): return revision_messages(r.instruction, r.response, r.verdict)
+    asked = [Prompt(d.rollout.instruction, chat(d.rollout), group=i) for i, d in enumerate(drafts)]
     made = ctx.draw(asked, 1, 'revision', temperature=temperature, log=False) if asked else []
     return {row.group: row for row in made}                                     # some may be left out
 
@@ -65,7 +65,8 @@ def _herl_rows(s, instructions, ctx):
     drafts = [row for group in groups for row in _to_revise(group, s.most)]
     made = _revised(drafts, s.temperature, ctx)
     revision = {id(drafts[i]): row for i, row in made.items()}
-    ctx.metrics |= {'revised': len(made), 'revision/gain': mean(_met_share(made[i]) - _met_share(drafts[i]) for i in made)}
+    gains = [_met_share(row) - _met_share(drafts[i]) for i, row in made.items()]
+    ctx.metrics |= {'revised': len(made), 'revision/gain': mean(gains)}
     return with_sources([row for group in groups for row in _augmented(group, revision, s.bonus, rng)])
 
 # %% ../../nbs/methods/herl.ipynb #f1b92e8a

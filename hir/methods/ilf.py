@@ -15,12 +15,13 @@ from ..schema import Choice, Positive, resolved
 from ..policies.policy import encode_chat
 from ..policies.rollout import Prompt
 from ..replays.feedback import critique_messages, revision_messages
-from ..replays.reward import by_group, standing
+from ..replays.reward import Row, by_group, standing
+from ..training.context import Context
 from ..training.loss import token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/ilf.ipynb #75081db2
-def verdict_critic(drafts, ctx):
+def verdict_critic(drafts:list[Row], ctx:Context)->list:
     "Feedback by verdict."
     return [d.rollout.verdict for d in drafts]
 
@@ -29,7 +30,7 @@ def _better(draft, refined, ctx):
     best = max(refined, key=standing)
     return best if standing(best) > standing(draft) else None
 
-def self_critic(drafts, ctx, tag='critique'):
+def self_critic(drafts:list[Row], ctx:Context, tag:str='critique')->list:
     "Feedback in the policy's own words."
     asked = [Prompt(d.rollout.instruction, critique_messages(d.rollout.instruction, d.rollout.response), group=i)
              for i, d in enumerate(drafts)]

@@ -27,7 +27,8 @@ def _read_text(row, ctx):
     said = f'{last["content"][:-len(q.prompt)]}{feedback_text(q, verdict)} {q.prompt}'
     prompt = encode_chat(ctx.tokenizer, [*earlier, {'role': 'user', 'content': said}], **ctx.chat)
     ids = (*prompt[1:], *row.ids)
-    return replace(row, prompt_ids=tuple(prompt[:1]), ids=ids, weight=(1.,)*len(ids), old=None, part='good' if good else 'bad')
+    return replace(row, prompt_ids=tuple(prompt[:1]), ids=ids, weight=(1.,)*len(ids), old=None,
+                   part='good' if good else 'bad')
 
 def _leti_rows(instructions, ctx): return [_read_text(row, ctx) for row in ctx.draw(instructions, ctx.sizes.m)]
 

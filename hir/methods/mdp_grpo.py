@@ -33,7 +33,8 @@ def _prospects(a, v):
 def _rows_at(temperatures, instructions, ctx):
     "m responses to each instruction, equally many at each temperature."
     each, left = divmod(ctx.sizes.m, len(temperatures))
-    if left: raise StepError(f'm {ctx.sizes.m} cannot be shared out over {len(temperatures)} temperatures; choose a multiple')
+    if left: raise StepError(f'm {ctx.sizes.m} cannot be shared out over {len(temperatures)} temperatures; choose a '
+                             'multiple of it')
     drawn = [row for t in temperatures for row in ctx.draw(instructions, each, f'at {t:g}', temperature=t)]
     return with_sources(sorted(drawn, key=lambda row: row.group))
 
@@ -52,7 +53,7 @@ def _mdp_loss(s, out, batch, x, totals):
 def _as_temperatures(text):
     "The numbers of a comma-separated text."
     try: found = [float(t) for t in text.split(',')]
-    except ValueError: raise ValueError(f'temperatures must be numbers with commas between them, not {text!r}') from None
+    except ValueError: raise ValueError(f'temperatures must be numbers, a comma between two, not {text!r}') from None
     if min(found) <= 0: raise ValueError(f'temperatures must be above 0, not {text!r}')
     return found
 
@@ -66,5 +67,5 @@ def mdp_grpo(
 )->Method:
     "GRPO with an aspiration beside the siblings (MDP-GRPO, arXiv 2606.06058)."
     s = resolved(mdp_grpo, locals())
-    return Method(partial(_rows_at, _as_temperatures(s.temperatures)), partial(_mdp_loss, s), partial(_mdp_prepare, s.aspiration),
-                  needs=('old', 'reference'), policy_gradient=True)
+    return Method(partial(_rows_at, _as_temperatures(s.temperatures)), partial(_mdp_loss, s),
+                  partial(_mdp_prepare, s.aspiration), needs=('old', 'reference'), policy_gradient=True)

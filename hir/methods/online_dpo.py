@@ -23,7 +23,8 @@ class PairMemory:
 
     def add(self, pairs:list[tuple[Row, Row]])->None:
         "Keep what was said and what it earned; not what may not be learned."
-        fresh = [tuple(Row(row.rollout, row.reward) for row in pair) for pair in pairs if all(row.use.loss for row in pair)]
+        kept = [pair for pair in pairs if all(row.use.loss for row in pair)]
+        fresh = [tuple(Row(row.rollout, row.reward) for row in pair) for pair in kept]
         self.pairs = (self.pairs + fresh)[-self.most:]
 
     def state_dict(self)->dict:

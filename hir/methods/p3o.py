@@ -10,6 +10,7 @@ import torch
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from torch import Tensor
 from typing import Annotated
 
 from ..schema import Choice, at_least, resolved
@@ -18,13 +19,13 @@ from ..training.gradient import recorded
 from ..training.method import Method
 
 # %% ../../nbs/methods/p3o.ipynb #5ef3babc
-def clip_each(a, log_ratio, clip):
+def clip_each(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
     "(n,n) losses of pairs (better first where a > 0), each ratio clipped for itself."
     rho = log_ratio.clamp(-20, 20).exp(); held = rho.clamp(1 - clip, 1 + clip)
     up, down = torch.min(a*rho[:, None], a*held[:, None]), torch.min(-a*rho[None], -a*held[None])
     return -(up + down)
 
-def clip_joint(a, log_ratio, clip):
+def clip_joint(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
     "(n,n) losses of pairs, weighted by the product of their ratios, which is clipped; none once the better has won."
     both = (log_ratio[:, None] + log_ratio[None]).detach().clamp(-20, 20).exp().clamp(1 - clip, 1 + clip)
     apart = log_ratio[:, None] - log_ratio[None]

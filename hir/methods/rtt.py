@@ -12,8 +12,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from ..schema import at_least, resolved
+from ..constraints.constraint import Constraint
 from ..constraints.judge import is_soft
 from ..constraints.spans import deciding
+from ..replays.reward import Row
 from ..training.gradient import earned, group_normalised, policy_gradient
 from ..training.method import Method
 
@@ -31,7 +33,10 @@ def token_places(
         out.append((end, end + grown)); end += grown
     return out
 
-def relevance(row, c, places, reading:str)->list[float]: # places: of `token_places`
+def relevance(
+    row:Row, c:Constraint,
+    places:list[tuple[int, int]], # of `token_places`
+    reading:str)->list[float]:
     "T numbers, 1 for a token of a word that decides the verdict on a constraint."
     if is_soft(c): return [0.]*len(places)
     spans = deciding(c, row.rollout.response, reading=reading)

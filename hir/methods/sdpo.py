@@ -73,4 +73,5 @@ def sdpo(
     "Hindsight self-distillation (SDPO, arXiv 2601.20802), sampled form, reverse KL."
     s = resolved(sdpo, locals()); average = AveragePolicy(s.rate)
     return Method(partial(_taught_rows, s), partial(_sdpo_loss, s.cap), partial(_sdpo_prepare, s, average),
-                  needs=('old', *getattr(s.reads, 'needs', ())), state=average, after=average.follow, policy_gradient=True)
+                  needs=('old', *getattr(s.reads, 'needs', ())), state=average, after=average.follow,
+                  policy_gradient=True)

@@ -20,15 +20,16 @@ def _best_rows(instructions, ctx):
     "The best response of each instruction, by reward, then by share of constraints."
     return [max(group, key=standing) for group in by_group(ctx.draw(instructions, ctx.sizes.m))]
 
+def _with_reference(rows, batch, ctx): return dict(ref=PerToken(ctx.logps(rows, 'reference')))
+
 def _leashed(c, out, batch, x, totals):
     kl = k3(out.logp, x['ref'])
-    each = (-out.logp + c*kl)*batch.weight
-    return token_mean(each, batch.mask, totals['tokens']), {'kl': ((kl*(batch.mask != 0)).sum(), (batch.mask != 0).sum())}
+    loss = token_mean((-out.logp + c*kl)*batch.weight, batch.mask, totals['tokens'])
+    return loss, {'kl': ((kl*(batch.mask != 0)).sum(), (batch.mask != 0).sum())}
 
 def superhf(
     c:Annotated[float, at_least(0)]=.35, # weight of the KL from the start policy
 )->Method:
     "Supervised learning on the best of m with a KL to the start (SuperHF, arXiv 2310.16763)."
     s = resolved(superhf, locals())
-    return Method(_best_rows, partial(_leashed, s.c), lambda rows, batch, ctx: dict(ref=PerToken(ctx.logps(rows, 'reference'))),
-                  needs=('reference',), counts=lambda m: (m, 1))
+    return Method(_best_rows, partial(_leashed, s.c), _with_reference, needs=('reference',), counts=lambda m: (m, 1))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from torch import Tensor
 from types import SimpleNamespace
+from typing import Any
 
 from ..constraints.constraint import Constraint, Verdict
 from ..constraints.verifier import ila
@@ -55,8 +56,8 @@ def example_rows(
     made = []
     for g, verdicts in enumerate(groups):
         q = Instruction('Write.', [Constraint('punctuation:no_comma')]*len(verdicts[0]))
-        made += [Rollout(q, 'Yes.', (1,), tuple(range(2, 2 + tokens)), (-1.,)*tokens, (.5,)*tokens, True, 0, g, Verdict(ok))
-                 for ok in verdicts]
+        made += [Rollout(q, 'Yes.', (1,), tuple(range(2, 2 + tokens)), (-1.,)*tokens, (.5,)*tokens, True, 0, g,
+                         Verdict(ok)) for ok in verdicts]
     return with_sources(original_rows(made, reward))
 
 # %% ../../nbs/api/training/11_gradient.ipynb #f1504f2b
@@ -73,7 +74,9 @@ def credited(credit:Callable, rows:Sequence[Row], batch:Batch, ctx:Context)->dic
     return dict(old=PerToken(recorded(rows)), adv=PerToken(adv), idle=(adv == 0).all(1))
 
 # %% ../../nbs/api/training/11_gradient.ipynb #a642232f
-def clipped_loss(clip, dual_clip, aggregate, out, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # of `clip_pg`
+def clipped_loss(
+    clip:float|tuple[float, float], dual_clip:float|None, aggregate:Callable, # of `clip_pg`
+    out:Any, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # of a method's loss
     "PPO's loss and what was clipped."
     s = clip_stats(out.logp, x['old'], x['adv'], batch.mask, clip, dual_clip)
     stats = {'clip': (s['clipped'], s['tokens']), 'kl_old': (s['kl_old'], s['tokens']), 'ratio_max': s['ratio_max']}
@@ -91,8 +94,8 @@ def policy_gradient(
     rows:Callable=_all_drawn,  # (instructions, ctx) -> rows
     needs:tuple=('old',), **more)->Method: # of `Method`
     "A method that learns by a policy gradient from the rows, each once."
-    return Method(rows, loss or partial(clipped_loss, clip, dual_clip, aggregate), partial(credited, credit), needs=needs,
-                  policy_gradient=True, **more)
+    loss = loss or partial(clipped_loss, clip, dual_clip, aggregate)
+    return Method(rows, loss, partial(credited, credit), needs=needs, policy_gradient=True, **more)
 
 # %% ../../nbs/api/training/11_gradient.ipynb #6ea4b692
 def group_normalised(rows:Sequence[Row], batch:Batch, ctx:Context)->Tensor:
@@ -105,7 +108,7 @@ def look(
     method:Method, rows:Sequence[Row],
     shift:float|Tensor=0., # log-probabilities now, over those when drawn; (B,T) or one number
     **context)->SimpleNamespace: # what `ctx` offers beside metrics
-    "What a method makes of rows, without a model: extras, loss, stats and its gradient by each token's log-probability."
+    "What a method makes of rows without a model: extras, loss, stats, and the gradient by each log-probability."
     rows = list(rows); batch = collate(rows, 0)
     ctx = SimpleNamespace(**dict(metrics={}, logps=lambda rows, *who: recorded(rows) if rows else torch.zeros(0, 1),
                                  sizes=Sizes(m=len(rows)), rules=Rules(), s=1) | context)

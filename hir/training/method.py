@@ -80,6 +80,7 @@ class Rules:
     @property
     def weighs(self)->bool: return self.importance is not unweighted
 
+# %% ../../nbs/api/training/03_method.ipynb #1cbe68df
 @dataclass(frozen=True)
 class Sizes:
     "The run's numbers, as a step needs them."
@@ -88,7 +89,6 @@ class Sizes:
     micro:int = 32           # rows of a micro-batch, per process
     micro_tokens:int|str = 0 # its tokens instead; 0: `micro` rows; 'auto': as many as fit
     temperature:float = 1.   # of sampling and scoring
-    max_new_tokens:int = 2048 # length limit of a response
     max_new_tokens:int = 2048 # length limit of a response
     max_grad_norm:float = 1. # gradients are clipped to it
 
