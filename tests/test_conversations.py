@@ -105,7 +105,7 @@ def test_a_judge_reads_what_was_said_before():
 
 # ---- trained, by every method
 
-PROMPTING = ['coh', 'dapo', 'dpo', 'herl', 'hir', 'ilf', 'leti', 'phf', 'sdpo', 'sft', 'xpo']     # that word prompts, and some that do not
+PROMPTING = ['coh', 'dpo', 'herl', 'hir', 'leti', 'phf', 'sdpo', 'sft', 'xpo']     # that word prompts, and some that do not
 
 
 @pytest.mark.parametrize('method', PROMPTING)
