@@ -454,12 +454,12 @@ def test_a_prompt_without_any_response_counts_at_every_k(tmp_path):
     assert skipped['skipped'] == 2 and skipped['records'] == 2 and skipped['samples']['strict']['pass@k'] == pytest.approx([1/2, 1])
 
 
-@pytest.mark.parametrize('suite,make', [('ifeval', lambda i: Constraint('punctuation:no_comma')), ('ifbench', lambda i: Constraint('words:vowel'))])
-def test_what_save_responses_writes_is_read(tmp_path, suite, make):
-    qs = [Instruction(f'Name {i} fish. ', [make(i)], 'verbatim', str(i)) for i in range(3)]
+@pytest.mark.parametrize('suite,c', [('ifeval', Constraint('punctuation:no_comma')), ('ifbench', Constraint('words:vowel'))])
+def test_what_save_responses_writes_is_read(tmp_path, suite, c):
+    qs = [Instruction(f'Name {i} fish. ', [c], 'verbatim', str(i)) for i in range(3)]
     save(suite, tmp_path/'data.jsonl', qs)
     data = load(suite, tmp_path/'data.jsonl')
-    said = ['Cod', 'Cod, or carp', 'a']
+    said = ['Cod', 'Education, they said', 'a']
     save_responses(tmp_path/'said.jsonl', data, said)
     score_file(tmp_path/'data.jsonl', tmp_path/'out.jsonl', tmp_path/'said.jsonl')
     assert [r['response'] for r in read(tmp_path/'out.jsonl')] == said

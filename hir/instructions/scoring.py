@@ -220,11 +220,14 @@ def _group_of(*what):
     return int.from_bytes(_digest(json.dumps(what))[:8], 'big') >> 3
 
 def _mark_answered(asked, responses):
-    "Note which prompts have a response; what is wrong with one is told when its turn comes."
+    "Note which prompts have a response; does every response have its prompt? What is wrong is told in its turn."
+    fits = True
     for where, line in rows(responses):
-        with suppress(DataError):
-            i = asked.number(record_in(line, where), where)
-            if i is not None: asked.answered[i] = 1
+        try: i = asked.number(record_in(line, where), where)
+        except DataError: i = None
+        if i is None: fits = False
+        else: asked.answered[i] = 1
+    return fits
 
 def _unanswered(asked, responses, missing):
     "Yield ('file:line', an error or a record with a null, number of its prompt) for every prompt without a response."
@@ -247,8 +250,8 @@ def _joined_line(
     for where, line in rows(path):
         try: asked.add(_with_prompt(record_in(line, where), where), where)
         except DataError as e: yield where, e, None
-    early = missing == 'error' and os.path.isfile(responses)     # before the work, not after it
-    if early: _mark_answered(asked, responses); yield from _unanswered(asked, responses, missing)
+    early = missing == 'error' and os.path.isfile(responses) and _mark_answered(asked, responses)
+    if early: yield from _unanswered(asked, responses, missing)      # before the work, not after it
     for where, line in rows(responses, bar):
         try: i, record = _joined_record(where, line, asked, path)
         except DataError as e: yield where, e, None
