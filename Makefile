@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lock test test-vllm test-gpu bench-gpu docs test-browser export house readme notebooks clean
+.PHONY: help venv demo lock test test-vllm test-adapters test-gpu bench-gpu docs test-browser export house readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,9 @@ test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow
 
 test-vllm:   ## test sampling with vLLM and judging by it, in an environment of its own (.venv-vllm)
 	@.ci/test-vllm
+
+test-adapters: ## test TRL's, verl's, lm-eval's and verifiers' adapters, each in an environment of its own
+	@.ci/test-adapters
 
 test-gpu:    ## prove on this machine's GPU what needs one: sampling, updates, whole runs in every precision
 	@.ci/test-gpu

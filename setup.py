@@ -13,7 +13,8 @@ setup(
     author=cfg['author'], license='Apache-2.0', keywords=cfg['keywords'].split(),
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'judge', 'data', 'widgets', 'gguf', '4bit', 'vllm', 'kernel')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in (
+        'dev', 'judge', 'data', 'widgets', 'gguf', '4bit', 'vllm', 'kernel', 'trl', 'verl', 'verifiers', 'lm_eval')},
     packages=find_packages(include=['hir', 'hir.*']) + ['hir.data'],
     package_dir={'hir.data': 'data'},                    # data/ of the checkout travels as hir/data
     package_data={'hir': ['configs/*', 'configs/recipes/*'], 'hir.data': ['toy/**/*', 'tasks/*', 'smollm2/*', 'train2000.jsonl', 'english.txt', 'verbs.txt']},

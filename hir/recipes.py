@@ -21,6 +21,7 @@ from .constraints.constraint import KINDS, Kind, Reading, kinds
 from .constraints.verifier import CheckError
 from .constraints.judge import is_soft
 from .instructions.instruction import Instruction, load_instructions
+from .instructions.record import flattened
 from .instructions.benchmarks import decompose, file_rows, load
 from .policies.generate import pays_by_columns
 from .policies.policy import LOGITS, check_tokenizer, encode_chat, loading, pinned, tokenizer_at
@@ -39,14 +40,13 @@ def recipes()->dict[str, Path]:
     return {p.stem: p for p in sorted((here/'configs'/'recipes').glob('*.yaml'))}
 
 # %% ../nbs/api/90_recipes.ipynb #fc72117c
-_FORMAT_FIELDS = {'hir16k': ('source', 'ground_truth'), 'muldimif': ('conversations', 'constraints'),
-          'iftrain': ('messages', 'ground_truth'), 'ifeval': ('prompt', 'instruction_id_list'),
-          'cfbench': ('prompt', 'criteria')}
+_FORMAT_FIELDS = {'hir': ('task',), 'hir16k': ('source', 'ground_truth'), 'iftrain': ('ground_truth',),
+          'muldimif': ('constraints',), 'ifeval': ('instruction_id_list',), 'cfbench': ('criteria',)}
 
 def _format_of(path):
     "The data set whose fields the first record of a file has; 'hir' for our own."
     where, row = next(file_rows(path), (path, {}))
-    fields = record_in(row, where)
+    fields = flattened(record_in(row, where), where)
     return next((name for name, wanted in _FORMAT_FIELDS.items() if all(f in fields for f in wanted)), 'hir')
 
 # %% ../nbs/api/90_recipes.ipynb #1365e883
@@ -75,7 +75,7 @@ def training_data(
     keep, out = [], {'need a judge': 0, 'cannot be taken apart': 0, 'official code cannot check': 0}
     for q in load(name, path).instructions:
         soft, whole = not judge and any(map(is_soft, q.constraints)), not q.rewritable
-        q = decompose(q.prompt, q.constraints, q.id) if replay and whole and not soft else q
+        q = decompose(q.messages, q.constraints, q.id) if replay and whole and not soft else q
         if soft: out['need a judge'] += 1
         elif reading == 'official' and any(c.refused for c in q.constraints): out['official code cannot check'] += 1
         elif replay and not q.rewritable: out['cannot be taken apart'] += 1

@@ -72,20 +72,20 @@ def test_an_answer_in_the_conversation_is_no_part_of_the_prompt(tmp_path):
     assert q.prompt == MULDIMIF['conversations'][0]['content']
 
 
-BAD = [('ifeval', {'prompt': None}, "'prompt' must be str"), ('ifeval', {'kwargs': [{}]}, 'as long as that of the 2 kinds'),
-       ('ifeval', {'instruction_id_list': 'x'}, "'instruction_id_list' must be list"), ('ifeval', {'instruction_id_list': [], 'kwargs': []}, 'at least 1'),
+BAD = [('ifeval', {'prompt': None}, "'prompt' must be a text or chat messages"), ('ifeval', {'kwargs': [{}]}, 'must be a list of 2, one per id'),
+       ('ifeval', {'instruction_id_list': 'x'}, "'instruction_id_list' must be JSON"), ('ifeval', {'instruction_id_list': [], 'kwargs': []}, 'at least one'),
        ('ifeval', {'instruction_id_list': ['punctuation:no_coma', 'keywords:word_once']}, "unknown kind 'punctuation:no_coma'; did you mean"),
        ('ifeval', {'kwargs': [{}, {'num_words': '40', 'relation': 'at least'}]}, "'kwargs[1]': length_constraints:number_words: argument 'num_words'"),
        ('ifbench', {'kwargs': [{'N': 2.5}]}, "argument 'N' must be int"), ('ifbench', {'kwargs': [7]}, "'kwargs[0]' must be an object"),
        ('ifbench', {'prompt': ' \n'}, 'the prompt is blank'), ('ifbench', {'kwargs': [{'n': 3}]}, "no argument 'n'"),
        ('iftrain', {'ground_truth': '[1 + 1]'}, 'must be JSON or a Python literal'), ('iftrain', {'ground_truth': '('*300}, 'must be JSON or a Python literal'),
-       ('iftrain', {'ground_truth': '[]'}, 'must be a list of one object'), ('iftrain', {'ground_truth': '{"func_name": "x"}'}, 'older RLVR-IFeval'),
-       ('iftrain', {'ground_truth': "[{'instruction_id_list': [], 'kwargs': []}]"}, "'instruction_id' is missing"),
-       ('iftrain', {'messages': []}, 'must be one user turn'), ('iftrain', {'messages': ['Go.']}, 'must be one user turn'),
-       ('iftrain', {'messages': [{'role': 'user', 'content': 'a'}]*2}, 'must be one user turn'),
-       ('iftrain', {'messages': [{'role': 'user', 'content': None}]}, 'must be one user turn'),
+       ('iftrain', {'ground_truth': '[]'}, 'must be one object, or a list of one'), ('iftrain', {'ground_truth': '{"func_name": "x"}'}, "no function 'x'"),
+       ('iftrain', {'ground_truth': "[{'instruction_id_list': [], 'kwargs': []}]"}, "'instruction_id_list' must be a list of at least one"),
+       ('iftrain', {'messages': []}, "ends with the user's turn"), ('iftrain', {'messages': ['Go.']}, "'messages[0]' must be a message"),
+       ('iftrain', {'messages': [{'role': 'system', 'content': 'a'}]}, "ends with the user's turn"),
+       ('iftrain', {'messages': [{'role': 'user', 'content': None}]}, "'messages[0]': 'content' must be a text"),
        ('muldimif', {'constraints': [['Length', 'Words']]}, "'constraints[0]' must be [category, subcategory, sentence]"),
-       ('muldimif', {'constraints': [['Length', 'Words', 'Shimmer softly']]}, 'Shimmer softly'), ('muldimif', {'constraints': []}, 'at least one constraint'),
+       ('muldimif', {'constraints': [['Length', 'Words', 'Shimmer softly']]}, 'Shimmer softly'), ('muldimif', {'constraints': []}, 'a list of at least one'),
        ('muldimif', {'constraints': [['Mood', 'Joy', 'Be glad']]}, "no category 'Mood'"),
        ('cfbench', {'prompt': ''}, 'the prompt is blank'), ('cfbench', {'criteria': [[' ']]}, "'criteria[0]'"), ('cfbench', {'criteria': [7]}, "'criteria[0]' must be a text"),
        ('hir16k', {'source': 'type5'}, 'must be type1 to type4'), ('hir16k', {'criteria': ['Use no commas.']}, 'as many constraints as there are rubrics'),
@@ -119,10 +119,10 @@ def test_broken_files(tmp_path):
     assert len(data.instructions) == 2
     assert [r.split(': ')[0].rsplit(':')[-1] for r in data.rejects] == ['2', '4', '5']
     with pytest.raises(DataError, match=':2: not valid JSON'): load('ifeval', path)
-    (tmp_path/'x.json').write_text('{"a": 1}\n{"a": 2}')
-    with pytest.raises(DataError, match='the ending .jsonl'): load('cfbench', tmp_path/'x.json')
-    (tmp_path/'x.json').write_text('{}')
-    with pytest.raises(DataError, match='must hold a list of records, not dict'): load('cfbench', tmp_path/'x.json')
+    (tmp_path/'x.json').write_text('{"a": 1}\n{"a": 2}')                        # lines, whatever the name
+    with pytest.raises(DataError, match="x.json:1: field 'criteria' is missing"): load('cfbench', tmp_path/'x.json')
+    (tmp_path/'x.json').write_text('{\n"data": []}')
+    with pytest.raises(DataError, match='must hold a list of records, or a record in each line'): load('cfbench', tmp_path/'x.json')
     with pytest.raises(DataError, match='no such file'): load('cfbench', tmp_path/'nowhere.json')
     with pytest.raises(DataError, match='no data set'): load('ifeval3', path)
     with pytest.raises(DataError, match='holds no instructions'): load('ifeval', written(tmp_path, [{}]), skip_bad=True)

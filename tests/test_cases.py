@@ -6,6 +6,7 @@ The cases are not part of this repository. Point the environment variable HIR_CA
 A line holds `about`, the kind of fault; `kind`, the id of a constraint with its `arguments`, or one of `READS`; a `text`, or
 a `record` with constraints and a response; what is `wanted`; and what the `official` code says, where it was run.
 """
+import ast
 import json
 import os
 import time
@@ -17,18 +18,22 @@ from hir.constraints.constraint import Constraint, ConstraintError
 from hir.constraints.judge import yes_or_no
 from hir.constraints.text import sentences, words
 from hir.constraints.verifier import verify, verify_both
-from hir.instructions.scoring import constraints_in, score_file
+from hir.files import DataError
+from hir.instructions.benchmarks import load
+from hir.instructions.scoring import constraints_in, score_file, score_record
 
 FOLDER = os.environ.get('HIR_CASES', '')
-ELSEWHERE = ('record shape not read', 'responses not joined')      # what these want is asked in the tests of records
+SHAPES, JOINS = 'record shape not read', 'responses not joined'
+ELSEWHERE = SHAPES, JOINS      # no verdicts of a constraint on a text
 
 def cases(folder):
-    "(where, case) for every line that concerns verdicts."
+    "(where, case) for every line."
     lines = [(f'{path.stem}:{n}', json.loads(line)) for path in sorted(Path(folder).glob('*.jsonl'))
              for n, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1)]
-    return [(f'{where} {case["kind"]}', case) for where, case in lines if not case['about'].startswith(ELSEWHERE)]
+    return [(f'{where} {case["kind"]}', case) for where, case in lines]
 
-CASES = cases(FOLDER) if Path(FOLDER or '/nowhere').is_dir() else []
+ALL = cases(FOLDER) if Path(FOLDER or '/nowhere').is_dir() else []
+CASES = [(where, case) for where, case in ALL if not case['about'].startswith(ELSEWHERE)]
 
 pytestmark = pytest.mark.skipif(not CASES, reason='the environment variable HIR_CASES names no folder of cases')
 
@@ -70,6 +75,24 @@ def test_the_reading_official_answers_or_refuses(case):
         with pytest.raises(ConstraintError, match=case['kind']): verdict(case, 'official')
     else: assert verdict(case, 'official') in (True, False)
     assert time.process_time() - begun < 5
+
+
+# ---- records of the field
+
+def from_a_file(case, tmp_path):
+    "What is read from a file of the record: constraints, verdicts, or that it was read at all."
+    record, path = case['record'], tmp_path/'case.jsonl'
+    path.write_text(ast.literal_eval(record) if isinstance(record, str) else json.dumps(record), encoding='utf-8')
+    if case['kind'] == 'verify': return [score_record(record)[mode] for mode in ('strict', 'loose')]
+    if case['kind'] == 'hir verify': return 'scored' if score_file(path, tmp_path/'out.jsonl')['records'] == 1 else 'left out'
+    q, = load(case['kind'].removeprefix('loader:'), path).instructions
+    return 'read' if case['wanted'] == 'read' else [[c.kind, c.args] for c in q.constraints]
+
+@of_cases([(where, case) for where, case in ALL if case['about'].startswith(SHAPES)])
+def test_a_record_is_read_as_people_mean_it_or_refused(case, tmp_path):
+    if case['wanted'] is not None: assert from_a_file(case, tmp_path) == case['wanted']
+    else:
+        with pytest.raises(DataError, match=r"case.jsonl:1: field '.+; correct the record"): from_a_file(case, tmp_path)
 
 
 # ---- responses in a file of their own

@@ -28,7 +28,8 @@ def as_parquet(path):
 FORMS = {'lines.jsonl': (GOOD + '\n\n' + GOOD + '\n').encode(), 'marked.jsonl': b'\xef\xbb\xbf' + GOOD.encode() + b'\n',
          'packed.jsonl.gz': gzip.compress(GOOD.encode() + b'\n'), 'marked.jsonl.gz': gzip.compress(b'\xef\xbb\xbf' + GOOD.encode()),
          'windows.jsonl': GOOD.encode() + b'\r\n', 'list.json': f'[{GOOD}]'.encode(), 'list.json.gz': gzip.compress(f'[{GOOD}]'.encode()),
-         'marked.json': b'\xef\xbb\xbf' + f'[{GOOD}]'.encode(), 'table.parquet': as_parquet}
+         'marked.json': b'\xef\xbb\xbf' + f'[{GOOD}]'.encode(), 'lines.json': f'{GOOD}\n{GOOD}'.encode(), 'list.jsonl': f'\n[{GOOD},\n{GOOD}]'.encode(),
+         'table.parquet': as_parquet}
 
 def cut(line): return gzip.compress((line + '\n').encode()*50)[:-9]      # torn in the middle of the packed bytes
 
@@ -43,11 +44,11 @@ BAD = {'latin.jsonl': (GOOD.encode() + b'\n' + GOOD.replace('salt', 'salé').enc
        'torn.jsonl': (GOOD.encode() + b'\n' + GOOD.encode()[:40], 'torn.jsonl:2: not valid JSON'),
        'nan.jsonl': (GOOD[:-1].encode() + b', "id": NaN}', 'nan.jsonl:1: not valid JSON (NaN is no JSON; write null'),
        'twice.jsonl': (GOOD[:-1].encode() + b', "task": "Go."}', "twice.jsonl:1: not valid JSON (field 'task' is there twice)"),
-       'list.jsonl': (b'[1]', 'list.jsonl:1: a line must hold a JSON object, not [1]'),
+       'list.jsonl': (b'[1]', 'list.jsonl: record 0: a line must hold a JSON object, not 1'),
        'cut.jsonl.gz': (cut(GOOD), 'cut.jsonl.gz: damaged after line'),
        'false.jsonl.gz': (GOOD.encode(), 'false.jsonl.gz: damaged after line 0'),
        'deep.jsonl': (b'{"a": ' + b'['*3000, 'deep.jsonl:1: not valid JSON'),
-       'object.json': (GOOD.encode(), 'object.json: must hold a list of records, not dict')}
+       'object.json': (b'{\n\"data\": []}', 'the file must hold a list of records, or a record in each line')}
 
 
 def put(folder, name, content):

@@ -187,7 +187,7 @@ def texts(f):
 HOMES = r'(?<![\w.~-])/(?:home|Users|root|tmp|private|mnt|scratch)/\w|[A-Z]:\\+Users\b'
 HOSTS = r'pypi[.]org|pythonhosted[.]|download[.]pytorch[.]|index-url|find-links|[.]internal\b'
 
-READABLE = [f for f in files() if not f.endswith(('.safetensors', '.png', '.jpg', '.gif', '.gz'))]
+READABLE = [f for f in files() if not f.endswith(('.safetensors', '.png', '.jpg', '.gif', '.gz', '.parquet'))]
 
 @pytest.mark.parametrize('f', READABLE)
 def test_nothing_of_one_machine(f):

@@ -240,10 +240,10 @@ def _constraint_lines(
             for c, o in zip(constraints, ok, strict=True)]
 
 def _facts(r):
-    "One line of numbers about a rollout."
-    end = '' if r.stopped else ', truncated'
-    return (f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}, '
-            f'{len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
+    "One line of numbers about a rollout; of one without tokens, from the log of another package, its scores."
+    scores, end = f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}', '' if r.stopped else ', truncated'
+    if not r.ids: return scores
+    return (f'{scores}, {len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #712974b8
 def show_rollout(rollout:Rollout|Row)->Card: # scored

@@ -24,7 +24,8 @@ from ..files import (DataError, append_text, as_line, parsed_json, record_in, re
 from ..instructions.instruction import as_instruction, record_of
 from ..policies.policy import local_place, weights_sum
 from ..policies.rollout import seed_for
-from ..instructions.benchmarks import READERS, SUITES, Loaded, answered, file_rows, save_responses, wrong
+from ..instructions.record import flattened, wrong
+from ..instructions.benchmarks import READERS, SUITES, Loaded, answered, file_rows, save_responses
 from ..instructions.scoring import Line, constraints_in, count_line, report
 from .evaluate import aligned, interval_text, resampled
 
@@ -34,6 +35,8 @@ READ |= {'own': as_instruction, 'toy': as_instruction}
 
 def _belongs(suite:str, q, where:str):
     "Complain about a kind of another suite, or one that only a judge decides."
+    if suite in SUITES and q.earlier:
+        raise DataError(f'{where}: the script of {suite} reads a prompt of one message, not of {len(q.messages)}')
     for i, c in enumerate(q.constraints):
         if is_soft(c):
             raise DataError(f"{where}: field 'constraints[{i}]' holds a criterion in words, which no rule decides")
@@ -63,7 +66,7 @@ def questions(
     if suite not in READ: raise DataError(f'no suite {suite!r}; there are {", ".join(READ)}')
     out = Loaded(suite)
     for where, row in file_rows(path):
-        record = record_in(row, where)
+        record = flattened(record_in(row, where), where)
         try: out.instructions.append(_read_record(suite, record, where))
         except DataError as e:
             fit = ' or '.join(fitting(record, where))

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['deciding', 'show_verdicts', 'Recorded', 'save_recorded', 'load_recorded', 'recorded_batch', 'Replayed',
-           'replay_batch', 'response_names', 'show_batch', 'show_diff', 'show_tokens', 'show_replay', 'show_explorer',
-           'show_run', 'show_sample']
+           'entropies_known', 'replay_batch', 'response_names', 'show_batch', 'show_diff', 'show_tokens', 'show_replay',
+           'show_explorer', 'show_run', 'show_sample']
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #f2abcc22
-import difflib, io, random, re, time
+import difflib, io, math, random, re, time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,23 @@ def _row_advantages(rows, pad):
     return reinforce_pp(terminal(b.reward, b.mask), b.mask)[:, 0].tolist()
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #ca57b0b6
+def entropies_known(batch:Recorded)->bool: return not any(math.isnan(r.entropy) for r in batch.rollouts)
+
+def _own_rows(batch, reward):
+    "A row for each rollout; one whose instruction cannot be taken apart is not replayed."
+    return [row if row.rollout.instruction.rewritable else replace(row, use=replace(row.use, replay=False))
+            for row in original_rows(batch.rollouts, reward)]
+
 def replay_batch(
     batch:Recorded, tokenizer:Any,
     step:int=1,            # number of the step, from 1: lambda grows with it
     k:int=2,               # replays per instruction
     reward:Callable=ila,   # verdict -> float, or rollouts -> one float each
     seed:int=0,
-    **settings)->Replayed: # of the method `hir`: select, lambda0, …
+    **settings)->Replayed: # of the method `hir`: select, lambda0, …; where entropies are not known, by integrity
     "Select, rewrite and replay a recorded batch."
-    rows, h = original_rows(batch.rollouts, reward), switches(**settings)
+    if not entropies_known(batch): settings = dict(select='integrity') | settings
+    rows, h = _own_rows(batch, reward), switches(**settings)
     groups, weight = len({r.group for r in batch.rollouts}), lam(step, h.lambda0, h.eta)
     again = replays_of(rows, k*groups, tokenizer, h, weight, random.Random(seed), check, {})
     return Replayed(rows + again, _row_advantages(rows + again, tokenizer.pad_token_id),
@@ -212,7 +220,6 @@ def show_diff(before:str, after:str)->Card:
 # %% ../../nbs/api/evaluation/03_view.ipynb #131703f6
 def _shade(rho):
     "A colour for a ratio: orange below 1, white at 1, blue above; full at a factor of e."
-    import math
     x = max(-1., min(1., math.log(max(rho, 1e-9))))
     base = (0, 114, 178) if x > 0 else (213, 94, 0)
     red, green, blue = (round(255 - abs(x)*(255 - c)*.8) for c in base)
@@ -241,18 +248,24 @@ def show_tokens(
 # %% ../../nbs/api/evaluation/03_view.ipynb #abb6412f
 def _replay_ratios(batch:Recorded, i:int):
     "Ratio of every token of rollout i when it is replayed, at the first update."
-    import math
     pairs = zip(batch.hindsight[i], batch.rollouts[i].logps, strict=True)
     return [math.exp(max(-20., min(20., new - old))) for new, old in pairs]
 
 def _texts_of(tokenizer, ids): return [tokenizer.decode([t]) for t in ids]
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #3f676a96
+# %% ../../nbs/api/evaluation/03_view.ipynb #8356b665
 def _cards_beside(*cards):
     "Cards side by side, or below each other where the page is narrow."
     box = [element('div', c.markup, css='flex:1 1 20em; min-width:20em') for c in cards]
     return Card(element('div', *box, css='display:flex; flex-wrap:wrap; gap:1em'), '\n\n'.join(c.text for c in cards))
 
+def _replayed_text(batch, tokenizer, r, i, adv):
+    "The tokens of a replay, coloured by their ratios; its plain text where these are not recorded."
+    if i in batch.hindsight: return show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), adv)
+    note = 'no log-probabilities were recorded'
+    return Card(element('div', element('div', r.response, css=SAID), element('small', note)), f'{r.response}\n{note}')
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #3f676a96
 def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i: from 0
     "A card: response i, its instruction before and after, and the tokens of its replay."
     r, j = batch.rollouts[i], done.chosen.get(i)
@@ -261,12 +274,12 @@ def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i:
     if j is None: parts = [Card(element('div', r.instruction.said, css=SAID), r.instruction.said),
                            Card(element('div', r.response, css=SAID), r.response)]
     else: parts = [show_diff(r.instruction.said, done.rows[j].rollout.instruction.said),
-                   show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), done.adv[j])]
+                   _replayed_text(batch, tokenizer, r, i, done.adv[j])]
     return Card(element('div', head.markup, *(p.markup for p in parts)), '\n'.join(p.text for p in [head, *parts]))
 
 def show_explorer(
     batch:Recorded, tokenizer:Any, step:int=1, k:int=2,
-    select:Callable|str|None=None, # None: as the paper does
+    select:Callable|str|None=None, # None: as the paper does, see `replay_batch`
     response:int=0,                # position of the one in detail
     groups:Iterable[int]|None=None)->Card: # instructions to show, from 0; all without it
     "A card: the batch as a grid, and one response in detail."

@@ -16,7 +16,7 @@ from ..constraints.constraint import Constraint, ConstraintError, describe, get_
 from ..replays.select import at_random, both, diversity, integrity, rarity
 from ..training.runlog import read_log
 from .plot import Card, element
-from .view import Recorded, recorded_batch, replay_batch, response_names
+from .view import Recorded, entropies_known, recorded_batch, replay_batch, response_names
 from .view import show_explorer, show_run, show_sample, show_verdicts
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #ea0cf5c0
@@ -88,6 +88,11 @@ def constraint_lab(
 _EXPLORED = {'both (the paper)': both, 'integrity': integrity, 'diversity': diversity, 'random': at_random,
          'rarity': rarity}
 
+def _select_choices(batch):
+    "The rules that can be tried on a batch: without entropies, those that need none."
+    known = entropies_known(batch)
+    return [(name, f) for name, f in _EXPLORED.items() if known or f not in (both, diversity)]
+
 def replay_explorer(
     batch:Recorded|None=None, tokenizer:Any=None, # None: those that come with the package
     response:int=0)->Widget:                      # position of the response to begin with
@@ -101,7 +106,7 @@ def replay_explorer(
     return _Shell(view, dict(
         step=slider(1, 1, 120, 'step (λ grows with it)'),
         k=slider(2, 0, len(names)//groups, 'replays per instruction, k'),
-        select=Dropdown(options=list(_EXPLORED.items()), description='select by'),
+        select=Dropdown(options=_select_choices(batch), description='select by'),
         response=Dropdown(options=names, value=response, description='response')))
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #aa3bcd0b
@@ -148,18 +153,21 @@ def _cards_of(path):
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #517a4bce
 def _offer(monitor, history, cards):
-    "Let the controls offer what the run has."
+    "Let the controls offer what the run has; the metric that is chosen then."
     names = sorted({k for h in history for k in h} - {'step'}) or ['entropy']
     metric = monitor.controls['metric']
     if list(metric.options) != names:
         kept = metric.value if metric.value in names else 'entropy' if 'entropy' in names else names[0]
-        with metric.hold_trait_notifications(): metric.options = names; metric.value = kept
+        metric.unobserve(monitor.refresh, 'value')                      # drawn once, below
+        metric.options = names; metric.value = kept
+        metric.observe(monitor.refresh, 'value')
     monitor.controls['card'].max = max(0, len(cards) - 1)
+    return metric.value
 
 def _look(monitor, metric, card):
     "The card of a run as it is now."
     history, evals = (read_log(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
-    cards = _cards_of(monitor.folder/'cards.md'); _offer(monitor, history, cards)
+    cards = _cards_of(monitor.folder/'cards.md'); metric = _offer(monitor, history, cards)
     curves = show_run(history, evals, metric if any(metric in h for h in history) else 'ila')
     sample = show_sample(cards[min(card, len(cards) - 1)] if cards else 'no sample card yet')
     says = f'{monitor.folder.name}: {monitor.state}' if monitor.state else monitor.folder.name

@@ -26,54 +26,19 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..constraints.constraint import Constraint, ConstraintError, Reading, kinds
 from ..constraints.verifier import CheckError, verify_both
-from ..constraints.suites.muldimif import muldimif
 from ..constraints.judge import is_soft
 from ..trust import safe_children
-from ..files import DataError, as_line, check_output, parsed_json, record_in, rows, typed, write_atomic
-from .instruction import as_constraint, as_instruction, text_of
-from .benchmarks import triples, wrong
+from ..files import DataError, as_line, check_output, jsonable, parsed_json, record_in, rows, typed, write_atomic
+from .instruction import as_instruction, text_of
+from .record import ANSWERED_IN, STATING, answers_in, flattened, stated_in, wrong
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #9d0b6903
-def _constraint_named(id:str, args:dict):
-    "The constraint of an id: of a registered kind, or MulDimIF's 'Category_Subcategory'."
-    category, _, subcategory = id.partition('_')
-    if list(args) != ['constraint'] or ':' in category: return Constraint(id, args)
-    return muldimif(category, subcategory, args['constraint'])
-
-def _by_id(record, where):
-    "The constraints of `instruction_id_list` and `kwargs`."
-    ids, kwargs = (typed(record, name, list, where) for name in ('instruction_id_list', 'kwargs'))
-    if len(ids) != len(kwargs): raise wrong(where, 'kwargs', f'a list of {len(ids)}, one per id', kwargs)
-    out = []
-    for i, (id, args) in enumerate(zip(ids, kwargs)):
-        if not isinstance(id, str): raise wrong(where, f'instruction_id_list[{i}]', 'a text', id)
-        if not isinstance(args, (dict, type(None))): raise wrong(where, f'kwargs[{i}]', 'an object', args)
-        try: out.append(_constraint_named(id, {k: v for k, v in (args or {}).items() if v is not None}))
-        except ConstraintError as e:
-            odd = str(e).startswith(('unknown kind', 'MulDimIF has no'))
-            raise DataError(f"{where}: field '{'instruction_id_list' if odd else 'kwargs'}[{i}]': {e}") from None
-    return out
-
-# %% ../../nbs/api/instructions/03_scoring.ipynb #246a52b4
-def _stated(record, where):
-    "The constraints of `constraints`: triples of MulDimIF, or objects of ours."
-    found = typed(record, 'constraints', list, where)
-    if not all(isinstance(c, dict) for c in found): return triples(found, where)
-    return [as_constraint(c, f"{where}: field 'constraints[{i}]'") for i, c in enumerate(found)]
-
-_FORMS = {'instruction_id_list': _by_id, 'constraints': _stated}  # field → how to read it
-
+# %% ../../nbs/api/instructions/03_scoring.ipynb #dec33b1a
 def constraints_in(record:dict, where:str)->list[Constraint]:
     "All constraints of a record, at least one, each decided by a rule; else a DataError."
-    forms = [field for field in _FORMS if field in record]
-    if len(forms) > 1: raise DataError(f'{where}: has both {forms[0]!r} and {forms[1]!r}; keep one')
-    form = forms[0] if forms else None
-    if form is None:
-        raise DataError(f"{where}: names no constraints; it needs the fields 'instruction_id_list' "
-                        f"and 'kwargs', or 'constraints', and has {sorted(record)}")
-    found = _FORMS[form](record, where)
-    if not found: raise wrong(where, form, 'a list of at least one', found)
+    flat = flattened(record, where)
+    found = stated_in(flat, where)
     if any(map(is_soft, found)):
+        form = next(k for k in STATING if k in flat)
         raise DataError(f'{where}: field {form!r} holds a criterion in words, which no rule decides; '
                         'ask a judge, hir.constraints.judge.Judge')
     return found
@@ -86,15 +51,11 @@ class NoResponse(DataError):
 
 def _responses_in(record, where):
     "The responses of a record, at least one; a text each, or None where it is missing."
-    if 'response' not in record:
-        raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
-                        'responses in a file of their own are joined with --responses')
-    found = record['response']
-    said = found if isinstance(found, list) else [found]
-    for j, text in enumerate(said):
-        if isinstance(text, (str, type(None))): continue
-        raise wrong(where, 'response' if said is not found else f'response[{j}]', 'a text', text)
-    return said or [None]
+    flat = flattened(record, where)
+    if said := answers_in(flat, where): return said
+    if any(k in flat for k in ANSWERED_IN): return [None]
+    raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
+                    'responses in a file of their own are joined with --responses')
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #967913c6
 def _verdict_on(constraints, response, where, reading, thinking, missing):
@@ -115,7 +76,7 @@ def _scored_record(
     constraints, out = constraints_in(record, where), []
     for said in _responses_in(record, where):
         found = _verdict_on(constraints, said, where, reading, thinking, missing)
-        own = {} if said == record['response'] else {'response': said}
+        own = {} if said == record.get('response', said) and 'response' in record else {'response': said}
         out.append(found and record | own | dict(zip(('strict', 'loose'), map(list, found))) | {'reading': reading})
     return out, constraints
 
@@ -126,7 +87,7 @@ def score_responses(
     thinking:str='cut', # of `split_thinking`
     missing:Missing='error')->list[dict]: # what a null, or an empty list, is
     "The record once for each response, with `strict` and `loose`, K bools each, and the `reading`."
-    scored, _ = _scored_record(dict(record), 'the record', reading, thinking, missing)
+    scored, _ = _scored_record(jsonable(dict(record)), 'the record', reading, thinking, missing)
     return [r for r in scored if r is not None]
 
 def score_record(

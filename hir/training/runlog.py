@@ -74,9 +74,10 @@ def _record_of_row(rows, i:int, s:int, used):
 def records_of_rows(
     rows:Sequence,  # B of `Row`
     s:int,          # step
-    batch:Batch)->list[dict]: # theirs, with extras
+    batch:Batch|None=None)->list[dict]: # theirs, with extras; None: nothing was learned from them
     "The log's record of every row."
-    return [_record_of_row(rows, i, s, used) for i, used in enumerate(_used_of(batch))]
+    found = _used_of(batch) if batch else [{}]*len(rows)
+    return [_record_of_row(rows, i, s, used) for i, used in enumerate(found)]
 
 # %% ../../nbs/api/training/06_runlog.ipynb #c65a98c4
 def _log_parts(path, older:int=3):

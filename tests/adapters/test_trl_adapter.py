@@ -1,6 +1,6 @@
 """`hir.adapters.trl` within TRL, on the toy: the reward and its columns; the replays, equal to a step of `hir`.
 
-    pip install -c constraints.txt -e . -r tests/adapters/trl.txt
+    ADAPTERS=trl make test-adapters
     pytest -q tests/adapters/test_trl_adapter.py
 """
 import json
