@@ -467,6 +467,14 @@ def test_what_save_responses_writes_is_read(tmp_path, suite, c):
     assert len({tuple(r['strict']) for r in read(tmp_path/'out.jsonl')}) == 2
 
 
+def test_what_save_responses_writes_of_muldimif_is_read(tmp_path):
+    qs = [Instruction('Say hi.', [Constraint('muldimif:Length/Words', {'constraint': 'At most 5 words'})], 'verbatim', str(i)) for i in range(2)]
+    save('muldimif', tmp_path/'data.json', qs)
+    save_responses(tmp_path/'said.json', load('muldimif', tmp_path/'data.json'), ['Hi there.', 'Hi there, all of you out there.'])
+    found = score_file(tmp_path/'said.json', tmp_path/'out.jsonl')
+    assert [r['strict'] for r in read(tmp_path/'out.jsonl')] == [[True], [False]] and found['records'] == 2
+
+
 # ---- going on after a kill
 
 def inputs(tmp_path, n, joined):
