@@ -2,7 +2,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from changed import dotted
 from hir.cli import main
@@ -35,6 +35,7 @@ def toy(): return load_policy(shipped('toy/start'))
 
 # ---- worded, rewritten, kept
 
+@settings(deadline=None)
 @given(st.integers(0, 3), st.sampled_from(sorted(set(TEMPLATES) - {'verbatim'})), st.data())
 def test_a_demand_leaves_the_message_it_stands_in_and_no_other(nth, template, data):
     q = talks()[nth]
