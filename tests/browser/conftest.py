@@ -80,9 +80,12 @@ class Notebook:
 
     def run_all(self):
         "Ask for all cells; a busy lab may not hear the first time."
-        for _ in range(5):
+        from playwright.sync_api import TimeoutError as Covered
+        for _ in range(8):
             self.close_dialogs()
-            self.page.click('.jp-Notebook .jp-CodeCell'); self.page.keyboard.press('Escape')
+            try: self.page.click('.jp-Notebook .jp-CodeCell', timeout=8_000)
+            except Covered: continue                                           # the lab began to ask just now
+            self.page.keyboard.press('Escape')
             self.page.locator('.lm-MenuBar-item', has_text='Run').click()
             self.page.locator('[data-command="runmenu:run-all"]').click()
             for _ in range(40):
