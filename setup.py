@@ -17,7 +17,7 @@ setup(
         'dev', 'judge', 'data', 'widgets', 'gguf', '4bit', 'vllm', 'kernel', 'trl', 'verl', 'verifiers', 'lm_eval')},
     packages=find_packages(include=['hir', 'hir.*']) + ['hir.data'],
     package_dir={'hir.data': 'data'},                    # data/ of the checkout travels as hir/data
-    package_data={'hir': ['configs/*', 'configs/recipes/*'], 'hir.data': ['toy/**/*', 'tasks/*', 'smollm2/*', 'train2000.jsonl', 'english.txt', 'verbs.txt']},
+    package_data={'hir': ['configs/*', 'configs/recipes/*'], 'hir.data': ['toy/**/*', 'tasks/*', 'smollm2/*', 'logs/**/*', 'train2000.jsonl', 'english.txt', 'verbs.txt']},
     entry_points={
         'console_scripts': ['hir=hir.cli:main'],
         'nbdev': ['hir=hir._modidx:d'],

@@ -19,7 +19,7 @@ from hir.files import DataError, records, shipped
 from hir.instructions.instruction import load_instructions
 from hir.training.runlog import read_log
 
-HERE = Path(__file__).parent/'data'/'logs'
+HERE = Path(__file__).parents[1]/'data'/'logs'
 TOY = load_instructions(shipped('toy/train.jsonl'))[:6]
 LOGS = {'trl': [], 'trl_bare': TOY, 'verl': [], 'verl with instructions': TOY}    # what must be given beside
 
