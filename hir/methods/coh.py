@@ -13,11 +13,11 @@ from typing import Annotated
 
 from ..schema import Choice, resolved
 from .dpo import best_worst
+from .sft import nll
 from ..policies.policy import encode_chat
-from ..replays.feedback import mark_messages
+from ..replays.feedback import ask_good, mark_messages
 from ..replays.reward import Row
 from ..training.context import Context, StepError
-from ..training.loss import token_mean
 from ..training.method import Method
 
 # %% ../../nbs/methods/coh.ipynb #47df5ca0
@@ -50,14 +50,9 @@ def _coh_rows(form, instructions, ctx):
     ctx.metrics['pairs'] = len(pairs)
     return [row for pair in pairs for row in form(*pair, ctx)]
 
-def _coh_loss(out, batch, x, totals):
-    return token_mean(-out.logp*batch.weight, batch.mask, totals['tokens']), {}
-
-def _ask_good(q, verdict): return mark_messages(q, True)
-
 def coh(
     form:Form='apart', # of a pair: apart (two rows), chain (one)
 )->Method:
     "Chain of Hindsight (arXiv 2302.02676): good and bad answers under their names."
     s = resolved(coh, locals())
-    return Method(partial(_coh_rows, s.form), _coh_loss, ask=_ask_good, counts=lambda m: (m, 2))
+    return Method(partial(_coh_rows, s.form), nll, ask=ask_good, counts=lambda m: (m, 2))

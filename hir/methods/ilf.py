@@ -12,12 +12,13 @@ from functools import partial
 from typing import Annotated
 
 from ..schema import Choice, Positive, resolved
+from .sft import nll
 from ..policies.policy import encode_chat
 from ..policies.rollout import Prompt
 from ..replays.feedback import critique_messages, revision_messages
 from ..replays.reward import Row, by_group, standing
 from ..training.context import Context
-from ..training.loss import token_mean
+from ..training.gradient import earned
 from ..training.method import Method
 
 # %% ../../nbs/methods/ilf.ipynb #75081db2
@@ -50,7 +51,7 @@ def _by_itself(refined, ctx):
     "Of each list the first refinement of which the policy says that nothing is missing."
     flat = [row for rows in refined for row in rows]
     fine = {id(row) for row, said in zip(flat, self_critic(flat, ctx, 'second critique')) if 'Not met' not in said}
-    return [next((row for row in rows if id(row) in fine), None) for rows in refined]
+    return [next((row for row in rows if id(row) in fine and row.use.reward), None) for rows in refined]
 
 # %% ../../nbs/methods/ilf.ipynb #25d86033
 def _under_instruction(row, draft, ctx):
@@ -60,7 +61,7 @@ def _under_instruction(row, draft, ctx):
 
 def _ilf_rows(s, instructions, ctx):
     best = [max(group, key=standing) for group in by_group(ctx.draw(instructions, ctx.sizes.m))]
-    done, drafts = ([row for row in best if all(row.rollout.verdict) == whole] for whole in (True, False))
+    done, drafts = ([row for row in best if all(earned(row)) == whole] for whole in (True, False))
     refined = _refinements(drafts, s.critic(drafts, ctx), s.K, ctx)
     drafts = [drafts[rows[0].group] for rows in refined]                              # some may be left out
     chosen = (_by_itself(refined, ctx) if s.critic is self_critic
@@ -70,13 +71,11 @@ def _ilf_rows(s, instructions, ctx):
     return done + learned
 
 # %% ../../nbs/methods/ilf.ipynb #e6d65132
-def _refined_nll(out, batch, x, totals):
-    return token_mean(-out.logp*batch.weight, batch.mask, totals['tokens']), {}
-
 def ilf(
     K:Positive=4,            # refinements of a draft
     critic:Critic='verdict', # who says what is wrong: verdict (ILF), self (SELF)
 )->Method:
     "Imitation learning from language feedback (ILF, arXiv 2303.16755); with its own critic SELF (arXiv 2310.00533)."
     s = resolved(ilf, locals())
-    return Method(partial(_ilf_rows, s), _refined_nll, counts=lambda m: (m + s.K*(1 + (s.critic is self_critic)), 1))
+    more = (1 + s.K)*(s.critic is self_critic)           # critiques: of the draft, and of each refinement
+    return Method(partial(_ilf_rows, s), nll, counts=lambda m: (m + s.K + more, 1))

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from ..schema import at_least, resolved
 from ..policies.policy import encode_chat
-from ..replays.feedback import feedback_text, mark_messages
+from ..replays.feedback import ask_good, feedback_text, mark_messages
 from ..training.batch import PerToken
 from ..training.loss import k3, token_mean
 from ..training.method import Method
@@ -52,11 +52,9 @@ def _leti_loss(c, out, batch, x, totals):
     return token_mean(each*batch.weight, batch.mask, totals['tokens']), {}
 
 # %% ../../nbs/methods/leti.ipynb #219e6d64
-def _ask_as_good(q, verdict): return mark_messages(q, True)
-
 def leti(
     c:Annotated[float, at_least(0)]=.1, # weight of the KL from the start, off the feedback
 )->Method:
     "Learning from textual interactions (LeTI, arXiv 2305.10314): all text is learned, feedback too."
     s = resolved(leti, locals())
-    return Method(_leti_rows, partial(_leti_loss, s.c), _leti_prepare, needs=('reference',), ask=_ask_as_good)
+    return Method(_leti_rows, partial(_leti_loss, s.c), _leti_prepare, needs=('reference',), ask=ask_good)

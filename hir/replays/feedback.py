@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'CRITIC', 'feedback_text', 'revision_messages', 'hinted_messages', 'critique_messages', 'level_messages',
-           'mark_messages']
+           'mark_messages', 'ask_good']
 
 # %% ../../nbs/api/replays/04_feedback.ipynb #2ab6c496
 from ..constraints.constraint import Verdict, describe
@@ -58,3 +58,5 @@ def level_messages(q:Instruction, met:int)->list[dict]: # met: of its K constrai
 def mark_messages(q:Instruction, good:bool)->list[dict]:
     "The chat that asks for a good answer, or for a bad one."
     return _before_last(q, 'A good answer :' if good else 'A bad answer :')
+
+def ask_good(q:Instruction, verdict:Verdict|None=None)->list[dict]: return mark_messages(q, True) # a method's `ask`
