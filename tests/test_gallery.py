@@ -25,3 +25,13 @@ def test_a_step_in_pieces_is_the_step_in_one(tmp_path, name):
 def test_it_learns_with_adapters_alone(tmp_path, name):
     found, history, _ = run(name, tmp_path, lora_rank=2, lr=.3)
     assert far(found, weights(load_policy(shipped('toy/start'))[0])) > 1e-4
+
+
+VARIANTS = {'sdpo rewritten': dict(name='sdpo', reads='rewritten'), 'ilf self': dict(name='ilf', critic='self', K=2), 'coh chain': dict(name='coh', form='chain'),
+            'p3o joint': dict(name='p3o', clipping='joint', beta=.01), **{f'phf {o}': dict(name='phf', objective=o) for o in ('mle', 'filter', 'unlikelihood', 'rwr', 'awr')}}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_a_variant_in_pieces_is_the_variant_in_one(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(METHODS, name, VARIANTS[name])
+    same(run(name, tmp_path/'one', micro=1), run(name, tmp_path/'all', micro=1000))

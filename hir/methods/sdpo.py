@@ -45,20 +45,22 @@ TeacherReads = Annotated[Callable, Choice(dict(verdicts=verdicts_read, sibling=s
 
 # %% ../../nbs/methods/sdpo.ipynb #03f1d43a
 def _taught_rows(s, instructions, ctx):
-    "The responses that have a teacher."
-    rows = [row for group in by_group(ctx.draw(instructions, ctx.sizes.m)) for row in group if s.reads(row, group)]
-    ctx.metrics['taught'] = len(rows)
-    return rows
+    "All responses; of those without a teacher no token is learned."
+    groups = by_group(ctx.draw(instructions, ctx.sizes.m))
+    taught = [[s.reads(row, group) is not None for row in group] for group in groups]
+    ctx.metrics['taught'] = sum(map(sum, taught))
+    rows = [row if has else replace(row, weight=(0.,)*len(row.ids))
+            for group, each in zip(groups, taught) for row, has in zip(group, each)]
+    return rows if ctx.metrics['taught'] else []
 
 def _sdpo_prepare(s, average, rows, batch, ctx):
     "Log-probabilities when drawn, and the teacher's, (B,T)."
-    groups = {row.group: group for group in by_group(rows) for row in group}
-    read = [tuple(encode_chat(ctx.tokenizer, s.reads(row, groups[row.group]), **ctx.chat)) for row in rows]
-    under = [replace(row, prompt_ids=ids) for row, ids in zip(rows, read)]
-    taught = ctx.logps(under, average.of(ctx))
-    away = (recorded(rows) - taught)*(batch.mask != 0)                           # at the draw, for the log
-    ctx.metrics['teacher/gap'] = token_mean(away, batch.mask).item()
-    return dict(old=PerToken(recorded(rows)), teacher=PerToken(taught))
+    groups = {group[0].group: group for group in by_group(rows)}
+    chats = [s.reads(row, groups[row.group]) or row.rollout.instruction.messages for row in rows]
+    under = [replace(row, prompt_ids=tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat))) for row, chat in zip(rows, chats)]
+    old, taught = recorded(rows), ctx.logps(under, average.of(ctx))
+    ctx.metrics['teacher/gap'] = token_mean((old - taught)*batch.mask, batch.mask).item()    # at the draw
+    return dict(old=PerToken(old), teacher=PerToken(taught), idle=(batch.mask == 0).all(1))
 
 def _sdpo_loss(cap, out, batch, x, totals):
     weight = ratio(out.logp.detach(), x['old']).clamp(max=cap)*(out.logp.detach() - x['teacher'])
