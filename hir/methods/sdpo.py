@@ -57,7 +57,8 @@ def _sdpo_prepare(s, average, rows, batch, ctx):
     "Log-probabilities when drawn, and the teacher's, (B,T)."
     groups = {group[0].group: group for group in by_group(rows)}
     chats = [s.reads(row, groups[row.group]) or row.rollout.instruction.messages for row in rows]
-    under = [replace(row, prompt_ids=tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat))) for row, chat in zip(rows, chats)]
+    read = [tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat)) for chat in chats]
+    under = [replace(row, prompt_ids=ids) for row, ids in zip(rows, read)]
     old, taught = recorded(rows), ctx.logps(under, average.of(ctx))
     ctx.metrics['teacher/gap'] = token_mean((old - taught)*batch.mask, batch.mask).item()    # at the draw
     return dict(old=PerToken(old), teacher=PerToken(taught), idle=(batch.mask == 0).all(1))
