@@ -22,55 +22,80 @@ from ..text import Relation, compare, meant_sentences, parts, reads_as, sentence
 from ..text import regexp_words, word_tokens, words
 from ..text import language as language_of
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #86c554ec
-_QUOTES = str.maketrans({**dict.fromkeys('“”„‟«»「」『』＂', '"'), **dict.fromkeys('‘’‚‛‹›´＇', "'")})
-_LINE_MARKS = re.compile(r'^[ \t]*(?:```[^\n`]*(?:\n|\Z)|(?:#{1,6}[ \t]+|>[ \t]?)+)', re.MULTILINE)
-
-def _kept(run):
-    "Of a run of '*', '_' and '`': nothing where it touches a word from outside, else all."
-    before, after = run.string[max(run.start() - 1, 0):run.start()], run.string[run.end():run.end() + 1]
-    opens, closes = after.strip() and not before.isalnum(), before.strip() and not after.isalnum()
-    return '' if opens or closes else run[0]
-
-def _bare(text):
-    if '#' in text or '>' in text or '```' in text: text = _LINE_MARKS.sub('', text)
-    return re.sub('[*_`]+', _kept, text)
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #84a4778e
+_QUOTES = str.maketrans({
+    **dict.fromkeys('“”„‟«»「」『』＂', '"'),
+    **dict.fromkeys('‘’‚‛‹›´＇', "'")})
 
 def straight(text:str)->str:
     "A text with straight quotation marks and apostrophes."
     return text if text.isascii() else text.translate(_QUOTES)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #86c554ec
+def _kept(run):
+    "Of a run of '*', '_' and '`': nothing where it touches a word from outside, else all."
+    before = run.string[max(run.start() - 1, 0):run.start()]
+    after = run.string[run.end():run.end() + 1]
+    opens = after.strip() and not before.isalnum()
+    closes = before.strip() and not after.isalnum()
+    return '' if opens or closes else run[0]
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #bc54444f
+_LINE_MARKS = re.compile(r'''
+    ^[ \t]*(?:
+        ```[^\n`]*(?:\n|\Z)             # the line of a code fence
+      | (?:\#{1,6}[ \t]+|>[ \t]?)+      # of a heading, of a quote
+    )''', re.MULTILINE | re.VERBOSE)
+
+def _bare(text):
+    "A text without Markdown's marks, with the quotation marks it has."
+    if '#' in text or '>' in text or '```' in text: text = _LINE_MARKS.sub('', text)
+    return re.sub('[*_`]+', _kept, text)
+
 def undressed(text:str)->str:
-    "A text without Markdown's code fences, marks of headings, quotes, emphasis and code, and with straight quotes."
+    "A text without Markdown's marks (code, headings, quotes, emphasis), with straight quotes."
     return straight(_bare(text))
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #4b315cb6
 _UNSPACED = re.compile(    # Thai, Lao, Burmese, Khmer, kana, Han and Hangul
-    '[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff'
-    '\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff]')
+    '[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff'
+    '\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff'
+    '\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f'
+    '\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff]')
 
-def _in_word(char): return (char.isalnum() or unicodedata.category(char)[0] == 'M') and not _UNSPACED.match(char)
+def _in_word(char):
+    "A letter, a digit, or a mark on one, of a script with spaces between words."
+    if _UNSPACED.match(char): return False
+    return char.isalnum() or unicodedata.category(char)[0] == 'M'
 
 def _runs_on(text, i):
-    "Does a word run on across the place `i` of a text, as 'snake_case' does on both sides of its underscore?"
-    left, right = text[max(i - 2, 0):i].rstrip('_')[-1:], text[i:i + 2].lstrip('_')[:1]
+    "Does a word run on across the place `i`, as 'snake_case' does on both sides of its '_'?"
+    left = text[max(i - 2, 0):i].rstrip('_')[-1:]
+    right = text[i:i + 2].lstrip('_')[:1]
     return bool(left and right) and _in_word(left) and _in_word(right)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #3c597318
 @lru_cache(32)
 def _folded(text, dressed):
     "A text in small letters, with single blanks."
-    return ' '.join((straight(text) if dressed else undressed(text)).casefold().split())
+    text = straight(text) if dressed else undressed(text)
+    return ' '.join(text.casefold().split())
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #dbf5ab3f
 def count_keyword(
     text:str,
     keyword:str)->int: # a text, not a pattern; '*sea*' and the like are found as they stand
     "How often a text holds a keyword, in any case, as a whole word."
     dressed = bool(re.search('[*_`#>]', keyword))
-    text, keyword, found, at = _folded(text, dressed), _folded(keyword, dressed), 0, 0
-    while keyword and (at := text.find(keyword, at)) >= 0:
+    text = _folded(text, dressed)
+    keyword = _folded(keyword, dressed)
+    found = 0
+    at = text.find(keyword) if keyword else -1
+    while at >= 0:
         end = at + len(keyword)
         whole = not _runs_on(text, at) and not _runs_on(text, end)
-        found, at = found + whole, end if whole else at + 1
+        found += whole
+        at = text.find(keyword, end if whole else at + 1)
     return found
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #e4f3701a
@@ -78,49 +103,64 @@ def count_keyword(
 def is_pattern(
     s:str,               # as the data have it
     wrap:str='{}')->bool:# what a checker puts around it
-    "Is `s` a regular expression that is quick on any text, stripped or not, alone and in its place?"
-    return all(pattern_work(form) <= MOST_WORK for form in {wrap.format(s), wrap.format(s.strip()), s.strip()})
+    "Is `s` a regular expression that is quick on any text, stripped or not, alone and in place?"
+    forms = {wrap.format(s), wrap.format(s.strip()), s.strip()}
+    return all(pattern_work(form) <= MOST_WORK for form in forms)
 
 _QUICK = 'a regular expression that is quick on any text (fewer repeats and options, or shorter)'
 Pattern = Annotated[Text, Where(is_pattern, _QUICK)]
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #6deff5de
 def quick(
-    *names:str,          # of the arguments that a checker takes for regular expressions, or for lists of them
+    *names:str,
+    # of the arguments that a checker takes for regular expressions, or for lists of them
     wrap:str='{}',       # what it puts around them
     form:Callable=str)->Callable: # what it does to them first
     "The `bound` of such a kind: (**args) -> what its official check cannot run, '' if nothing."
     def bound(**args):
         for name in names:
-            patterns = [form(p) for p in (args[name] if isinstance(args[name], list) else [args[name]])]
-            if slow := [p for p in patterns if not is_pattern(p, wrap)]:
-                return f'argument {name!r} must be {_QUICK}, not {slow[0]!r:.200}'
+            given = args[name] if isinstance(args[name], list) else [args[name]]
+            patterns = [form(p) for p in given]
+            slow = [p for p in patterns if not is_pattern(p, wrap)]
+            if slow: return f'argument {name!r} must be {_QUICK}, not {slow[0]!r:.200}'
             if sum(map(pattern_work, patterns)) > MOST_WORK:
-                return f'argument {name!r} must be fewer patterns, or shorter ones, not {patterns!r:.200}'
+                return (f'argument {name!r} must be fewer patterns, or shorter ones, '
+                        f'not {patterns!r:.200}')
         return ''
     return bound
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #7fda4395
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #cde4e2b1
 Keywords = Annotated[list[Text], Where(len, 'a list of at least one')]
 
-@kind('keywords:existence', 'Include the keywords {keywords} in your response.', bound=quick('keywords'))
+@kind('keywords:existence', 'Include the keywords {keywords} in your response.',
+      bound=quick('keywords'))
 def existence(response:str, keywords:Keywords)->bool:
     return all(re.search(k, response, re.IGNORECASE) for k in keywords)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #cde72706
 @meant('keywords:existence',
        ('takes a keyword for a pattern', 'optional', {'keywords': ['(optional)']}),
-       ('finds no keyword that holds a mark of patterns', 'It costs $100 now', {'keywords': ['$100']}),
+       ('finds no keyword that holds a mark of patterns', 'It costs $100 now',
+        {'keywords': ['$100']}),
        ('finds a keyword inside other words', 'toward', {'keywords': ['war']}),
        ('cannot run where a keyword is no pattern', 'hi :)', {'keywords': [':)']}))
-def _existence(response, keywords): return all(count_keyword(response, k) for k in keywords)
+def _existence(response, keywords):
+    return all(count_keyword(response, k) for k in keywords)
 
-@kind('keywords:frequency', 'In your response, the word {keyword} should appear {relation} {frequency} times.',
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #7fda4395
+@kind('keywords:frequency',
+      'In your response, the word {keyword} should appear {relation} {frequency} times.',
       bound=quick('keyword'))
 def frequency(response:str, keyword:Text, frequency:Count, relation:Relation)->bool:
-    return compare(len(re.findall(keyword.strip(), response, re.IGNORECASE)), relation, frequency)
+    found = re.findall(keyword.strip(), response, re.IGNORECASE)
+    return compare(len(found), relation, frequency)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #b367fc68
 @meant('keywords:frequency',
-       ('counts inside other words', 'War, warm, toward', {'keyword': 'war', 'frequency': 3, 'relation': 'at least'}),
-       ('takes a keyword for a pattern', 'a.b a-b', {'keyword': 'a.b', 'frequency': 2, 'relation': 'at least'}))
+       ('counts inside other words', 'War, warm, toward',
+        {'keyword': 'war', 'frequency': 3, 'relation': 'at least'}),
+       ('takes a keyword for a pattern', 'a.b a-b',
+        {'keyword': 'a.b', 'frequency': 2, 'relation': 'at least'}))
 def _frequency(response, keyword, frequency, relation):
     return compare(count_keyword(response, keyword), relation, frequency)
 
@@ -130,12 +170,15 @@ def _frequency(response, keyword, frequency, relation):
 def forbidden_words(response:str, forbidden_words:Keywords)->bool:
     return not any(re.search(rf'\b{w}\b', response, re.IGNORECASE) for w in forbidden_words)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #1ba459e2
 @meant('keywords:forbidden_words',
-       ('finds no word that begins or ends with a mark', 'I use .NET', {'forbidden_words': ['.NET']}),
+       ('finds no word that begins or ends with a mark', 'I use .NET',
+        {'forbidden_words': ['.NET']}),
        ('finds no word between others without a space', '我有一只猫在家', {'forbidden_words': ['猫']}),
        ('finds no word in underscores', 'a _sea_', {'forbidden_words': ['sea']}),
        ('takes a word for a pattern', 'a cab', {'forbidden_words': ['c.b']}))
-def _forbidden_words(response, forbidden_words): return not any(count_keyword(response, w) for w in forbidden_words)
+def _forbidden_words(response, forbidden_words):
+    return not any(count_keyword(response, w) for w in forbidden_words)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #110e5f74
 Letter = Annotated[Text, Where(lambda s: len(s) == 1, 'a single character')]
@@ -143,26 +186,34 @@ Letter = Annotated[Text, Where(lambda s: len(s) == 1, 'a single character')]
 @kind('keywords:letter_frequency',
       'In your response, the letter {letter} should appear {let_relation} {let_frequency} times.')
 def letter_frequency(response:str, letter:Letter, let_frequency:Count, let_relation:Relation)->bool:
-    return compare(response.lower().count(letter.lower()), let_relation, let_frequency)
+    found = response.lower().count(letter.lower())
+    return compare(found, let_relation, let_frequency)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #c7d584fc
 @kind('length_constraints:number_words', 'Answer with {relation} {num_words} words.')
 def number_words(response:str, num_words:Count, relation:Relation)->bool:
     return compare(len(regexp_words(response)), relation, num_words)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #bb5edfe6
 @meant('length_constraints:number_words',
-       ('cuts words at apostrophes and hyphens', "Don't go", {'num_words': 3, 'relation': 'less than'}),
+       ('cuts words at apostrophes and hyphens', "Don't go",
+        {'num_words': 3, 'relation': 'less than'}),
        ('cuts words at vowel signs', 'मुझे हिन्दी', {'num_words': 3, 'relation': 'less than'}))
-def _number_words(response, num_words, relation): return compare(len(words(response)), relation, num_words)
+def _number_words(response, num_words, relation):
+    return compare(len(words(response)), relation, num_words)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #c5ce9738
 @kind('length_constraints:number_sentences',
       'Your response should contain {relation} {num_sentences} sentences.')
 def number_sentences(response:str, num_sentences:Count, relation:Relation)->bool:
     return compare(len(sentences(response)), relation, num_sentences)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #2a8bfeef
 @meant('length_constraints:number_sentences',
-       ('knows no full stop of other scripts', '今天很好。我们去玩。', {'num_sentences': 2, 'relation': 'less than'}),
-       ('ends a sentence at "no. 5"', 'See no. 5 for this.', {'num_sentences': 2, 'relation': 'less than'}),
+       ('knows no full stop of other scripts', '今天很好。我们去玩。',
+        {'num_sentences': 2, 'relation': 'less than'}),
+       ('ends a sentence at "no. 5"', 'See no. 5 for this.',
+        {'num_sentences': 2, 'relation': 'less than'}),
        ('ends a sentence at the number of a list', '1. First item.\n2. Second item.',
         {'num_sentences': 3, 'relation': 'less than'}))
 def _number_sentences(response, num_sentences, relation):
@@ -175,19 +226,26 @@ def number_paragraphs(response:str, num_paragraphs:Count)->bool:
     found = parts(response, '***')
     return '' not in found and len(found) == num_paragraphs
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #e57befec
 _BOLD_ITALIC = re.compile(r'\*{3}(?<![^\s("“]\*{3})(?=[^\s*])([^*\n]+)(?<=\S)\*{3}(?![^\W_])')
 _STAR_ROW = re.compile(r'^[ \t]*(?:\\?\*[ \t]*){3,}$', re.MULTILINE)
 
+def _stars_alone(row): return re.sub(r'[^*]', '', row[0])
+
 def _between_stars(text, n):
     "What stands between rows of `n` asterisks, which may have blanks between them; nothing blank."
-    if '* *' in text or r'\*' in text: text = _STAR_ROW.sub(lambda row: re.sub(r'[^*]', '', row[0]), text)
-    return [p for p in re.split(rf'\*(?<!\*\*)\*{{{n - 1}}}(?!\*)', _BOLD_ITALIC.sub(r'\1', text)) if p.strip()]
+    if '* *' in text or r'\*' in text: text = _STAR_ROW.sub(_stars_alone, text)
+    text = _BOLD_ITALIC.sub(r'\1', text)
+    row = rf'\*(?<!\*\*)\*{{{n - 1}}}(?!\*)'
+    return [part for part in re.split(row, text) if part.strip()]
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #89d0444a
 @meant('length_constraints:number_paragraphs',
        ('knows no divider with blanks', 'one\n* * *\ntwo', {'num_paragraphs': 2}),
        ('divides at bold italics', 'a ***very*** b', {'num_paragraphs': 3}),
        ('fails two dividers in a row', 'one\n***\n***\ntwo', {'num_paragraphs': 2}))
-def _number_paragraphs(response, num_paragraphs): return len(_between_stars(response, 3)) == num_paragraphs
+def _number_paragraphs(response, num_paragraphs):
+    return len(_between_stars(response, 3)) == num_paragraphs
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #430cef80
 def _within(num_paragraphs, nth_paragraph, **rest):
@@ -195,6 +253,7 @@ def _within(num_paragraphs, nth_paragraph, **rest):
     if nth_paragraph <= num_paragraphs: return ''
     return f"'nth_paragraph' {nth_paragraph} is more than 'num_paragraphs' {num_paragraphs}"
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #a9f5774c
 @kind('length_constraints:nth_paragraph_first_word',
       'There should be {num_paragraphs} paragraphs. Paragraphs and only paragraphs are separated '
       'with each other by two line breaks. Paragraph {nth_paragraph} must start with the word '
@@ -202,9 +261,11 @@ def _within(num_paragraphs, nth_paragraph, **rest):
 def nth_paragraph_first_word(response:str, num_paragraphs:Positive, nth_paragraph:Positive,
                              first_word:Text)->bool:
     blocks = response.split('\n\n')
-    if sum(map(bool, map(str.strip, blocks))) != num_paragraphs: return False
-    block = blocks[nth_paragraph - 1].split() or ['']
-    start = re.split('''[.,?!'"]''', block[0].lstrip("'").lstrip('"'))[0]
+    filled = [block for block in blocks if block.strip()]
+    if len(filled) != num_paragraphs: return False
+    block_words = blocks[nth_paragraph - 1].split() or ['']
+    first = block_words[0].lstrip("'").lstrip('"')
+    start = re.split('''[.,?!'"]''', first)[0]
     return ''.join(map(str.lower, start)) == first_word.lower()
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #f1605fcf
@@ -213,17 +274,23 @@ _OPENING = ' \t"\'([{<*_#>-+•–—¿¡.…'
 @meant('length_constraints:nth_paragraph_first_word',
        ('counts a blank line at the start as a paragraph', '\n\nSea is.\n\nSand is.',
         {'num_paragraphs': 2, 'nth_paragraph': 1, 'first_word': 'sea'}),
-       ('sees asterisks', '**Sea** is.\n\nSand is.', {'num_paragraphs': 2, 'nth_paragraph': 1, 'first_word': 'Sea'}),
-       ('cuts a word at its apostrophe', "Don't go.", {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': "don't"}),
-       ('takes a colon for a letter', 'Sea: salt', {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'sea'}),
-       ('wants one word', 'Once upon a time', {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'once upon'}))
+       ('sees asterisks', '**Sea** is.\n\nSand is.',
+        {'num_paragraphs': 2, 'nth_paragraph': 1, 'first_word': 'Sea'}),
+       ('cuts a word at its apostrophe', "Don't go.",
+        {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': "don't"}),
+       ('takes a colon for a letter', 'Sea: salt',
+        {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'sea'}),
+       ('wants one word', 'Once upon a time',
+        {'num_paragraphs': 1, 'nth_paragraph': 1, 'first_word': 'once upon'}))
 def _nth_paragraph_first_word(response, num_paragraphs, nth_paragraph, first_word):
-    blocks = [b for b in re.split(r'\n[^\S\n]*\n', response) if b.strip()]
+    blocks = [block for block in re.split(r'\n[^\S\n]*\n', response) if block.strip()]
     if len(blocks) != num_paragraphs: return False
-    text, word = _folded(blocks[nth_paragraph - 1], False), _folded(first_word, False)
-    return any(t.startswith(word) and not _runs_on(t, len(word)) for t in (text, text.lstrip(_OPENING)))
+    text = _folded(blocks[nth_paragraph - 1], False)
+    word = _folded(first_word, False)
+    starts = text, text.lstrip(_OPENING)
+    return any(t.startswith(word) and not _runs_on(t, len(word)) for t in starts)
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #75fa6380
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #430491b1
 _LANGUAGES = dict(pair.split(':') for pair in '''
     af:Afrikaans ar:Arabic bg:Bulgarian bn:Bengali ca:Catalan cs:Czech cy:Welsh da:Danish de:German
     el:Greek en:English es:Spanish et:Estonian fa:Persian fi:Finnish fr:French gu:Gujarati he:Hebrew
@@ -233,33 +300,38 @@ _LANGUAGES = dict(pair.split(':') for pair in '''
     sq:Albanian sv:Swedish sw:Swahili ta:Tamil te:Telugu th:Thai tl:Tagalog tr:Turkish uk:Ukrainian
     ur:Urdu vi:Vietnamese zh-cn:Simplified-Chinese zh-tw:Traditional-Chinese'''.split())
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #75fa6380
 def _in_language(language):
     "The sentence of `language:response_language`."
     name = _LANGUAGES[language].replace('-', ' ')
     return f'Your ENTIRE response should be in {name} language, no other language is allowed.'
 
-@kind('language:response_language', _in_language, example={'language': 'de'},
-      drop='partly')
+@kind('language:response_language', _in_language, example={'language': 'de'}, drop='partly')
 def response_language(response:str, language:Literal[tuple(_LANGUAGES)])->bool:
     return language_of(response) in (language, None)
+
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #a0d51955
 @meant('language:response_language',
        ('lets digits pass', '42', {'language': 'ur'}),
        ('guesses at short texts', 'OK', {'language': 'en'}))
 def _response_language(response, language): return reads_as(response, language)
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #bac3afdb
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #3f3a7c46
 @kind('change_case:english_capital',
       'Your entire response should be in English, and in all capital letters.')
-def english_capital(response:str)->bool: return response.isupper() and language_of(response) in ('en', None)
+def english_capital(response:str)->bool:
+    return response.isupper() and language_of(response) in ('en', None)
 
 @meant('change_case:english_capital',
        ('reads capitals badly, and names', 'ON MONDAY I MET DR. OTTO BAUER IN BERLIN.'),
        ('guesses at short texts', 'HELLO'))
 def _english_capital(response): return response.isupper() and reads_as(response, 'en')
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #bac3afdb
 @kind('change_case:english_lowercase', 'Your entire response should be in English, and in all '
       'lowercase letters. No capital letters are allowed.')
-def english_lowercase(response:str)->bool: return response.islower() and language_of(response) in ('en', None)
+def english_lowercase(response:str)->bool:
+    return response.islower() and language_of(response) in ('en', None)
 
 @meant('change_case:english_lowercase', ('guesses at short texts', '400 error'))
 def _english_lowercase(response): return response.islower() and reads_as(response, 'en')
@@ -271,14 +343,18 @@ def capital_word_frequency(response:str, capital_frequency:Count, capital_relati
     capitals = sum(token.isupper() for token in word_tokens(response))
     return compare(capitals, capital_relation, capital_frequency)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #0b25d00e
 _CAPITAL = re.compile(r"[^\W_](?:[^\s/|—–…]*[^\W_])?")
 
 @meant('change_case:capital_word_frequency',
-       ('counts single letters', 'I saw a man. I ran.', {'capital_frequency': 2, 'capital_relation': 'less than'}),
-       ('counts "I\'M" twice', "I'M late", {'capital_frequency': 2, 'capital_relation': 'at least'}))
+       ('counts single letters', 'I saw a man. I ran.',
+        {'capital_frequency': 2, 'capital_relation': 'less than'}),
+       ('counts "I\'M" twice', "I'M late",
+        {'capital_frequency': 2, 'capital_relation': 'at least'}))
 def _capital_word_frequency(response, capital_frequency, capital_relation):
-    found = (w.removesuffix("'s") for w in _CAPITAL.findall(undressed(response)))
-    return compare(sum(len(w) > 1 and w.isupper() for w in found), capital_relation, capital_frequency)
+    found = [word.removesuffix("'s") for word in _CAPITAL.findall(undressed(response))]
+    capitals = sum(len(word) > 1 and word.isupper() for word in found)
+    return compare(capitals, capital_relation, capital_frequency)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #12ed80b1
 @kind('detectable_content:number_placeholders', 'The response must contain at least '
@@ -287,13 +363,19 @@ def number_placeholders(response:str, num_placeholders:Count)->bool:
     opened = re.findall(r'\[[^\]\n]*\]?', response)      # to its closing bracket, or the line's end
     return sum(o.endswith(']') for o in opened) >= num_placeholders
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #4abc0b48
+def _to_fill_in(inside):
+    "May this, found in square brackets, be a placeholder: some word, no tick, no number of a note?"
+    if not re.search(r'\w', inside): return False
+    return not re.fullmatch(r'[xX]|\^?\d{1,3}', inside)
+
 @meant('detectable_content:number_placeholders',
        ('counts links', 'See [here](a.b)', {'num_placeholders': 1}),
        ('counts boxes to tick', '- [x] buy salt', {'num_placeholders': 1}),
        ('counts empty brackets, and numbers of notes', '[] so [1]', {'num_placeholders': 1}))
 def _number_placeholders(response, num_placeholders):
     found = re.findall(r'\[([^\[\]\n]+)\](?!\()', response)
-    return sum(bool(re.search(r'\w', f)) and not re.fullmatch(r'[xX]|\^?\d{1,3}', f) for f in found) >= num_placeholders
+    return sum(map(_to_fill_in, found)) >= num_placeholders
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #a86047e9
 @kind('detectable_content:postscript', 'At the end of your response, please explicitly add a '
@@ -304,27 +386,38 @@ def postscript(response:str, postscript_marker:Text)->bool:
     marker = postscript_marker.strip()
     return bool(re.search(spaced.get(marker, marker.lower()), response.lower()))
 
-_BEFORE = re.compile(r'(?:^[^\w\n]{0,20}(?:\d{1,3}[.)]\s?)?|[.!?…。！？"\')\]]\s{1,9}["\'(]?)\Z', re.MULTILINE)
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #f0a863c3
+_BEFORE = re.compile(r'''(?:
+    ^[^\w\n]{0,20}(?:\d{1,3}[.)]\s?)?           # a line's start, some marks, a number
+  | [.!?…。！？"')\]]\s{1,9}["'(]?                # the end of a sentence
+  )\Z''', re.MULTILINE | re.VERBOSE)
 
 def _beginnings(pattern, text):
     "The matches of a pattern with which a line or a sentence begins."
-    return [m for m in re.finditer(pattern, text, re.I) if _BEFORE.search(text, max(m.start() - 40, 0), m.start())]
+    found = re.finditer(pattern, text, re.I)
+    return [m for m in found if _BEFORE.search(text, max(m.start() - 40, 0), m.start())]
 
-def _literally(words): return r'\s{1,9}'.join(map(re.escape, undressed(words).split() or words.split()))
+def _literally(words):
+    "A pattern of these very words, with any blanks between them."
+    return r'\s{1,9}'.join(map(re.escape, undressed(words).split() or words.split()))
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #786f57b5
 @meant('detectable_content:postscript',
        ('finds it inside a word', 'dept.p.s. x'),
        ('finds it at the start, too', 'P.S. Hi.\n\nOne.\n\nTwo.\n\nThree.\n\nFour.'),
        ('wants nothing after it', 'Bye.\n\nP.S.'),
        ('takes other markers for patterns', 'x p-p-s- y', {'postscript_marker': 'P.P.S.'}))
 def _postscript(response, postscript_marker):
-    letters, text = re.sub(r'[\s.]', '', postscript_marker).upper(), undressed(response)
+    letters = re.sub(r'[\s.]', '', postscript_marker).upper()
     usual = letters in ('PS', 'PPS') and '.' in postscript_marker
     marker = r'\.\s?'.join(letters) + r'\.?' if usual else _literally(postscript_marker)
-    after = ''.join(text[m.end():] for m in _beginnings(rf'{marker}(?![^\W_])', text)[-1:])
+    text = undressed(response)
+    found = _beginnings(rf'{marker}(?![^\W_])', text)
+    if not found: return False
+    after = text[found[-1].end():]
     return bool(re.search(r'\w', after)) and after.count('\n\n') < 4
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #332ddbd3
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #0b3f24d3
 @kind('detectable_format:number_bullet_lists', 'Your answer must contain exactly {num_bullets} '
       'bullet points. Use the markdown bullet points such as:\n* This is point 1. \n'
       '* This is point 2')
@@ -333,17 +426,23 @@ def number_bullet_lists(response:str, num_bullets:Count)->bool:
     dashes = re.findall(r'^[^\S\n]*-', response, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets
 
-_BULLETED = re.compile(r'^([^\S\n>]*)(?:>[^\S\n]?)?(?:[*+•◦‣▪●-][^\S\n]+|[•◦‣▪●-](?=[^\W\d_])|\*(?=[^\W\d_][^*\n]*$))'
-                     r'(?=.*[^\s*_-])', re.MULTILINE)
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #332ddbd3
+_BULLETED = re.compile(r'''^([^\S\n>]*)(?:>[^\S\n]?)?    # indent, mark of a quote
+    (?: [*+•◦‣▪●-][^\S\n]+                # a mark and a blank,
+      | [•◦‣▪●-](?=[^\W\d_])              # or a letter at once,
+      | \*(?=[^\W\d_][^*\n]*$) )          # after '*' where none closes it
+    (?=.*[^\s*_-])                        # and a text''', re.MULTILINE | re.VERBOSE)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #20dc0e1e
 @meant('detectable_format:number_bullet_lists',
        ('knows no "+"', '+ a\n+ b', {'num_bullets': 2}),
        ('counts rules and numbers below zero', '* a\n---\n-5', {'num_bullets': 1}),
        ('counts lines in italics', '*Sea*\n* a', {'num_bullets': 1}),
        ('counts the points under a point', '* a\n  * b\n* c', {'num_bullets': 2}))
 def _number_bullet_lists(response, num_bullets):
-    indents = [len(m.expandtabs()) for m in _BULLETED.findall(response)]
-    return num_bullets in (len(indents), indents.count(min(indents, default=0)))
+    indents = [len(blanks.expandtabs()) for blanks in _BULLETED.findall(response)]
+    outermost = indents.count(min(indents, default=0))
+    return num_bullets in (len(indents), outermost)
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #8b735ce8
 @kind('detectable_format:number_highlighted_sections', 'Highlight at least {num_highlights} '
@@ -352,38 +451,54 @@ def number_highlighted_sections(response:str, num_highlights:Count)->bool:
     found = re.findall(r'\*[^\n*]*\*', response) + re.findall(r'\*\*[^\n*]*\*\*', response)
     return sum(bool(f.strip('*').strip()) for f in found) >= num_highlights
 
-_STARRED = re.compile(r'(\*(?<![0-9A-Za-z*\\]\*)\*{0,2})(?=[^*\n]*[^\W_])(?![\s*])[^*\n]+(?<!\s)\1(?!\*)')
-_UNDERLINED = re.compile(r'(_(?<![\w\\*]_)_?)(?=[^_\n]*[^\W_])(?![\s_*])[^_\n]+(?<!\s)\1(?!\w)')
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #93b6ff52
+_STARRED = re.compile(r'''(\*(?<![0-9A-Za-z*\\]\*)\*{0,2})    # one to three stars
+    (?=[^*\n]*[^\W_])(?![\s*])[^*\n]+(?<!\s)                  # around a text
+    \1(?!\*)''', re.VERBOSE)
+_UNDERLINED = re.compile(r'''(_(?<![\w\\*]_)_?)
+    (?=[^_\n]*[^\W_])(?![\s_*])[^_\n]+(?<!\s)
+    \1(?!\w)''', re.VERBOSE)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #d56b9eaa
 @meant('detectable_format:number_highlighted_sections',
        ('counts what stands between signs', '2 * 3 * 4', {'num_highlights': 1}),
        ('counts bold italics twice', '***x***', {'num_highlights': 2}),
        ('knows no underscores', '_x_', {'num_highlights': 1}))
 def _number_highlighted_sections(response, num_highlights):
-    return len(_STARRED.findall(response)) + len(_UNDERLINED.findall(response)) >= num_highlights
+    found = len(_STARRED.findall(response)) + len(_UNDERLINED.findall(response))
+    return found >= num_highlights
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc87f07d
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #ac567380
 @kind('detectable_format:multiple_sections', 'Your response must have {num_sections} sections. '
       'Mark the beginning of each section with {section_spliter} X, such as:\n{section_spliter} 1\n'
-      '[content of section 1]\n{section_spliter} 2\n[content of section 2]', example={'section_spliter': 'Part'},
-      drop='partly', bound=quick('section_spliter', wrap=r'\s?{}\s?\d+\s?'))
+      '[content of section 1]\n{section_spliter} 2\n[content of section 2]',
+      example={'section_spliter': 'Part'}, drop='partly',
+      bound=quick('section_spliter', wrap=r'\s?{}\s?\d+\s?'))
 def multiple_sections(response:str, section_spliter:Text, num_sections:Count)->bool:
     cuts = re.split(rf'\s?{section_spliter.strip()}\s?\d+\s?', response)
     return len(cuts) - 1 >= num_sections
 
-_LABEL = (r'(\d{1,4}|[ivx]{1,6}|(?-i:[A-Z])|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
-          r'thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty)(?![^\W_])')
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc87f07d
+_LABEL = (r'(\d{1,4}|[ivx]{1,6}|(?-i:[A-Z])|one|two|three|four|five|six|seven|eight|nine|ten|'
+          r'eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty)'
+          r'(?![^\W_])')
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #2b78b843
 @meant('detectable_format:multiple_sections',
-       ('knows no Roman numbers', 'Section I\nx\nSection II\ny', {'section_spliter': 'Section', 'num_sections': 2}),
-       ('lets more sections pass', 'Part 1\nx\nPart 2\ny', {'section_spliter': 'Part', 'num_sections': 1}),
-       ('counts a section that is mentioned', 'As in part 1 it is', {'section_spliter': 'part', 'num_sections': 1}),
+       ('knows no Roman numbers', 'Section I\nx\nSection II\ny',
+        {'section_spliter': 'Section', 'num_sections': 2}),
+       ('lets more sections pass', 'Part 1\nx\nPart 2\ny',
+        {'section_spliter': 'Part', 'num_sections': 1}),
+       ('counts a section that is mentioned', 'As in part 1 it is',
+        {'section_spliter': 'part', 'num_sections': 1}),
        ('lets sections be empty', 'Part 1\nPart 2', {'section_spliter': 'Part', 'num_sections': 2}))
 def _multiple_sections(response, section_spliter, num_sections):
-    text, mark = undressed(response), _literally(section_spliter) + r'(?:[^\w\n]|_){0,4}' + _LABEL
-    found = _beginnings(mark, text)
-    ends = [m.start() for m in found[1:]] + [len(text)]
-    return len({m[1].lower() for m, end in zip(found, ends) if re.search(r'\w', text[m.end():end])}) == num_sections
+    text = undressed(response)
+    found = _beginnings(_literally(section_spliter) + r'(?:[^\w\n]|_){0,4}' + _LABEL, text)
+    ends = [mark.start() for mark in found[1:]] + [len(text)]
+    filled = [mark for mark, end in zip(found, ends) if re.search(r'\w', text[mark.end():end])]
+    labels = {mark[1].lower() for mark in filled}
+    return len(labels) == num_sections
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #cca2879d
 @kind('detectable_format:json_format', 'Entire output should be wrapped in JSON format. You can '
@@ -395,6 +510,7 @@ def json_format(response:str)->bool:
     except (ValueError, RecursionError): return False
     return True
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #885d46cd
 def _not_json(constant): raise ValueError(f'{constant} is not JSON')
 
 @meant('detectable_format:json_format',
@@ -403,21 +519,29 @@ def _not_json(constant): raise ValueError(f'{constant} is not JSON')
        ('lets NaN pass, which JSON has not', '[NaN]'))
 def _json_format(response):
     text = response.strip(' \t\r\n\ufeff')
-    if fence := re.match(r'`+\w*\s*|~{3,}\w*\s*', text): text = text[fence.end():].rstrip('`~')
-    try: return isinstance(json.loads(text, parse_int=str, parse_constant=_not_json), (dict, list))
+    fence = re.match(r'`+\w*\s*|~{3,}\w*\s*', text)
+    if fence: text = text[fence.end():].rstrip('`~')
+    try: value = json.loads(text, parse_int=str, parse_constant=_not_json)
     except (ValueError, RecursionError): return False
+    return isinstance(value, (dict, list))
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #474749c5
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #023cc2e7
+def _has_title(line):
+    "Does something else than angular brackets stand between the first '<<' and the last '>>'?"
+    start, end = line.find('<<'), line.rfind('>>')
+    if start < 0 or end - 2 <= start: return False
+    return line[start:end + 2].lstrip('<').rstrip('>').strip() != ''
+
 @kind('detectable_format:title', 'Your answer must contain a title, wrapped in double angular '
       'brackets, such as <<poem of joy>>.')
-def title(response:str)->bool:
-    def has_title(line):
-        start, end = line.find('<<'), line.rfind('>>')
-        return 0 <= start < end - 2 and line[start:end + 2].lstrip('<').rstrip('>').strip() != ''
-    return any(map(has_title, response.split('\n')))
+def title(response:str)->bool: return any(map(_has_title, response.split('\n')))
 
-_TITLE = re.compile(r'(?:(?<![0-9A-Za-z])<<(?! )|^[^\w\n]{0,20}<<)([^<\n]*?)>>|《([^《\n]*?)》|«([^«\n]*?)»', re.MULTILINE)
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #f8721859
+_TITLE = re.compile(r'''
+    (?:(?<![0-9A-Za-z])<<(?![ ])|^[^\w\n]{0,20}<<)([^<\n]*?)>>
+  | 《([^《\n]*?)》 | «([^«\n]*?)»''', re.MULTILINE | re.VERBOSE)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #17272fc8
 @meant('detectable_format:title',
        ('takes signs of a program for brackets', '1 << 2; y >> 1'),
        ('lets a title of marks pass', '<<->>'),
@@ -426,25 +550,30 @@ def _title(response):
     opened = any(mark in response for mark in ('<<', '《', '«'))
     return opened and any(re.search(r'[^\W_]', ''.join(t)) for t in _TITLE.findall(response))
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #474749c5
 _ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 
 @kind('detectable_format:constrained_response', 'Answer with one of the following options: '
       + ', '.join(f"'{a}'" for a in _ANSWERS), drop='no')
 def constrained_response(response:str)->bool: return any(a in response for a in _ANSWERS)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #dad3f111
 @meant('detectable_format:constrained_response',
        ('wants the same case', 'my answer is yes.'),
        ('sees asterisks, and wants the full stop', 'My answer is **no**'),
        ('lets two answers pass', 'My answer is yes. My answer is no.'))
-def _constrained_response(response): return sum(bool(count_keyword(response, a[:-1])) for a in _ANSWERS) == 1
+def _constrained_response(response):
+    given = [a for a in _ANSWERS if count_keyword(response, a.removesuffix('.'))]
+    return len(given) == 1
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #f464359b
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #6f583fa2
 @kind('combination:two_responses', 'Give two different responses. Responses and only responses '
       'should be separated by 6 asterisk symbols: ******.', drop='partly')
 def two_responses(response:str)->bool:
     found = parts(response, '******')
     return len(found) == 2 and '' not in found and found[0] != found[1]
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #a5474285
 @meant('combination:two_responses',
        ('takes a change of case for a different response', 'Sea.\n******\nsea.'),
        ('divides at seven asterisks', 'a\n*******\nb'),
@@ -453,6 +582,7 @@ def _two_responses(response):
     found = _between_stars(response, 6)
     return len(found) == 2 and _folded(found[0], False) != _folded(found[1], False)
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #f464359b
 @kind('combination:repeat_prompt', 'First repeat the request word for word without change, then '
       'give your answer (1. do not say any words or characters before repeating the request; '
       '2. the request you need to repeat does not include this sentence)',
@@ -462,65 +592,82 @@ def repeat_prompt(response:str, prompt_to_repeat:Text)->bool:
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #dc60545b
 @meant('combination:repeat_prompt',
-       ('wants the same blanks and line breaks', 'Say hi. Now. ok', {'prompt_to_repeat': 'Say  hi.\nNow.'}),
-       ('sees asterisks and curly quotes', '**What’s salt?** A taste.', {'prompt_to_repeat': "What's salt?"}),
+       ('wants the same blanks and line breaks', 'Say hi. Now. ok',
+        {'prompt_to_repeat': 'Say  hi.\nNow.'}),
+       ('sees asterisks and curly quotes', '**What’s salt?** A taste.',
+        {'prompt_to_repeat': "What's salt?"}),
        ('wants no answer after it', 'Why?'),
        ('lets the last word go on', 'Say higher', {'prompt_to_repeat': 'Say hi'}))
 def _repeat_prompt(response, prompt_to_repeat):
     response = response.lstrip()[:2*len(prompt_to_repeat) + 1000]      # the rest does not matter
     for dressed in (True, False):
         text, start = _folded(response, dressed), _folded(prompt_to_repeat, dressed)
-        if text.startswith(start) and not _runs_on(text, len(start)): return bool(re.search(r'\w', text[len(start):]))
+        answer = text[len(start):]
+        if text.startswith(start) and not _runs_on(text, len(start)):
+            return bool(re.search(r'\w', answer))
     return False
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #31072139
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #1b35aa55
 @kind('startend:end_checker', 'Finish your response with this exact phrase {end_phrase}. No other '
       'words should follow this phrase.',
       example={'end_phrase': 'The end'})
 def end_checker(response:str, end_phrase:Text)->bool:
     return response.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #31072139
 @meant('startend:end_checker',
        ('sees asterisks', '**The end.**', {'end_phrase': 'The end.'}),
-       ('cannot find a phrase that ends in a quotation mark', 'He said "no"', {'end_phrase': '"no"'}),
+       ('cannot find a phrase that ends in a quotation mark', 'He said "no"',
+        {'end_phrase': '"no"'}),
        ('wants nothing after it, not even a full stop', 'It was. The end.'),
        ('finds it inside a word', 'He saw.', {'end_phrase': 'aw.'}),
        ('takes another case for the exact phrase', 'Not the end'))
 def _end_checker(response, end_phrase):
-    text, phrase = (' '.join(undressed(t).split()) for t in (response.rstrip()[-2*len(end_phrase) - 200:], end_phrase))
+    end = response.rstrip()[-2*len(end_phrase) - 200:]
+    text, phrase = (' '.join(undressed(t).split()) for t in (end, end_phrase))
     phrase = phrase.strip('"')
-    forms = [phrase, phrase[:1].upper() + phrase[1:], phrase.upper()] + [phrase.lower()]*response.islower()
-    ends = [(at, at + len(f)) for f in forms if (at := text.rfind(f)) >= 0]
-    return any(not _runs_on(text, at) and not re.search(r'[^\W_]', text[end:]) for at, end in ends)
+    forms = [phrase, phrase[:1].upper() + phrase[1:], phrase.upper()]
+    if response.islower(): forms.append(phrase.lower())
+    for form in forms:
+        start = text.rfind(form)
+        if start < 0 or _runs_on(text, start): continue
+        if not re.search(r'[^\W_]', text[start + len(form):]): return True
+    return False
 
-# %% ../../../nbs/api/constraints/03_ifeval.ipynb #720aa199
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #b3f3c29e
 @kind('startend:quotation', 'Wrap your entire response with double quotation marks.')
 def quotation(response:str)->bool:
     text = response.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #77588688
 _QUOTE_MARK = re.compile('["“”„«»「」『』＂]')
 _NEXT_MARK = re.compile(rf'\s*{_QUOTE_MARK.pattern}')
 
 def _opens(text, i):
     "Does the quotation mark at `i` open a quotation?"
-    if text[i] in '„«「『' or i == 0: return True
-    if text[i] == '“': return text[0] != '„'
-    return text[i] in '"＂' and text[i - 1] in ' \t\n([{—–-"“«「' and not text[i + 1:i + 2].isspace()
+    mark = text[i]
+    if mark in '„«「『' or i == 0: return True
+    if mark == '“': return text[0] != '„'          # in „German“ it closes
+    if mark not in '"＂': return False
+    return text[i - 1] in ' \t\n([{—–-"“«「' and not text[i + 1:i + 2].isspace()
 
+# %% ../../../nbs/api/constraints/03_ifeval.ipynb #22c8dc6f
 @meant('startend:quotation',
        ('knows no curly quotes', '“All of it.”'),
        ('lets two quotations pass', '"a" and "b"'),
        ('sees asterisks', '**"a"**'),
        ('lets nothing in quotes pass', '""'))
 def _quotation(response):
-    text, depth = _bare(response).strip(), 0
+    text = _bare(response).strip()
     if text[-1:] in '.!?。' and _QUOTE_MARK.match(text[-2:]): text = text[:-1]
     if not _QUOTE_MARK.match(text): return False
-    for m in _QUOTE_MARK.finditer(text):
-        depth += 1 if _opens(text, m.start()) else -1
-        if depth <= 0 and m.end() < len(text) and not _NEXT_MARK.match(text, m.end()): return False
+    depth = 0
+    for mark in _QUOTE_MARK.finditer(text):
+        depth += 1 if _opens(text, mark.start()) else -1
         depth = max(0, depth)
+        at_end = mark.end() == len(text)
+        if depth == 0 and not at_end and not _NEXT_MARK.match(text, mark.end()): return False
     return bool(_QUOTE_MARK.match(text[-1]) and re.search(r'\w', text))
 
 # %% ../../../nbs/api/constraints/03_ifeval.ipynb #27d244eb
