@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from ...pattern import MOST_WORK, pattern_work
 from ...schema import Count, Positive, Text, Where
 from ..constraint import kind, meant
-from ..text import (Relation, compare, meant_sentences, parts, sentences, tokenize, word_tokens,
-                                  words)
+from ..text import Relation, compare, meant_sentences, parts, sentences
+from ..text import tokenize, word_tokens, words
 from .ifeval import count_keyword, quick, straight, undressed
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #64ce6616
@@ -28,22 +28,27 @@ def _times(keyword, response):
 _INSIDE = 'finds the keyword inside other words', 'The season.', {'keyword': 'sea'}
 _AS_PATTERN = 'takes the keyword for a pattern', 'I write C++.', {'keyword': 'C++'}
 
-@kind('keywords:word_once', 'Include the keyword {keyword} exactly once in your response.', bound=quick('keyword'))
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #fd8d611d
+@kind('keywords:word_once', 'Include the keyword {keyword} exactly once in your response.',
+      bound=quick('keyword'))
 def word_once(response:str, keyword:Text)->bool: return _times(keyword, response) == 1
 
 @meant('keywords:word_once', _INSIDE, _AS_PATTERN)
 def _word_once(response, keyword): return count_keyword(response, keyword) == 1
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #8e4297ea
-_AT_LEAST_ONE = {'frequency': 1, 'relation': 'at least'}
-
 @kind('keywords:word_count_different_numbers',
-      'In your response, the word {keyword} should appear {relation} {frequency} times.', bound=quick('keyword'))
-def word_count_different_numbers(response:str, keyword:Text, frequency:Count, relation:Relation)->bool:
+      'In your response, the word {keyword} should appear {relation} {frequency} times.',
+      bound=quick('keyword'))
+def word_count_different_numbers(response:str, keyword:Text, frequency:Count,
+                                 relation:Relation)->bool:
     return compare(_times(keyword, response), relation, frequency)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #be7ddfc0
+_AT_LEAST_ONE = {'frequency': 1, 'relation': 'at least'}
+
 @meant('keywords:word_count_different_numbers',
-       *((*d[:2], d[2] | _AT_LEAST_ONE) for d in (_INSIDE, _AS_PATTERN)))
+       *((what, text, args | _AT_LEAST_ONE) for what, text, args in (_INSIDE, _AS_PATTERN)))
 def _word_count_different_numbers(response, keyword, frequency, relation):
     return compare(count_keyword(response, keyword), relation, frequency)
 
@@ -59,9 +64,12 @@ def _same_keyword(keyword1, keyword2):
 def count_increment_word(response:str, keyword1:Text, keyword2:Text)->bool:
     return _times(keyword1, response) == 1 and _times(keyword2, response) == 2
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e80bc036
 @meant('count:count_increment_word',
-       ('finds keywords inside other words', 'Sea, salt, salty.', {'keyword1': 'sea', 'keyword2': 'salt'}),
-       ('takes keywords for patterns', 'C++, .NET, .NET.', {'keyword1': 'C++', 'keyword2': '.NET'}))
+       ('finds keywords inside other words', 'Sea, salt, salty.',
+        {'keyword1': 'sea', 'keyword2': 'salt'}),
+       ('takes keywords for patterns', 'C++, .NET, .NET.',
+        {'keyword1': 'C++', 'keyword2': '.NET'}))
 def _count_increment_word(response, keyword1, keyword2):
     return count_keyword(response, keyword1) == 1 and count_keyword(response, keyword2) == 2
 
@@ -74,60 +82,73 @@ def exclude_word_harder(response:str, keyword:Text, instruction:str='')->bool:
 @meant('keywords:exclude_word_harder',
        ('sees the keyword between two blanks only', 'Salt, sand.', {'keyword': 'sand'}),
        ('sees it in its own case only', 'Sea And salt', {'keyword': 'and'}))
-def _exclude_word_harder(response, keyword, instruction=''): return count_keyword(response, keyword) == 0
+def _exclude_word_harder(response, keyword, instruction=''):
+    return count_keyword(response, keyword) == 0
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e03047a7
+@kind('keywords:palindrome', 'Include a palindrome in your response.')
+def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
+
+def _is_palindrome(letters):
+    "Three at least, not all the same, and the same backwards."
+    return len(letters) > 2 and letters == letters[::-1] and len(set(letters)) > 1
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #5127aa5a
 _SET_APART = re.compile(r"""[\n".!?;()*_]+|(?<!\w)'|'(?!\w)""")       # what sets a phrase apart
 
-def _is_palindrome(phrase):
-    s = re.sub(r'[\W_]', '', phrase).casefold()
-    return len(s) > 2 and s == s[::-1] and len(set(s)) > 1
+def _phrases(text):
+    "What is set apart in a text, cut at colons, too."
+    phrases = _SET_APART.split(straight(text))
+    return phrases + [part for p in phrases if ':' in p for part in p.split(':')]
 
-@kind('keywords:palindrome', 'Include a palindrome in your response.')
-def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
-
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #9f3ca2d7
 @meant('keywords:palindrome',
-       ('lets a single letter pass', 'I am here.'), ('minds capitals', 'Noon'), ('takes marks for letters',
-                                                            'At noon.'),
+       ('lets a single letter pass', 'I am here.'),
+       ('minds capitals', 'Noon'),
+       ('takes marks for letters', 'At noon.'),
        ('knows no phrase', 'He said, "never odd or even".'))
 def _palindrome_word(response):
-    phrases = _SET_APART.split(straight(response))
-    return (any(len(w) > 2 and w == w[::-1] and len(set(w)) > 1 for w in words(response.casefold()))
-            or any(map(_is_palindrome, phrases + [p for s in phrases if ':' in s for p in s.split(':')])))
+    if any(map(_is_palindrome, words(response.casefold()))): return True
+    phrases = [re.sub(r'[\W_]', '', p).casefold() for p in _phrases(response)]
+    return any(map(_is_palindrome, phrases))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #db7e2ed0
 @kind('keywords:no_adjacent_consecutive',
       'No two adjacent words can start with consecutive letters of the alphabet.')
 def no_adjacent_consecutive(response:str)->bool:
     starts = [w[0].lower() for w in response.split()]    # of 'İ' two characters, which fails
-    return all(len(a) == len(b) == 1 and ord(b) - ord(a) != 1 for a, b in zip(starts, starts[1:]))
+    pairs = zip(starts, starts[1:])
+    return all(len(a) == len(b) == 1 and ord(b) - ord(a) != 1 for a, b in pairs)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #bcc7dce3
 @meant('keywords:no_adjacent_consecutive',
-       ('takes a mark before a word for its first letter', 'An "apple" bounced'), ('takes digits for letters', '1 2'))
+       ('takes a mark before a word for its first letter', 'An "apple" bounced'),
+       ('takes digits for letters', '1 2'))
 def _no_adjacent_consecutive(response):
     starts = [w[0].lower() for w in words(response)]
-    return starts != [] and not any(a.isalpha() and b.isalpha() and ord(b[0]) - ord(a[0]) == 1
-                                    for a, b in zip(starts, starts[1:]))
+    letters = [(a, b) for a, b in zip(starts, starts[1:]) if a.isalpha() and b.isalpha()]
+    return starts != [] and not any(ord(b[0]) - ord(a[0]) == 1 for a, b in letters)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #9af77d3a
-_KEPT, _CUT_HERE = '<prd>', '<stop>'       # the official marks; a response that holds '<stop>' is cut there
+_KEPT, _CUT_HERE = '<prd>', '<stop>'     # the official marks; '<stop>' in a response cuts it
+
+def _keep_stops(match): return match[0].replace('.', _KEPT)
+def _keep_and_cut(match): return _keep_stops(match) + _CUT_HERE
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #02c31875
 _FIRM = '(Inc|Ltd|Jr|Sr|Co)'
 _OPENER = (r'((?:Mr|Mrs|Ms|Dr|Prof|Capt|Cpt|Lt|Wherever)'
           r'|(?:He|She|It|They|Their|Our|We|But|However|That|This)\s)')
-
-def _keep_stops(match): return match[0].replace('.', _KEPT)
-
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #02c31875
 _SENTENCE_RULES = [(re.compile(pattern), to) for pattern, to in [
     (r'(?:Mr|St|Mrs|Ms|Dr)\.', _keep_stops),
     (r'\.(?:com|net|org|io|gov|edu|me)', _keep_stops),                  # addresses, and "ends.meet"
-    (r'[0-9]\.[0-9]', _keep_stops),                                     # of 1.2.3 the first stop only
-    (r'\.{2,}', lambda match: _keep_stops(match) + _CUT_HERE),
+    (r'[0-9]\.[0-9]', _keep_stops),                                     # of 1.2.3 the first only
+    (r'\.{2,}', _keep_and_cut),
     (r'Ph\.D\.', _keep_stops),
     (r'\s([A-Za-z])\. ', rf' \1{_KEPT} '),                        # initials
     (rf'([A-Z]\.[A-Z]\.(?:[A-Z]\.)?) {_OPENER}', rf'\1{_CUT_HERE} \2'), # U.S. He …
     (r'(?:[A-Za-z]\.){2,3}', _keep_stops),
-    (rf' {_FIRM}\. {_OPENER}', rf' \1{_CUT_HERE} \2'),                   # Inc. They …: the stop is lost
+    (rf' {_FIRM}\. {_OPENER}', rf' \1{_CUT_HERE} \2'),             # Inc. They …: the stop is lost
     (rf' {_FIRM}\.', _keep_stops),
     (r' [A-Za-z]\.', _keep_stops),
     (r'\.”', '”.'), (r'\."', '".'), ('!"', '"!'), (r'\?"', '"?'), # quotes close before the stop
@@ -141,42 +162,43 @@ def _rule_sentences(text:str):
     out = [s.strip() for s in text.replace(_KEPT, '.').split(_CUT_HERE)]
     return out if out[-1] else out[:-1]
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #b4e5e30a
-def _one(word): return word[0] if isinstance(word, list) and len(word) == 1 else word
-
-OneWord = Annotated[Any, Where(lambda w: isinstance(_one(w), str) and _one(w).strip() != '',
-                            'a word, or a list of one')]
-
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0ab9ba8c
 def _first_of(text):
     "The first word of a text, in small letters."
     return ''.join(text.split(None, 1)[:1]).lower()
 
 def _last_of(text):
     "The last word of a text, in small letters and without punctuation."
-    return re.sub(r'[^\w\s]', '', ''.join(text.rsplit(None, 1)[-1:])).lower()
+    last = ''.join(text.rsplit(None, 1)[-1:])
+    return re.sub(r'[^\w\s]', '', last).lower()
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #fc8bd859
-_OUTER_MARKS = ' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—。，、；：！？（）《》【】•·'      # none of them begins or ends a word
-_GOES_ON = re.compile(r"['-][^\W_]|[+#]")
+_OUTER_MARKS = (' \t\n\r\v\f.,;:!?…"\'`()[]{}<>*_~|/\\-–—'              # none of them begins
+                '。，、；：！？（）《》【】•·')                            # or ends a word
 
 def _bare_word(text):
-    "A text in small letters and single blanks, without Markdown, the number of a list item, and marks at its ends."
-    text = ' '.join(undressed(text).casefold().split()).strip(_OUTER_MARKS)
-    return re.sub(r'\A\d{1,3}[.)] ', '', text)
+    "A text in small letters, without Markdown, a list item's number, and marks at its ends."
+    text = ' '.join(undressed(text).casefold().split())
+    return re.sub(r'\A\d{1,3}[.)] ', '', text.strip(_OUTER_MARKS))
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5e9c9e28
+_GOES_ON = re.compile(r"['-][^\W_]|[+#]")
 
 def _has_first(text, word):
     "Is it the first word of a text?"
-    text, word = _bare_word(text.lstrip(_OUTER_MARKS)[:len(word) + 100]), _bare_word(word)
+    text = _bare_word(text.lstrip(_OUTER_MARKS)[:len(word) + 100])
+    word = _bare_word(word)
+    if not word or not text.startswith(word): return False
     rest = text[len(word):]
-    whole = not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
-    return word != '' and text.startswith(word) and whole
+    return not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
 
 def _has_last(text, word):
     "Is it the last word of a text?"
-    text, word = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:]), _bare_word(word)
+    text = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:])
+    word = _bare_word(word)
+    if not word or not text.endswith(word): return False
     rest = text[:len(text) - len(word)]
-    whole = not re.search(r"[^\W_]['-]\Z", rest) and count_keyword(rest[-2:] + word, word) > 0
-    return word != '' and text.endswith(word) and whole
+    return not re.search(r"[^\W_]['-]\Z", rest) and count_keyword(rest[-2:] + word, word) > 0
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #0cf04664
 @kind('first_word:first_word_answer',
@@ -184,20 +206,28 @@ def _has_last(text, word):
 def first_word_answer(response:str, first_word:Text)->bool:
     return _first_of(response) == first_word.strip().lower()
 
-@meant('first_word:first_word_answer', ('takes a mark for a part of the word', '"The," he said.',
-        {'first_word': 'the'}),
+@meant('first_word:first_word_answer',
+       ('takes a mark for a part of the word', '"The," he said.', {'first_word': 'the'}),
        ('does not see through Markdown', '# The sea', {'first_word': 'the'}))
 def _first_word_answer(response, first_word): return _has_first(response, first_word)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e2184f19
 @kind('last_word:last_word_answer',
       'The last word of your response should be the word {last_word}.')
 def last_word_answer(response:str, last_word:Text)->bool:
     return _last_of(response) == last_word.strip().lower()
 
-@meant('last_word:last_word_answer', ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
+@meant('last_word:last_word_answer',
+       ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
        ('takes a mark after a blank for a word', 'Do it !', {'last_word': 'it'}),
        ('takes another word for this one', "It's", {'last_word': 'its'}))
 def _last_word_answer(response, last_word): return _has_last(response, last_word)
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #b4e5e30a
+def _one(word): return word[0] if isinstance(word, list) and len(word) == 1 else word
+
+OneWord = Annotated[Any, Where(lambda w: isinstance(_one(w), str) and _one(w).strip() != '',
+                            'a word, or a list of one')]
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #5d6ec8d3
 @kind('first_word:first_word_sent',
@@ -205,68 +235,83 @@ def _last_word_answer(response, last_word): return _has_last(response, last_word
 def first_word_sent(response:str, first_word:OneWord)->bool:
     return {_first_of(s) for s in _rule_sentences(response)} == {_one(first_word).strip().lower()}
 
-@meant('first_word:first_word_sent', ('takes a mark for a part of the word', 'The sea. "The salt."',
-        {'first_word': 'the'}),
+@meant('first_word:first_word_sent',
+       ('takes a mark for a part of the word', 'The sea. "The salt."', {'first_word': 'the'}),
        ('cuts sentences at wrong places', 'The sea, no. 5, is', {'first_word': 'the'}))
 def _first_word_sent(response, first_word):
     found = meant_sentences(response)
     return found != [] and all(_has_first(s, _one(first_word)) for s in found)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #12d75dd0
 @kind('last_word:last_word_sent',
       'The last word of each sentence, before punctuation, should be the word {last_word}.')
 def last_word_sent(response:str, last_word:OneWord)->bool:
     return {_last_of(s) for s in _rule_sentences(response)} == {_one(last_word).strip().lower()}
 
-@meant('last_word:last_word_sent', ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
+@meant('last_word:last_word_sent',
+       ('takes apostrophes and hyphens away', "I don't.", {'last_word': "don't"}),
        ('takes a second mark for a sentence', 'The sea?!', {'last_word': 'sea'}))
 def _last_word_sent(response, last_word):
     found = meant_sentences(response)
     return found != [] and all(_has_last(s, _one(last_word)) for s in found)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2fdafac6
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #efd1de74
 @kind('keywords:keyword_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
 def keyword_specific_position(response:str, keyword:OneWord, n:Positive, m:Positive)->bool:
-    tokens = [t for s in _rule_sentences(response)[n - 1:n] for t in word_tokens(s)]
+    nth = _rule_sentences(response)[n - 1:n]
+    tokens = [t for s in nth for t in word_tokens(s)]
     return tokens[m - 1:m] == [_one(keyword).strip()]
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2fdafac6
 @meant('keywords:keyword_specific_position',
        ('counts marks as words', 'Well, the sea is salt.', {'keyword': 'sea', 'n': 1, 'm': 3}),
        ('minds capitals', 'Sea.', {'keyword': 'sea', 'n': 1, 'm': 1}),
        ('cuts words in two', "I don't.", {'keyword': "don't", 'n': 1, 'm': 2}))
 def _keyword_specific_position(response, keyword, n, m):
-    sentence, keyword = ''.join(meant_sentences(undressed(response))[n - 1:n]), _bare_word(_one(keyword))
-    spaced = [t for t in sentence.split() if re.search(r'[^\W_]', t)]
-    size = len(keyword.split()) - 1 + m
-    return keyword != '' and keyword in (_bare_word(' '.join(ws[m - 1:size])) for ws in (words(sentence), spaced))
+    keyword = _bare_word(_one(keyword))
+    if not keyword: return False
+    nth = ''.join(meant_sentences(undressed(response))[n - 1:n])
+    spaced = [t for t in nth.split() if re.search(r'[^\W_]', t)]     # here C++ is whole
+    end = m - 1 + len(keyword.split())
+    found = [_bare_word(' '.join(ws[m - 1:end])) for ws in (words(nth), spaced)]
+    return keyword in found
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #ae4dac8d
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #56925094
 @kind('keywords:start_end', 'Start and end your response with the same word (do not write anything '
       'after the last word, not even punctuation).')
 def start_end(response:str)->bool:
     found = sentences(response)
-    tokens = [t for s in found[:1] + found[1:][-1:] for t in tokenize([s])[0]]
+    ends = found[:1] + found[1:][-1:]                           # the tokens between do not matter
+    tokens = [t for s in ends for t in tokenize([s])[0]]
     return len(tokens) > 1 and tokens[0].lower() == tokens[-1].lower()
 
-@meant('keywords:start_end', ('cuts words in two', "Don't say don't"), ('takes a mark for a word', '! So !'),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #ae4dac8d
+@meant('keywords:start_end',
+       ('cuts words in two', "Don't say don't"),
+       ('takes a mark for a word', '! So !'),
        ('does not see through Markdown', '**Sea** is a sea'))
 def _start_end(response):
     text = undressed(response).strip()
-    found, tokens = words(text), text.split()
+    found, spaced = words(text), text.split()
     if len(found) < 2: return False
-    return (text.endswith(found[-1]) and found[0].casefold() == found[-1].casefold()
-            or _bare_word(tokens[0]) == tokens[-1].casefold() and tokens[-1].strip(_OUTER_MARKS) == tokens[-1])   # C++
+    same_word = found[0].casefold() == found[-1].casefold()
+    if same_word and text.endswith(found[-1]): return True
+    last = spaced[-1]                                               # of 'C++ is C++'
+    return _bare_word(spaced[0]) == last.casefold() and last.strip(_OUTER_MARKS) == last
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0b0d49fc
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #1bde8220
 def _same_words(a, b): return a.strip().lower() == b.strip().lower()
 
 def _plain(text):
-    "A text in small letters, without Markdown, quotation marks around it, and more than single blanks."
+    "A text in small letters and single blanks, without Markdown and quotation marks around it."
     return ' '.join(undressed(text).casefold().split()).strip('"\' ')
 
-_PROMPT_PARTS = dict(drop='no', quotes=('prompt_to_repeat',), example={'prompt_to_repeat': 'Why salt?'})
-_DRESSED = ('fails blanks and line ends that differ', 'Why\nsalt?'), ('fails a copy in quotation marks',
-                                                            '"Why salt?"')
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0b0d49fc
+_PROMPT_PARTS = dict(drop='no', quotes=('prompt_to_repeat',),
+                     example={'prompt_to_repeat': 'Why salt?'})
+_DRESSED = [('fails blanks and line ends that differ', 'Why\nsalt?'),
+            ('fails a copy in quotation marks', '"Why salt?"')]
 
 @kind('copy:copy', 'Copy this instruction verbatim, do not follow the instruction, only copy it '
       'into the output (do not include this instruction sentence!).', **_PROMPT_PARTS)
@@ -275,29 +320,34 @@ def copy(response:str, prompt_to_repeat:Text)->bool: return _same_words(response
 @meant('copy:copy', *_DRESSED)
 def _copy(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #860e1af4
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #83341e8e
 _ONLY = ('(do not say anything before repeating the request; the request you need to repeat does '
         'not include this sentence) and do not answer the actual request!')
 
 @kind('copy:copying_simple', f'Repeat the request without change {_ONLY}', **_PROMPT_PARTS)
-def copying_simple(response:str, prompt_to_repeat:Text)->bool: return _same_words(response, prompt_to_repeat)
+def copying_simple(response:str, prompt_to_repeat:Text)->bool:
+    return _same_words(response, prompt_to_repeat)
 
 @meant('copy:copying_simple', *_DRESSED)
 def _copying_simple(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #37b20b40
 @kind('copy:copying_multiple', 'Repeat the request without change {N} times, separated by 6 '
       f'asterisk symbols {_ONLY}', **_PROMPT_PARTS)
 def copying_multiple(response:str, prompt_to_repeat:Text, N:Positive)->bool:
     copies = response.split('******')
     return len(copies) == N and all(_same_words(c, prompt_to_repeat) for c in copies)
 
-@meant('copy:copying_multiple', ('fails a divider at the end', 'Why salt?******Why salt?******', {'N': 2}),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #860e1af4
+@meant('copy:copying_multiple',
+       ('fails a divider at the end', 'Why salt?******Why salt?******', {'N': 2}),
        ('fails asterisks with blanks between', 'Why salt?\n* * * * * *\nWhy salt?', {'N': 2}),
        *((what, text, {'N': 1}) for what, text in _DRESSED))
 def _copying_multiple(response, prompt_to_repeat, N):
-    copies, wanted = list(map(_plain, re.split(r'\*(?: ?\*){5}', response))), _plain(prompt_to_repeat)
-    copies = copies[copies[0] == '':len(copies) - (copies[-1] == '')]
-    return len(copies) == N and all(c == wanted for c in copies)
+    copies = [_plain(part) for part in re.split(r'\*(?: ?\*){5}', response)]
+    if copies[-1] == '': del copies[-1]
+    if copies[:1] == ['']: del copies[0]
+    return len(copies) == N and all(c == _plain(prompt_to_repeat) for c in copies)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #e9ffb117
 def _spanned(prompt_to_repeat, n_start, n_end):
@@ -311,55 +361,73 @@ def _spanned(prompt_to_repeat, n_start, n_end):
 def copy_span_idx(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return _same_words(response, prompt_to_repeat[n_start:n_end])
 
-@meant('new:copy_span_idx', ('leaves out the last character that the official sentence includes', 'salt?'),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #70b6897f
+@meant('new:copy_span_idx',
+       ('leaves out the last character that the official sentence includes', 'salt?'),
        ('fails a copy in quotation marks', '"salt"'))
 def _copy_span_idx(response, prompt_to_repeat, n_start, n_end):
-    return _plain(response) in [_plain(prompt_to_repeat[n_start:end]) for end in (n_end, n_end + 1)]
+    spans = [prompt_to_repeat[n_start:end] for end in (n_end, n_end + 1)]
+    return _plain(response) in map(_plain, spans)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #dcc2ce1a
 def _is_phrase(s):
     "Can the first and last word of `s` stand in a pattern, with anything between?"
     ends = s.split()[0], s.split()[-1]
-    if any(set(w) & set('(|') or re.search(r'\\b', w, re.I) for w in ends): return False
-    return sum(pattern_work(w, free=False) for w in ends) <= MOST_WORK
+    for word in ends:
+        if set(word) & set('(|') or re.search(r'\\b', word, re.I): return False
+    return sum(pattern_work(word, free=False) for word in ends) <= MOST_WORK
 
 def _unphrased(phrase, small_n):
     "What the official check cannot run."
     if _is_phrase(phrase): return ''
-    return f"argument 'phrase' must be a phrase without groups, repeats or edges in its end words, not {phrase!r:.200}"
+    return ("argument 'phrase' must be a phrase without groups, repeats or edges in its end words, "
+            f'not {phrase!r:.200}')
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #a4da79ee
 def _word_spans(first, last, text):
     "What `first .*? last` finds, searching no line beyond its final `last`: else time is squared."
     for line in text.split('\n'):
         ends = [m.end(1) for m in re.finditer(f'(?=( {last}))', line)]
         if ends: yield from re.findall(f'{first} .*? {last}', line[:ends[-1]])
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2aaa69da
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #109f0fc1
+def _differences(some, others): return sum(a != b for a, b in zip(some, others))
+
 @kind('copy:repeat_phrase', 'Repeat the phrase {phrase} exactly {small_n} times, transforming it '
       'slightly each time by replacing only one word in the center of the phrase.',
       example={'phrase': 'The sea is salt'}, bound=_unphrased)
 def repeat_phrase(response:str, phrase:Text, small_n:Positive)->bool:
-    words = phrase.split()
-    copies = [c.split() for c in _word_spans(words[0], words[-1], response)]
-    return len(copies) == small_n and all(
-        len(c) == len(words) and sum(map(str.__ne__, c, words)) == 1 for c in copies)
+    wanted = phrase.split()
+    copies = [span.split() for span in _word_spans(wanted[0], wanted[-1], response)]
+    if len(copies) != small_n: return False
+    return all(len(c) == len(wanted) and _differences(c, wanted) == 1 for c in copies)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2aaa69da
 _ONE_LAKE = {'phrase': 'The sea is salt', 'small_n': 1}
 
-@meant('copy:repeat_phrase', ('minds capitals', 'So the lake is salt.', _ONE_LAKE),
+@meant('copy:repeat_phrase',
+       ('minds capitals', 'So the lake is salt.', _ONE_LAKE),
        ('ends a copy inside a word', 'The lake is salty', _ONE_LAKE),
        ('loses a copy at the end of a line', 'The lake is\nsalt', _ONE_LAKE),
-       ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt', _ONE_LAKE),
-       ('takes the end words for patterns', 'C++ or .NET', {'phrase': 'C++ and .NET', 'small_n': 1}))
+       ('takes all up to the next last word for a copy', 'The lake is salt. The end, salt',
+        _ONE_LAKE),
+       ('takes the end words for patterns', 'C++ or .NET',
+        {'phrase': 'C++ and .NET', 'small_n': 1}))
 def _repeat_phrase(response, phrase, small_n):
-    wanted = list(map(_bare_word, phrase.split()))
-    spoken = list(map(_bare_word, undressed(response).split()))
-    size, changed = len(wanted), []
-    for i, end in enumerate(spoken[size - 1:]):
-        if (spoken[i], end) == (wanted[0], wanted[-1]):
-            changed.append(sum(map(str.__ne__, spoken[i:i + size], wanted)))
-    copies = [n for n in changed if n < 2]
-    return len(copies) == small_n and 0 not in copies
+    wanted = [_bare_word(w) for w in phrase.split()]
+    spoken = [_bare_word(w) for w in undressed(response).split()]
+    size, changes = len(wanted), []
+    for start in range(len(spoken) - size + 1):
+        if spoken[start] != wanted[0] or spoken[start + size - 1] != wanted[-1]: continue
+        changes.append(_differences(spoken[start:start + size], wanted))
+    return 0 not in changes and changes.count(1) == small_n
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #bf4679f8
+def _is_two(found): return len(found) == 2 and '' not in found
+
+@kind('paragraphs:paragraphs', 'There should be 2 paragraphs. Paragraphs are separated with the '
+      'markdown divider: ***')
+def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #cb4570c0
 _WORD_CHARACTER = re.compile(r'[^\W_]')
@@ -368,15 +436,12 @@ _DIVIDER = re.compile(r'^[ \t]*\*(?:[ \t]*\*){2,}[ \t]*$', re.MULTILINE)
 def _starred(text):
     "The parts of a text between its dividers of asterisks that say something."
     found = _DIVIDER.split(text)
-    return list(filter(_WORD_CHARACTER.search, found if len(found) > 1 else re.split(r'(?:\* ?){3}', text)))
+    if len(found) == 1: found = re.split(r'(?:\* ?){3}', text)
+    return [part for part in found if _WORD_CHARACTER.search(part)]
 
-def _is_two(found): return len(found) == 2 and '' not in found
-
-@kind('paragraphs:paragraphs', 'There should be 2 paragraphs. Paragraphs are separated with the '
-      'markdown divider: ***')
-def paragraphs(response:str)->bool: return _is_two(parts(response, '***'))
-
-@meant('paragraphs:paragraphs', ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #a5e07b02
+@meant('paragraphs:paragraphs',
+       ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
        ('fails two dividers in a row', 'One.\n***\n***\nTwo.'),
        ('takes bold italics for dividers', 'One ***big*** sea.\n***\nTwo.'))
 def _paragraphs(response): return len(_starred(response)) == 2
@@ -386,68 +451,89 @@ def _paragraphs(response): return len(_starred(response)) == 2
       'separated with each other by two line breaks.')
 def paragraphs2(response:str)->bool: return _is_two(parts(response))
 
-@meant('paragraphs:paragraphs2', ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
+@meant('paragraphs:paragraphs2',
+       ('counts what is between two blank lines', 'One.\n\n\n\nTwo.'),
        ('does not see a line of blanks as blank', 'One.\n \nTwo.'))
-def _paragraphs2(response): return sum(map(bool, map(_WORD_CHARACTER.search, re.split(r'\n[^\S\n]*\n', response)))) == 2
+def _paragraphs2(response):
+    blocks = re.split(r'\n[^\S\n]*\n', response)
+    return sum(bool(_WORD_CHARACTER.search(block)) for block in blocks) == 2
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #447d7eb7
-def _nothing_but(pattern, text, holds):
-    "Do pairs of brackets hold all words of a text, and each what it should?"
-    found, rest = re.findall(pattern, text), re.sub(pattern, ' ', text)
-    return found != [] and not re.search(r'[^\W_]', rest) and all(map(holds, found))
-
 @kind('detectable_format:square_brackets',
       'Enclose every word in your response within square brackets.')
 def square_brackets(response:str)->bool:
     return all(w.startswith('[') and w.endswith(']') for w in response.split())
 
-@meant('detectable_format:square_brackets', ('fails a mark outside', '[The] [sea].'),
+def _nothing_but(pattern, text, holds):
+    "Do pairs of brackets hold all words of a text, and each what it should?"
+    found = re.findall(pattern, text)
+    rest = re.sub(pattern, ' ', text)
+    return found != [] and not re.search(r'[^\W_]', rest) and all(map(holds, found))
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #35c75cbc
+def _holds_one_word(inside): return len(inside.split()) == 1 and words(inside) != []
+
+@meant('detectable_format:square_brackets',
+       ('fails a mark outside', '[The] [sea].'),
        ('lets brackets without a word pass', '[] []'),
        ('sees only the ends of what blanks separate', '[The]sea[is]'))
-def _square_brackets(response):
-    return _nothing_but(r'\[([^][]+)\]', response, lambda inside: len(inside.split()) == 1 and words(inside) != [])
+def _square_brackets(response): return _nothing_but(r'\[([^][]+)\]', response, _holds_one_word)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #7a42e443
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5ff823d3
 @kind('detectable_format:bigram_wrapping', 'Wrap every word bigram in double angular brackets, '
       'such as <<I am>> <<at home>> <<with my>> <<cute dog>>.')
 def bigram_wrapping(response:str)->bool:
-    words = response.split()
-    return all(a.startswith('<<') and b.endswith('>>') for a, b in zip(words[::2], words[1::2]))
+    found = response.split()
+    return all(a.startswith('<<') and b.endswith('>>') for a, b in zip(found[::2], found[1::2]))
 
-@meant('detectable_format:bigram_wrapping', ('fails a mark outside', '<<The sea>> <<is salt>>.'),
-       ('lets a single word pass', 'Sea'), ('lets more brackets inside pass', '<<The>> <<sea>>'))
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #7a42e443
+def _holds_two_words(inside): return 2 in (len(words(inside)), len(inside.split()))
+
+@meant('detectable_format:bigram_wrapping',
+       ('fails a mark outside', '<<The sea>> <<is salt>>.'),
+       ('lets a single word pass', 'Sea'),
+       ('lets more brackets inside pass', '<<The>> <<sea>>'))
 def _bigram_wrapping(response):
     if '<<' not in response: return False
-    for mark in ('>>', '<<'):                                       # an odd last word, bare or wrapped alone
-        head, mark, last = response.rpartition(mark)
-        if len(words(last)) == 1: response = head + mark; break
-    return _nothing_but(r'<<([^<>]+)>>', response, lambda inside: 2 in (len(words(inside)), len(inside.split())))
+    pairs = response
+    for mark in ('>>', '<<'):                     # cut an odd last word, bare or wrapped alone
+        before, found, last = response.rpartition(mark)
+        if len(words(last)) == 1:
+            pairs = before + found
+            break
+    return _nothing_but(r'<<([^<>]+)>>', pairs, _holds_two_words)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #fbf4990c
-_JOINT = re.compile(r'(?<=[.?!…。？！)"])[-‐‑]')
-
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #72835706
 @kind('detectable_format:sentence_hyphens',
       'All sentences must be connected using hyphens, with no spaces between them.')
 def sentence_hyphens(response:str)->bool:
     wanted = _rule_sentences(response.replace('-', ' '))
     return all(piece == s for piece, s in zip(response.split('-'), wanted))
 
-@meant('detectable_format:sentence_hyphens', ('lets a single sentence pass', 'Just one.'),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #fbf4990c
+_JOINT = re.compile(r'(?<=[.?!…。？！)"])[-‐‑]')
+
+@meant('detectable_format:sentence_hyphens',
+       ('lets a single sentence pass', 'Just one.'),
        ('takes a hyphenated word for two sentences', 'A well-known sea.-It is salt.'))
 def _sentence_hyphens(response):
     pieces = _JOINT.split(straight(response).strip())
-    return len(pieces) > 1 and all(p == p.strip() and len(meant_sentences(p)) == 1 for p in pieces)
+    tight = all(piece == piece.strip() for piece in pieces)
+    return len(pieces) > 1 and tight and all(len(meant_sentences(piece)) == 1 for piece in pieces)
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #d110e8ec
-Ascii = Annotated[str, Where(lambda s: len(s) == 1 and s.isascii() and s.isalpha(), 'a letter, a to z')]
-
 @kind('letters:letter_counting', 'Answer with {relation} {N} letters.')
 def letter_counting(response:str, N:Count, relation:Relation)->bool:
     return compare(len(re.findall('[a-zA-Z]', response)), relation, N)
 
-@meant('letters:letter_counting', ('counts letters of ASCII only', 'Été', {'N': 3, 'relation': 'at least'}))
+@meant('letters:letter_counting',
+       ('counts letters of ASCII only', 'Été', {'N': 3, 'relation': 'at least'}))
 def _letter_counting(response, N, relation):
     return compare(sum(map(str.isalpha, response)), relation, N)
+
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #ec34d562
+Ascii = Annotated[str, Where(lambda s: len(s) == 1 and s.isascii() and s.isalpha(),
+                             'a letter, a to z')]
 
 @kind('letters:letter_counting2',
       'In your response, the letter {letter} should appear {let_relation} {let_frequency} times.')
@@ -460,7 +546,8 @@ def letter_counting2(response:str, letter:Ascii, let_frequency:Count, let_relati
 def lowercase_counting(response:str, N:Count)->bool:
     return len(re.findall(r'\b[a-z]+\b', response)) <= N
 
-@meant('count:lowercase_counting', ("counts \"don't\" twice", "I don't", {'N': 1}),
+@meant('count:lowercase_counting',
+       ("counts \"don't\" twice", "I don't", {'N': 1}),
        ('counts letters of ASCII only', 'été', {'N': 0}))
 def _lowercase_counting(response, N): return sum(map(str.islower, words(response))) <= N
 
@@ -468,10 +555,17 @@ def _lowercase_counting(response, N): return sum(map(str.islower, words(response
 @kind('count:count_unique',
       'Only use unique words in your response, no word should be repeated!')
 def count_unique(response:str)->bool:
-    tokens, seen = (t for s in sentences(response) for t in tokenize([s])[0]), set()
-    return not any(t in seen or seen.add(t) for t in tokens)       # stops at the first repetition
+    seen = set()
+    for sentence in sentences(response):
+        for token in tokenize([sentence])[0]:
+            if token in seen: return False
+            seen.add(token)
+    return True
 
-@meant('count:count_unique', ('takes marks for words', 'Sea. Salt.'), ('minds capitals', 'The sea, the'),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #dd9c9723
+@meant('count:count_unique',
+       ('takes marks for words', 'Sea. Salt.'),
+       ('minds capitals', 'The sea, the'),
        ('cuts words in two', "Can't cannot can"))
 def _count_unique(response):
     found = [w.casefold() for w in words(straight(response))]
@@ -482,37 +576,41 @@ def _count_unique(response):
       'with exactly {n_sent} sentences each, with exactly {n_words} words in each sentence.',
       drop='no')
 def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
-    def fits(paragraph):
-        found = _rule_sentences(paragraph)
-        return len(found) == n_sent and all(len(word_tokens(s)) == n_words for s in found)
     blocks = re.split(r'\s?\*\*\*\s?', response)
-    return len(blocks) == 3 and all(map(fits, blocks))
+    if len(blocks) != 3: return False
+    for block in blocks:
+        lengths = [len(word_tokens(s)) for s in _rule_sentences(block)]
+        if lengths != [n_words]*n_sent: return False
+    return True
 
-@meant('count:counting_composition', ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1,
-                                      'n_words': 2}),
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #eb4ec479
+@meant('count:counting_composition',
+       ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1, 'n_words': 2}),
        ('does not know the divider * * *', 'Go\n* * *\nGo\n* * *\nGo', {'n_sent': 1, 'n_words': 1}),
        ('fails a divider at the end', 'On\n***\nOn\n***\nOn\n***', {'n_sent': 1, 'n_words': 1}))
 def _counting_composition(response, n_sent, n_words):
-    def fits(paragraph):
-        found = meant_sentences(undressed(paragraph))
-        return len(found) == n_sent and all(len(words(s)) == n_words for s in found)
     blocks = _starred(response)
-    return len(blocks) == 3 and all(map(fits, blocks))
+    if len(blocks) != 3: return False
+    for block in blocks:
+        lengths = [len(words(s)) for s in meant_sentences(undressed(block))]
+        if lengths != [n_words]*n_sent: return False
+    return True
 
 # %% ../../../nbs/api/constraints/05_iftrain.ipynb #4458babc
-_ANY_DOT, _ANY_EXCLAMATION = re.compile('[.…‥。．｡﹒]'), re.compile('[!¡！‼⁉❗❕﹗]')
-
 @kind('punctuation:punctuation_dot', 'In your entire response, refrain from the use of . (i.e. '
       'dots) as punctuation and in general.')
 def punctuation_dot(response:str)->bool: return '.' not in response
 
-@meant('punctuation:punctuation_dot', ('knows no full stop of another script', '海。'),
+@meant('punctuation:punctuation_dot',
+       ('knows no full stop of another script', '海。'),
        ('takes an ellipsis for no dots', 'Sea…'))
-def _punctuation_dot(response): return not _ANY_DOT.search(response)
+def _punctuation_dot(response): return not re.search('[.…‥。．｡﹒]', response)
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #75029eb9
 @kind('punctuation:punctuation_exclamation', 'In your entire response, refrain from the use of ! '
       '(i.e. exclamation marks) as punctuation and in general.')
 def punctuation_exclamation(response:str)->bool: return '!' not in response
 
-@meant('punctuation:punctuation_exclamation', ('knows no exclamation mark of another script', '海！'))
-def _punctuation_exclamation(response): return not _ANY_EXCLAMATION.search(response)
+@meant('punctuation:punctuation_exclamation',
+       ('knows no exclamation mark of another script', '海！'))
+def _punctuation_exclamation(response): return not re.search('[!¡！‼⁉❗❕﹗]', response)
