@@ -20,20 +20,26 @@ from ..text import meant_sentences, sentences, words
 from .ifeval import count_keyword, straight, undressed
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #927b240a
-_NUMBER_WORDS = {word: n for n, word in enumerate('''zero one two three four five six seven eight nine ten eleven
-    twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'''.split())}
-_NUMBER_WORDS |= dict(zip('thirty forty fifty sixty seventy eighty ninety hundred'.split(), range(30, 101, 10)))
-_NUMBER_WORDS |= {'once': 1, 'twice': 2, '两': 2} | {c: n for n, c in enumerate('一二三四五六七八九十', 1)}
-_WORD = '|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))     # longest first: 'sixteen' before 'six'
+_NUMBER_WORDS = {word: n for n, word in enumerate('''zero one two three four five six seven eight
+    nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
+    twenty'''.split())}
+_TENS = 'thirty forty fifty sixty seventy eighty ninety hundred'.split()
+_NUMBER_WORDS |= dict(zip(_TENS, range(30, 101, 10)))
+_NUMBER_WORDS |= {'once': 1, 'twice': 2, '两': 2}
+_NUMBER_WORDS |= {c: n for n, c in enumerate('一二三四五六七八九十', 1)}
+_WORD = '|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))     # longest first: 'sixteen', 'six'
 _N = rf'((?<!\d)\d[\d,]*|(?:{_WORD})(?:[ -](?:{_WORD}))*)'     # a number, as a group of a pattern
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #24d1b692
 def _number_in(
     written:str): # '1,500', 'three' or 'two hundred fifty'
     "The number that is written."
     if written[0].isdigit(): return int(written.replace(',', ''))
     total = 0
-    for n in map(_NUMBER_WORDS.get, re.split('[ -]', written)):
-        total = max(total, 1)*n if n == 100 else total + n
+    for word in re.split('[ -]', written):
+        n = _NUMBER_WORDS[word]
+        if n == 100: total = max(total, 1)*100
+        else: total += n
     return total
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #03aa37f3
@@ -45,10 +51,13 @@ class _Limit:
     def holds(self, n): return self.low <= n <= self.high
 
 _NEVER = _Limit(1, 0)  # a demand that no response meets
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ea2cf5d0
 _EXACT = 'exactly|(?:must|should) contain'
 _LEAST = 'at least|minimum(?: length)? of|no fewer than|no less than|至少|最少'
-_MOST = ('at most|(?:not?|not have) more than|no longer than|(?<!no )less than|not (?:to )?exceed(?:ing)?|not surpass|'
-        'maximum(?: length)?(?: of)?|limit(?:ed|ing)? (?:[a-z]+ ){0,4}?to|limit of|within|up to|under|至多|最多|在')
+_MOST = ('at most|(?:not?|not have) more than|no longer than|(?<!no )less than|'
+         'not (?:to )?exceed(?:ing)?|not surpass|maximum(?: length)?(?: of)?|'
+         'limit(?:ed|ing)? (?:[a-z]+ ){0,4}?to|limit of|within|up to|under|至多|最多|在')
 
 def _limit(
     sentence:str,
@@ -56,22 +65,28 @@ def _limit(
     "The `_Limit` that a sentence sets, or None."
     s = re.sub(r'\s+', ' ', sentence.lower()).replace('a total of ', '').replace('-word', ' word')
     unit = rf'[ -]?(?:[a-z]+ )?(?:{unit})' if unit else r'\b'
-    def find(how):
-        return re.search(rf'(?:{how}):? ?(?:a |包含|分为)?(?:{_N} [a-z]+ and )?{_N}{unit}', s)
-    if m := find(_EXACT): return _Limit(_number_in(m[2]), _number_in(m[2]))
-    if m := re.search(rf'{_N}(?: to | and | ?[-–] ?|到){_N}{unit}', s):
-        return _Limit(*sorted(map(_number_in, m.groups())))
-    low, high = find(_LEAST), find(_MOST)
-    if low or high: return _Limit(_number_in(low[2]) if low else 0, _number_in(high[2]) if high else inf)
+    def number(how):
+        found = re.search(rf'(?:{how}):? ?(?:a |包含|分为)?(?:{_N} [a-z]+ and )?{_N}{unit}', s)
+        return _number_in(found[2]) if found else None
+    exact = number(_EXACT)
+    if exact is not None: return _Limit(exact, exact)
+    span = re.search(rf'{_N}(?: to | and | ?[-–] ?|到){_N}{unit}', s)
+    if span: return _Limit(*sorted(map(_number_in, span.groups())))
+    low, high = number(_LEAST), number(_MOST)
+    if low is None and high is None: return None
+    return _Limit(0 if low is None else low, inf if high is None else high)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #5afe0401
-_BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),   # the longest has 321
-           Where(lambda s: sum(map(s.count, '"\'“”「」')) <= 60, 'a sentence of at most 60 quotation marks'))
+_BOUNDS = (Where(lambda s: len(s) <= 2_000, 'a sentence of at most 2,000 characters'),
+           # longest: 321
+           Where(lambda s: sum(map(s.count, '"\'“”「」')) <= 60,
+                 'a sentence of at most 60 quotation marks'))
 
 def _Readable(
     read): # sentence -> anything, or None if it cannot be read
     "The type of a sentence that `read` understands."
-    return Annotated[(Text, *_BOUNDS, Where(lambda s: read(s) is not None, 'a sentence that this kind can read'))]
+    readable = Where(lambda s: read(s) is not None, 'a sentence that this kind can read')
+    return Annotated[(Text, *_BOUNDS, readable)]
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #8910f11b
 def _unquoted(sentence):
@@ -80,32 +95,41 @@ def _unquoted(sentence):
     return s.strip('"').strip() if s[:1] == s[-1:] == '"' else s
 
 _OVERLOOKED = r'^not exceed |a total of|(?<!be )(?<!in )a single sentence'
+_OF_SENTENCES = 'sentences?|个句子|句话|句|個句子'
 
 @lru_cache(4096)
 def _read_sentences(sentence):
     low = _unquoted(sentence.lower())
     if re.search(_OVERLOOKED, low): return _Limit()
     if re.search('a single sentence|of (?:only )?one sentence', low): return _Limit(1, 1)
-    return _limit(low, 'sentences?|个句子|句话|句|個句子')
+    return _limit(low, _OF_SENTENCES)
 
-@kind('muldimif:Length/Sentences', '{constraint}', literal=True, example={'constraint': 'at most 3 sentences'})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9f80a922
+@kind('muldimif:Length/Sentences', '{constraint}', literal=True,
+      example={'constraint': 'at most 3 sentences'})
 def length_sentences(response:str, constraint:_Readable(_read_sentences))->bool:
     return _read_sentences(constraint).holds(sum(map(response.count, '.!?')))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #d68a62fd
+_OF_PARAGRAPHS = 'paragraphs?|个段落'
+
 @lru_cache(4096)
 def _read_paragraphs(sentence):
-    if 'a total of' in sentence.lower(): return _NEVER
-    return _Limit(1, 1) if 'be a single paragraph' in sentence.lower() else _limit(sentence, 'paragraphs?|个段落')
+    low = sentence.lower()
+    if 'a total of' in low: return _NEVER
+    return _Limit(1, 1) if 'be a single paragraph' in low else _limit(sentence, _OF_PARAGRAPHS)
 
-@kind('muldimif:Length/Paragraphs', '{constraint}', literal=True, example={'constraint': 'exactly 3 paragraphs'})
+@kind('muldimif:Length/Paragraphs', '{constraint}', literal=True,
+      example={'constraint': 'exactly 3 paragraphs'})
 def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->bool:
-    return _read_paragraphs(constraint).holds(sum(p.strip() != '' for p in response.split('\n\n')))
+    blocks = [block for block in response.split('\n\n') if block.strip()]
+    return _read_paragraphs(constraint).holds(len(blocks))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a7e0751
-_BLANK_LINE, _HEADING_LINE = re.compile(r'\n[^\S\n]*\n'), re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
-_NO_THING = r'(?:must|should|is|has|with|being|having|focusing|starting|ending)\b|includ|contain'
-_EACH_ONE = re.compile(rf"\b(?:each|every)\s+((?:(?!{_NO_THING})[\w'-]+\s?){{1,4}})")
-_PURPOSE = re.compile(r'\bto (?:ensure|provide|maintain|emphasize|highlight|confirm|guarantee)\b')
+_BLANK_LINE = re.compile(r'\n[^\S\n]*\n')
+_HEADING_LINE = re.compile(r'^[ \t]*#{1,6}[ \t].*$', re.M)
+
+def _says(text): return re.search(r'[^\W_]', text) is not None
 
 def _headings(text):
     "(level, title) of every heading."
@@ -113,98 +137,157 @@ def _headings(text):
         title = line.lstrip('#')
         if title != line and title[:1].isspace(): yield len(line) - len(title), title.strip()
 
-def _says(text): return re.search(r'[^\W_]', text) is not None
+def _paragraphs_of(text):
+    blocks = _BLANK_LINE.split(_HEADING_LINE.sub('\n', text))
+    return [block for block in blocks if _says(block)]
 
-def _paragraphs_of(text): return list(filter(_says, _BLANK_LINE.split(_HEADING_LINE.sub('\n', text))))
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f7bbdf3f
+def _row_of(line): return [c.strip() for c in line.removeprefix('|').removesuffix('|').split('|')]
 
 def _tables_in(text):
     "The tables of a text: rows of cells, the first row its header, without the line of dashes."
-    blocks = [list(b) for has, b in groupby(map(str.strip, text.split('\n')), lambda l: '|' in l) if has]
-    tables = [[[c.strip() for c in l.removeprefix('|').removesuffix('|').split('|')] for l in b
-               if not re.fullmatch(r'[\s|:+-]+', l)] for b in blocks]
-    return [t for t in tables if len(t) > 1]
+    tables = []
+    lines = [line.strip() for line in text.split('\n')]
+    for has_bar, block in groupby(lines, lambda line: '|' in line):
+        rows = [_row_of(line) for line in block if not re.fullmatch(r'[\s|:+-]+', line)]
+        if has_bar and len(rows) > 1: tables.append(rows)
+    return tables
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #a3e07dfd
 def _list_items(text):
     "The items of the outermost list, the numbered one if there is one."
     for mark in (r'\d{1,3}[.)]', '[-*+•]'):
         _, *items = re.split(rf'^ ?{mark}[ \t]+', text, flags=re.M)
-        if items: return [*items[:-1], re.split(r'\n[ \t]*\n(?=\S)', items[-1])[0]]
+        if not items: continue
+        items[-1] = re.split(r'\n[ \t]*\n(?=\S)', items[-1])[0]       # what follows is no item
+        return items
     return []
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f9486489
+def _cells_meant(tables, target):
+    "The cells of the columns that a target names; all cells if it names none."
+    named = set(words(target))
+    chosen, every = [], []
+    for head, *rows in tables:
+        asked = [bool(named & set(words(h.lower()))) for h in head]
+        pairs = [pair for row in rows for pair in zip(asked, row) if pair[1]]
+        every += [cell for _, cell in pairs]
+        chosen += [cell for is_asked, cell in pairs if is_asked]
+    return chosen or every
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #c17c94a3
 def _things(text, target):
     "What 'each …' speaks of; nothing where it is not set apart."
     if 'heading' in target: return [title for _, title in _headings(text)]
     if 'sentence' in target: return meant_sentences(text)
-    if tables := _tables_in(text):
-        if re.search(r'\brow\b', target): return [' '.join(row) for t in tables for row in t[1:]]
-        named = set(words(target))
-        cells = [(asked, cell) for head, *rows in tables for column in [[named & set(words(h.lower())) for h in head]]
-                 for row in rows for asked, cell in zip(column, row) if cell]
-        return [cell for asked, cell in cells if asked] or [cell for _, cell in cells]
-    if not re.search('section|paragraph|slide', target) and (items := _list_items(text)): return items
+    tables = _tables_in(text)
+    if tables and re.search(r'\brow\b', target):
+        return [' '.join(row) for rows in tables for row in rows[1:]]
+    if tables: return _cells_meant(tables, target)
+    items = [] if re.search('section|paragraph|slide', target) else _list_items(text)
+    if items: return items
     if 'paragraph' in target: return _paragraphs_of(text)
-    return list(filter(_says, _HEADING_LINE.split(text)[1:]))
+    return [section for section in _HEADING_LINE.split(text)[1:] if _says(section)]
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #6e383590
+_NO_THING = (r'(?:must|should|is|has|with|being|having|focusing|starting|ending)\b|'
+             'includ|contain')
+_EACH_ONE = re.compile(rf"\b(?:each|every)\s+((?:(?!{_NO_THING})[\w'-]+\s?){{1,4}})")
+_PURPOSE = re.compile(r'\bto (?:ensure|provide|maintain|emphasize|highlight|confirm|guarantee)\b')
+
 def _each_in(sentence):
     "What each or every is said of, with up to three more words; None if of nothing, or of words."
     low = sentence.lower()
-    found = _EACH_ONE.search(_PURPOSE.split(low)[0] or low)
-    return None if not found or re.match('word', found[1]) else found[1]
+    demand = _PURPOSE.split(low)[0] or low
+    found = _EACH_ONE.search(demand)
+    if found is None or found[1].startswith('word'): return None
+    return found[1]
 
-_SET_OUT = re.compile(r'heading|bullet|sentence|\b(?:row|cell|table|column)')       # what a text must have
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8e58c250
+_SET_OUT = re.compile(r'heading|bullet|sentence|\b(?:row|cell|table|column)')       # must be there
 
 def _each_keeps(text, target, keeps):
     "Does each such thing keep to it? Where none is set apart, the text, or each of its paragraphs."
     if target is None: return keeps(text)
-    if things := _things(text, target): return all(map(keeps, things))
+    things = _things(text, target)
+    if things: return all(map(keeps, things))
     found = [] if _SET_OUT.search(target) else _paragraphs_of(text)
-    return found != [] and (keeps(text) or len(found) > 1 and all(map(keeps, found)))
+    if not found: return False
+    return keeps(text) or len(found) > 1 and all(map(keeps, found))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #02e1e55f
-_OF_SENTENCES, _OF_PARAGRAPHS = 'sentences?|个句子|句话|句|個句子', 'paragraphs?|个段落'
-
 @lru_cache(4096)
 def _meant_limit(sentence, unit):
     "The `_Limit` that a sentence sets."
     low = _unquoted(sentence.lower()).replace('precisely', 'exactly')
-    return _limit(low, unit) or (_Limit(1, 1) if re.search(r'\b(?:a single|one)\b', low) else _Limit())
+    limit = _limit(low, unit)
+    if limit: return limit
+    return _Limit(1, 1) if re.search(r'\b(?:a single|one)\b', low) else _Limit()
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #6799ff1c
 @meant('muldimif:Length/Sentences',
        ('counts every mark as an end', 'At 3.5... it was.', {'constraint': 'at most one sentence'}),
-       ('knows no full stop of another script', '海很大。盐很白。', {'constraint': 'at most one sentence'}),
-       ('overlooks a total', 'It is. It was. Go.', {'constraint': 'not exceed a total of 2 sentences'}),
-       ('overlooks a single sentence', 'It is. It was.', {'constraint': 'it is presented as a single sentence'}),
+       ('knows no full stop of another script', '海很大。盐很白。',
+        {'constraint': 'at most one sentence'}),
+       ('overlooks a total', 'It is. It was. Go.',
+        {'constraint': 'not exceed a total of 2 sentences'}),
+       ('overlooks a single sentence', 'It is. It was.',
+        {'constraint': 'it is presented as a single sentence'}),
        ('counts the whole text for each thing', '- It is.\n- It was.',
         {'constraint': 'each item must be at most 1 sentence'}))
 def _length_sentences(response, constraint):
     limit = _meant_limit(constraint, _OF_SENTENCES)
-    return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(meant_sentences(part))))
+    def keeps(part): return limit.holds(len(meant_sentences(part)))
+    return _each_keeps(response, _each_in(constraint), keeps)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f21b19f6
 @meant('muldimif:Length/Paragraphs',
-       ('forbids what sets a total', 'One.', {'constraint': 'not exceeding a total of 2 paragraphs'}),
-       ('counts a heading as a paragraph', '# Sea\n\nSalt.', {'constraint': 'at least 2 paragraphs'}),
-       ('does not see a line of blanks as blank', 'One.\n \nTwo.', {'constraint': 'exactly 2 paragraphs'}))
+       ('forbids what sets a total', 'One.',
+        {'constraint': 'not exceeding a total of 2 paragraphs'}),
+       ('counts a heading as a paragraph', '# Sea\n\nSalt.',
+        {'constraint': 'at least 2 paragraphs'}),
+       ('does not see a line of blanks as blank', 'One.\n \nTwo.',
+        {'constraint': 'exactly 2 paragraphs'}))
 def _length_paragraphs(response, constraint):
     limit = _meant_limit(constraint, _OF_PARAGRAPHS)
-    return _each_keeps(response, _each_in(constraint), lambda part: limit.holds(len(_paragraphs_of(part))))
+    def keeps(part): return limit.holds(len(_paragraphs_of(part)))
+    return _each_keeps(response, _each_in(constraint), keeps)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #3dc73a11
 _HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df\u3000-\u303f\uff00-\uffef]')
 
 def _count_words(text):
     "Words between spaces, or Chinese and full-width characters if there are any."
     return len(_HAN.findall(text)) or len(text.split())
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b489fd4f
 _LIST_MARK = {'numbered': re.compile(r'\s*\d+\.\s'), 'bullets': re.compile(r'\s*[-*] ')}
 
 def _layout(text):
-    "'json', 'table', 'numbered', 'bullets' or 'plain'; a list must begin the text, a table need not."
+    "'json', 'table', 'numbered', 'bullets' or 'plain'; a list must begin the text."
     if re.match(r'\s*[{[]', text): return 'json'
     if re.search(r'^[^\S\n]*\|.+\|', text, re.M): return 'table'
-    return next((form for form, mark in _LIST_MARK.items() if mark.match(text)), 'plain')
+    for form, mark in _LIST_MARK.items():
+        if mark.match(text): return form
+    return 'plain'
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ef331c01
+def _cells_under(text, target):
+    "Cells of the columns whose header contains `target`; all cells if no header does."
+    cells = []
+    for row in (line.strip() for line in text.split('\n')):
+        if not row.startswith('|'): continue
+        dashes = re.fullmatch(r'[\s|*-]+', row)
+        cells += ['---'] if dashes else [c.strip() for c in row[1:-1].split('|')]
+    cells = [c for c in cells if c]
+    end = cells.index('---') if '---' in cells else len(cells)
+    head = [c.lower() for c in cells[:end]]
+    body = [c for c in cells[end:] if c != '---']
+    if not head: return []
+    named = zip(body, head*(len(body)//len(head)))
+    return [c for c, h in named if target in h and c.lower() != h] or cells
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #21b77704
 def _list_lines(text, form):
     "Lines that are items of a list, 'numbered' or 'bullets'."
     return [line for line in text.split('\n') if _LIST_MARK[form].match(line)]
@@ -214,31 +297,27 @@ def _json_items(text, pick):
     try: return list(map(str, pick(json.loads(text))))
     except (ValueError, RecursionError, AttributeError): return []
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ef331c01
-def _cells_under(text, target):
-    "Cells of the columns whose header contains `target`; all cells if no header does."
-    rows = [r.strip() for r in text.split('\n') if r.strip().startswith('|')]
-    def cut(r): return ['---'] if re.fullmatch(r'[\s|*-]+', r) else [c.strip() for c in r[1:-1].split('|')]
-    cells = [c for r in rows for c in cut(r) if c]
-    end = cells.index('---') if '---' in cells else len(cells)
-    head, body = [c.lower() for c in cells[:end]], [c for c in cells[end:] if c != '---']
-    if not head: return []
-    chosen = {h for h in head if target in h}
-    named = zip(body, head*(len(body)//len(head)))
-    return [c for c, h in named if h in chosen and c.lower() != h] or cells
+def _text_lines(text):
+    "Lines of a plain text, without headings' marks; not those that end in a colon, nor of a table."
+    found = []
+    for line in map(str.strip, text.split('\n')):
+        of_table = len(line) > 1 and line[0] == line[-1] == '|'
+        introduces = line.strip('*#\'"').endswith(':')
+        if line and not introduces and not of_table: found.append(line.lstrip('#').strip())
+    return found
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #96fbfa94
 def _parts_of(text, target):
     "The parts of a text whose words 'each …' counts."
     form = _layout(text)
+    if form == 'plain': return _text_lines(text)
     if form == 'table': return _cells_under(text, target or 'cells')
-    if form == 'bullets': return [l.split(' ', 1)[1].strip() for l in _list_lines(text, form)]
-    if form == 'numbered': return [l.split(':', 1)[-1].split('.', 1)[-1].strip() for l in _list_lines(text, form)]
     if form == 'json' and not target: return []
-    if form == 'json':
-        return _json_items(text, lambda d: d.values() if 'entry' in target else [d.get(target.split()[-1], '')])
-    lines = [l.strip() for l in text.split('\n')]
-    return [l.lstrip('#').strip() for l in lines if l and not l.strip('*#\'"').endswith(':')
-            and not (len(l) > 1 and l[0] == l[-1] == '|')]
+    if form == 'json' and 'entry' in target: return _json_items(text, lambda d: d.values())
+    if form == 'json': return _json_items(text, lambda d: [d.get(target.split()[-1], '')])
+    lines = _list_lines(text, form)
+    if form == 'bullets': return [line.split(' ', 1)[1].strip() for line in lines]
+    return [line.split(':', 1)[-1].split('.', 1)[-1].strip() for line in lines]
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b3888a06
 @dataclass(frozen=True)
@@ -250,47 +329,53 @@ class _Length:
     keywords:tuple=()         # each must occur
     each:str|None=None        # 'cell': of each cell; '': of each part; None: of the whole text
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #0a6a4b57
+def _in_quotes(sentence):
+    "What stands between quotation marks of any kind; an apostrophe is one of them."
+    doubled = re.findall(r'["”]{2}([^"“]+)["“]{2}', sentence)
+    return tuple(doubled or re.findall(r'["\'「“]([^"\'「」“”]+)["\'」”]', sentence))
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9331cdf4
 _TARGET = (r'(?:each(?: entry in the)?|the)\s+(\S(?:.*?\S)?)\s+'
            r'(?:is|in the table|column|must|consists of|contains?|should|have)')
 
 @lru_cache(4096)
 def _read_words(sentence):
     low = _unquoted(sentence.lower())
-    allowed = _limit(low, 'words?|个?(?:字|单词|词)') or ('a single word' in low and _Limit(1, 1))
-    if not allowed: return _Length(characters=_Limit(0, 200)) if 'short blurb' in low else None
-    if re.search(r'\beach\b', low):
-        target = re.search(_TARGET, low)
-        return _Length(allowed, each=re.sub('["\']', '', target[1]) if target else '')
-    return _Length(allowed, _limit(low, 'sentences?') or _Limit(), keywords=_in_quotes(low))
+    allowed = _limit(low, 'words?|个?(?:字|单词|词)')
+    if allowed is None and 'a single word' in low: allowed = _Limit(1, 1)
+    if allowed is None: return _Length(characters=_Limit(0, 200)) if 'short blurb' in low else None
+    if not re.search(r'\beach\b', low):
+        return _Length(allowed, _limit(low, 'sentences?') or _Limit(), keywords=_in_quotes(low))
+    target = re.search(_TARGET, low)
+    return _Length(allowed, each=re.sub('["\']', '', target[1]) if target else '')
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #bab3ac61
-def _in_quotes(sentence):
-    "What stands between quotation marks of any kind; an apostrophe is one of them."
-    doubled = re.findall(r'["”]{2}([^"“]+)["“]{2}', sentence)
-    return tuple(doubled or re.findall(r'["\'「“]([^"\'「」“”]+)["\'」”]', sentence))
-
 def _occurrences(keyword, text):
     "Occurrences as whole words in any case; of a Chinese keyword anywhere."
     if _HAN.search(keyword): return text.count(keyword)
     return len(re.findall(rf'(?<!\w){re.escape(keyword)}(?!\w)', text, re.IGNORECASE))
 
-@kind('muldimif:Length/Words', '{constraint}', literal=True, example={'constraint': 'at most 3 words'})
+@kind('muldimif:Length/Words', '{constraint}', literal=True,
+      example={'constraint': 'at most 3 words'})
 def length_words(response:str, constraint:_Readable(_read_words))->bool:
-    d = _read_words(constraint)
-    if d.each is not None:
-        parts = _parts_of(response, d.each)
-        return parts != [] and all(d.words.holds(len(p.split())) for p in parts)
-    return (d.words.holds(_count_words(response)) and d.characters.holds(len(response)) and
-            d.sentences.holds(len(re.findall('[.!?]+', response))) and
-            all(_occurrences(k, response) for k in d.keywords))
+    asked = _read_words(constraint)
+    if asked.each is not None:
+        lengths = [len(part.split()) for part in _parts_of(response, asked.each)]
+        return lengths != [] and all(map(asked.words.holds, lengths))
+    if not asked.words.holds(_count_words(response)): return False
+    if not asked.characters.holds(len(response)): return False
+    if not asked.sentences.holds(len(re.findall('[.!?]+', response))): return False
+    return all(_occurrences(k, response) for k in asked.keywords)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2ea26d44
 _QUOTED = re.compile(r"""(?<!\w)'([^'"\n]*(?:\b'\w[^'"\n]*)*)'(?!\w)|"+([^"]+)"+""")
 
 def _quoted(sentence):
     "The keywords that a sentence quotes."
-    found = (a or b for a, b in _QUOTED.findall(straight(_unquoted(sentence))))
-    return tuple(k for k in (f.strip().rstrip('.,;') for f in found) if k)
+    pairs = _QUOTED.findall(straight(_unquoted(sentence)))
+    found = [(single or double).strip().rstrip('.,;') for single, double in pairs]
+    return tuple(k for k in found if k)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #040aedf4
 @meant('muldimif:Length/Words',
@@ -304,10 +389,13 @@ def _quoted(sentence):
 def _length_words(response, constraint):
     asked, each = _read_words(constraint), _each_in(constraint)
     def holds(part): return asked.words.holds(len(words(part)))
-    def item_holds(part): return holds(part) or _says(rest := part.partition(':')[2]) and holds(rest)
-    return (_each_keeps(response, each, item_holds if each else holds) and asked.characters.holds(len(response)) and
-            asked.sentences.holds(len(meant_sentences(response))) and
-            (each is not None or all(count_keyword(response, k) for k in _quoted(constraint))))
+    def item_holds(item):
+        rest = item.partition(':')[2]
+        return holds(item) or _says(rest) and holds(rest)
+    if not _each_keeps(response, each, item_holds if each else holds): return False
+    if not asked.characters.holds(len(response)): return False
+    if not asked.sentences.holds(len(meant_sentences(response))): return False
+    return each is not None or all(count_keyword(response, k) for k in _quoted(constraint))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #2861cb69
 @dataclass(frozen=True)
@@ -323,36 +411,47 @@ class _Keywords:
     words:_Limit=_Limit()
     given:tuple=()       # (topics, keyword): asked for only where a topic occurs
 
-    def met(self, text):
-        times = text.count if self.plain else lambda k: _occurrences(k, text)
-        if self.capital and not all(w[0].isupper() for w in text.split()): return False
-        if self.period and not text.strip().endswith('.'): return False
-        if not self.words.holds(len(text.split())) or any(map(times, self.avoid)): return False
-        if not all(k in text for topics, k in self.given if any(t in text for t in topics)): return False
-        enough = any if self.one else all
-        return not self.have or enough(times(k) >= self.least for k in self.have)
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #208d05cd
+def _meets(rule, text):
+    "Does a text keep to a `_Keywords`, by letters?"
+    def times(keyword): return text.count(keyword) if rule.plain else _occurrences(keyword, text)
+    if rule.capital and not all(w[0].isupper() for w in text.split()): return False
+    if rule.period and not text.strip().endswith('.'): return False
+    if not rule.words.holds(len(text.split())): return False
+    if any(map(times, rule.avoid)): return False
+    for topics, keyword in rule.given:
+        if keyword not in text and any(topic in text for topic in topics): return False
+    enough = any if rule.one else all
+    return not rule.have or enough(times(keyword) >= rule.least for keyword in rule.have)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #4bab570e
 _IF = r'if discussing\s+([^,]+),[\w\s]*must include the keyword ["\']([^"\']+)'
+_PAIR = r'includes? the keyword ["\']([^"\']+).*avoids? the keyword ["\']([^"\']+)'
 
 def _split_topics(written):
     "'red apple/plum jam' → ('red apple jam', 'red plum jam')"
     m = re.match(r'(.*\s)(\S+)/(\S+)(\s.*)$', written)
-    return (m[1] + m[2] + m[4], m[1] + m[3] + m[4]) if m else tuple(t.strip() for t in written.split('/'))
+    if m: return m[1] + m[2] + m[4], m[1] + m[3] + m[4]
+    return tuple(topic.strip() for topic in written.split('/'))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a9f78c4
 def _read_rule(s):
     "The `_Keywords` of a sentence that speaks of the whole text; None if it quotes none."
     found, low = _in_quotes(_unquoted(s)), s.lower()
     if not found: return None
-    if given := re.findall(_IF, s, re.I): return _Keywords(given=tuple((_split_topics(t), k) for t, k in given))
-    if pair := re.search(r'includes? the keyword ["\']([^"\']+).*avoids? the keyword ["\']([^"\']+)', s, re.I | re.S):
-        return _Keywords((pair[1],), (pair[2],), plain=True)
-    single = _Limit(1, 1) if 'is a single word' in low else None
-    side = dict(capital='use capitalized letters for each word' in low, words=single or _limit(s, 'words?') or _Limit(),
-                period=bool(re.search('must end with (?:a )?period', low)))
-    if re.search('avoid using (?:the )?term|must be avoided', low): return _Keywords(avoid=found[:1], **side)
+    given = re.findall(_IF, s, re.I)
+    if given: return _Keywords(given=tuple((_split_topics(t), keyword) for t, keyword in given))
+    pair = re.search(_PAIR, s, re.I | re.S)
+    if pair: return _Keywords((pair[1],), (pair[2],), plain=True)
+    side = dict(capital='use capitalized letters for each word' in low,
+                period=bool(re.search('must end with (?:a )?period', low)),
+                words=_limit(s, 'words?') or _Limit())
+    if 'is a single word' in low: side['words'] = _Limit(1, 1)
+    if re.search('avoid using (?:the )?term|must be avoided', low):
+        return _Keywords(avoid=found[:1], **side)
     times = re.search(rf'at least {_N}(?: times?)?\b(?! words)', low)
-    least = 2 if 'must appear multiple times' in low else _number_in(times[1]) if times else 1
+    least = _number_in(times[1]) if times else 1
+    if 'must appear multiple times' in low: least = 2
     return _Keywords(found, least=least, one=bool(re.search(r'\bor\b', low)), **side)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #7694278e
@@ -363,81 +462,115 @@ def _read_keywords(s):
     "(target, `_Keywords`): of each target, or of the whole text if it is None."
     if not re.search(r'\b(?:each|every)\b', s, re.I) or 'for each word' in s:
         rule = _read_rule(s)
-        return rule and (None, rule)
+        return None if rule is None else (None, rule)
     each = re.search(_EACH, s, re.I | re.S)
-    rule = each and _read_rule(each[2])
+    rule = _read_rule(each[2]) if each else None
     if rule: return each[1].lower(), rule
     return ('', _Keywords(words=_NEVER)) if _in_quotes(s) else None
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #ef10c275
+def _bare_words_of(text):
+    bare = [re.sub(r'\W', '', word).lower() for word in text.split()]
+    return [word for word in bare if word]
+
 def _column(text, target):
     "Cells of the column that is named most like `target`; else of the one with most words."
-    rows = [[c.strip() for c in l.split('|')[1:-1]] for l in map(str.strip, text.split('\n'))
-            if l.startswith('|') and l.endswith('|')]
+    lines = [line.strip() for line in text.split('\n')]
+    lines = [line for line in lines if line.startswith('|') and line.endswith('|')]
+    rows = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
     if len(rows) < 3 or not rows[0]: return []
-    head, body = rows[0], [r for r in rows[2:] if len(r) == len(rows[0])]
-    body = [[re.sub(r'^#+\s*', '', c).strip() for c in r] for r in body]
+    head = rows[0]
+    body = [[re.sub(r'^#+\s*', '', c).strip() for c in r] for r in rows[2:] if len(r) == len(head)]
     if not body: return []
-    def plain(words): return [w for w in (re.sub(r'\W', '', w).lower() for w in words.split()) if w]
-    wanted = set(plain(target))
-    score = [sum(w in wanted for w in plain(h)) for h in head]
-    if not max(score): score = [sum(len(r[i].split()) for r in body) for i in range(len(head))]
-    best = score.index(max(score))
+    wanted = set(_bare_words_of(target))
+    scores = [sum(word in wanted for word in _bare_words_of(name)) for name in head]
+    if not any(scores): scores = [sum(len(r[i].split()) for r in body) for i in range(len(head))]
+    best = scores.index(max(scores))
     return [r[best] for r in body]
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #24ff13d4
 def _sections(text):
     "The text cut at lines of three or more dashes, stars or equal signs."
-    out = [[]]
+    sections = [[]]
     for line in text.split('\n'):
-        l = line.strip()
-        if len(l) > 2 and l[0] in '-*=' and l == l[0]*len(l): out.append([])
-        else: out[-1].append(line)
-    return ['\n'.join(lines).strip() for lines in out if lines] or [text]
+        bare = line.strip()
+        is_rule = len(bare) > 2 and bare[0] in '-*=' and bare == bare[0]*len(bare)
+        if is_rule: sections.append([])
+        else: sections[-1].append(line)
+    return ['\n'.join(lines).strip() for lines in sections if lines] or [text]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #24ff13d4
 def _items(text, target):
     "The items of a text in which 'each …' looks for keywords."
     form = _layout(text)
     if form == 'json': return _json_items(text, lambda d: d.values() if isinstance(d, dict) else d)
     if form == 'table': return _column(text, target)
+    if form == 'plain': return _sections(text)
     mark = '.' if form == 'numbered' else ' '
-    if form in _LIST_MARK: return [l.split(mark, 1)[1].strip() for l in _list_lines(text, form)]
-    return _sections(text)
+    return [line.split(mark, 1)[1].strip() for line in _list_lines(text, form)]
 
-@kind('muldimif:Content/Keywords', '{constraint}', literal=True, example={'constraint': "Mention 'sea' and 'salt'"})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #e5fe6d40
+@kind('muldimif:Content/Keywords', '{constraint}', literal=True,
+      example={'constraint': "Mention 'sea' and 'salt'"})
 def content_keywords(response:str, constraint:_Readable(_read_keywords))->bool:
     target, rule = _read_keywords(constraint)
     found = [response] if target is None else _items(response, target)
-    return found != [] and all(map(rule.met, found))
+    return found != [] and all(_meets(rule, part) for part in found)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #624439a3
-_FORBIDS = r"(?:not|never|n't) (?:be )?(?:mention|includ|us|contain|appear|featur)|\b(?:avoid|without|exclud|refrain)"
+_FORBIDS = (r"(?:not|never|n't) (?:be )?(?:mention|includ|us|contain|appear|featur)|"
+            r'\b(?:avoid|without|exclud|refrain)')
+_OR = r"""['"”」][,;]?\s*or\s*(?:the\s\w+\s)?['"“「]"""
 
 @lru_cache(4096)
 def _meant_keywords(s):
     "The `_Keywords` of a sentence, by its first reading, with what is quoted as meant."
     rule = _read_rule(s) or _Keywords()
-    found = _quoted(s) or rule.have + rule.avoid
-    one = re.search(r"""['"”」][,;]?\s*or\s*(?:the\s\w+\s)?['"“「]""", s) is not None
     if rule.given: return rule
-    if rule.have and rule.avoid: return replace(rule, have=found[:1], avoid=found[1:2], plain=False)
+    found = _quoted(s) or rule.have + rule.avoid
+    if rule.have and rule.avoid:
+        return replace(rule, have=found[:1], avoid=found[1:2], plain=False)
     forbidden = rule.avoid or re.search(_FORBIDS, s, re.I)
-    return replace(rule, have=() if forbidden else found, avoid=found if forbidden else (), one=one)
+    have, avoid = ((), found) if forbidden else (found, ())
+    return replace(rule, have=have, avoid=avoid, one=re.search(_OR, s) is not None)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #cab3b2af
+_WIDE = {'.': ('.', '。', '．', '｡'), '?': ('?', '？', '؟'), '!': ('!', '！'), ';': (';', '；')}
+
+def _ends_in(text, marks):
+    "Does a text end in one of the marks, before what closes it?"
+    text = straight(text).rstrip()
+    return text.endswith(marks) or text.rstrip(' \t\n"\'*_`)]|~').endswith(marks)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ed0667ad
+_BEGINS_WORD = re.compile(r"(?<![^\W_])(?<![^\W_][.'’‐-])[^\W\d_]")
+
+def _in_case(text, case):
+    "Are the letters, or first letters, of a text so?"
+    if case == 'upper': return text.isupper()
+    if case != 'title': return text.islower()
+    return _says(text) and not any(m[0].islower() for m in _BEGINS_WORD.finditer(text))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #09d231cb
 def _keeps(rule, text):
     "Does a text keep to a `_Keywords`, as a reader finds them?"
-    def has(k): return count_keyword(text, k)
-    if rule.capital and not _in_case(text, 'title') or rule.period and not _ends_in(text, _WIDE['.']): return False
-    if rule.words != _Limit() and not rule.words.holds(len(words(text))) or any(map(has, rule.avoid)): return False
-    if not all(has(k) for topics, k in rule.given if any(map(has, topics))): return False
-    return not rule.have or (any if rule.one else all)(has(k) >= rule.least for k in rule.have)
+    def times(keyword): return count_keyword(text, keyword)
+    if rule.capital and not _in_case(text, 'title'): return False
+    if rule.period and not _ends_in(text, _WIDE['.']): return False
+    if rule.words != _Limit() and not rule.words.holds(len(words(text))): return False
+    if any(map(times, rule.avoid)): return False
+    for topics, keyword in rule.given:
+        if not times(keyword) and any(map(times, topics)): return False
+    enough = any if rule.one else all
+    return not rule.have or enough(times(keyword) >= rule.least for keyword in rule.have)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b91f24f1
 @meant('muldimif:Content/Keywords',
-       ('ends a keyword at its apostrophe', "Kellogg went.", {'constraint': "Include the keyword 'Kellogg's'"}),
+       ('ends a keyword at its apostrophe', "Kellogg went.",
+        {'constraint': "Include the keyword 'Kellogg's'"}),
        ('takes a full stop for a part of the keyword', 'On principle, yes',
         {'constraint': "Include the keyword 'principle.'"}),
-       ('finds "or" anywhere', 'The sea', {'constraint': "Include 'sea' and 'salt', be it now or later"}),
+       ('finds "or" anywhere', 'The sea',
+        {'constraint': "Include 'sea' and 'salt', be it now or later"}),
        ('understands "each" before must and should only', '- sea\n- a sea',
         {'constraint': "Include 'sea' in each item"}),
        ('reads "not" as a wish', 'The sea', {'constraint': "Do not mention 'sea'"}))
@@ -446,8 +579,8 @@ def _content_keywords(response, constraint):
     return _each_keeps(response, _each_in(constraint), lambda part: _keeps(rule, part))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b7f6f396
-_PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': ('!',), 'semicolon': (';',),
-         'punctuation mark': tuple(string.punctuation)}
+_PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': ('!',),
+                'semicolon': (';',), 'punctuation mark': tuple(string.punctuation)}
 _ENDS_OF = [('bullets', 'bullet point'), ('cells', 'table|cell'), ('lines', 'paragraph|section'),
            ('sentences', 'each|any|all'), ('text', '')]  # the first whose letters occur
 
@@ -455,61 +588,72 @@ _ENDS_OF = [('bullets', 'bullet point'), ('cells', 'table|cell'), ('lines', 'par
 def _read_punctuation(sentence):
     "(endings, of what, wanted or not)"
     s = sentence.strip().lower().rstrip('.')
-    of = next(of for of, letters in _ENDS_OF if re.search(letters, s))
-    if m := re.search(rf'({"|".join(_PUNCTUATION)}) followed by a `([^`]+)`', s):
-        return (_PUNCTUATION[m[1]][0] + m[2],), of, True
+    of = [of for of, letters in _ENDS_OF if re.search(letters, s)][0]
+    followed = re.search(rf'({"|".join(_PUNCTUATION)}) followed by a `([^`]+)`', s)
+    if followed: return (_PUNCTUATION[followed[1]][0] + followed[2],), of, True
     names = re.findall(rf'\b({"|".join(_PUNCTUATION)})s?\b', s)
+    if not names: return None
     if 'punctuation mark' in names: names = ['punctuation mark']
     wanted = not re.search(r'\b(?:must not|avoid|exclude|not end with|do not use)\b', s)
-    return (sum((_PUNCTUATION[n] for n in names), ()), of, wanted) if names else None
+    return sum((_PUNCTUATION[name] for name in names), ()), of, wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #df9d3420
 def _looked_at(text, of):
     "The parts of a text whose last characters are looked at."
     text = text.strip()
     lines = text.split('\n')
-    if of == 'bullets': return [s for l in lines if re.match(r'[-*•]\s', l) for s in sentences(l)]
-    if of == 'lines': return [l.strip() for l in lines if l.strip()]
     if of == 'text': return [text]
     if of == 'sentences': return sentences(text)
+    if of == 'lines': return [line.strip() for line in lines if line.strip()]
+    if of == 'bullets': return [s for l in lines if re.match(r'[-*•]\s', l) for s in sentences(l)]
     rows = lines[2:] if len(lines) > 1 else lines                      # without header and line
-    return [c.strip() for r in rows for c in r.strip('|').split('|') if c.strip().strip('-')]
+    cells = [cell.strip() for row in rows for cell in row.strip('|').split('|')]
+    return [cell for cell in cells if cell.strip('-')]
 
-@kind('muldimif:Content/Punctuation', '{constraint}', literal=True, example={'constraint': 'end with a period'})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #55a667b3
+@kind('muldimif:Content/Punctuation', '{constraint}', literal=True,
+      example={'constraint': 'end with a period'})
 def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->bool:
     marks, of, wanted = _read_punctuation(constraint)
     return all(part.endswith(marks) == wanted for part in _looked_at(response, of))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #06ae4dc8
-_WIDE = {'.': ('.', '。', '．', '｡'), '?': ('?', '？', '؟'), '!': ('!', '！'), ';': (';', '；')}
-_TITLE_LINE = re.compile(r'^[ \t]*(?:#{1,6}[ \t].*|\*\*[^*\n]+\*\*:?[ \t]*)$', re.M)
+def _plural_in(low):
+    "The things of which a sentence says all or any, or that *they* end."
+    for thing in ('bullet point', 'cell', 'sentence', 'paragraph', 'section'):
+        all_of = rf'\b(?:all|any)\b[\w\s]*\b{thing}s?\b'
+        they_end = rf'\b{thing}s\b(?: \w+){{0,2}} (?:end|conclud)'
+        if re.search(f'{all_of}|{they_end}', low): return thing
+    return None
+
 _ALL_MARKS = tuple(string.punctuation) + ('…', '。', '，', '！', '？', '；', '：')
 
-def _ends_in(text, marks):
-    "Does a text end in one of the marks, before what closes it?"
-    text = straight(text).rstrip()
-    return text.endswith(marks) or text.rstrip(' \t\n"\'*_`)]|~').endswith(marks)
-
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ad3e9c7c
 @lru_cache(4096)
 def _meant_punctuation(sentence):
-    "(endings, what of each, wanted or not, only at the end): as the first reading, where that is right."
+    "(endings, what of each, wanted or not, only at the end): as the first, where that is right."
     low = sentence.lower()
     marks, _, wanted = _read_punctuation(sentence)
-    names = [n for n in _PUNCTUATION if n != 'punctuation mark' and re.search(rf'\b{n}s?\b', low)]
-    if ' followed by a `' not in low: marks = sum((_WIDE[_PUNCTUATION[n][0]] for n in names), ()) or _ALL_MARKS
-    each = _each_in(low) or next((w for w in ('bullet point', 'cell', 'sentence', 'paragraph',
-                                  'section') if re.search(
-        rf'\b(?:all|any)\b[\w\s]*\b{w}s?\b|\b{w}s\b(?: \w+){{0,2}} (?:end|conclud)', low)), None)
-    return marks, each, wanted, not re.search(r'\bus(?:e|ing)\b', low) or wanted
+    if ' followed by a `' not in low:
+        names = [name for name in _PUNCTUATION if re.search(rf'\b{name}s?\b', low)]
+        one_mark = [_PUNCTUATION[name][0] for name in names if name != 'punctuation mark']
+        marks = sum((_WIDE[mark] for mark in one_mark), ()) or _ALL_MARKS
+    each = _each_in(low) or _plural_in(low)
+    at_end = wanted or not re.search(r'\bus(?:e|ing)\b', low)
+    return marks, each, wanted, at_end
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #e14b7ef8
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a7d98068
+_TITLE_LINE = re.compile(r'^[ \t]*(?:#{1,6}[ \t].*|\*\*[^*\n]+\*\*:?[ \t]*)$', re.M)
+
 @meant('muldimif:Content/Punctuation',
        ('takes the letters "all" for a demand on all sentences', 'Yes? No.',
         {'constraint': 'Finally, end with a period'}),
        ('fails what closes a text', 'He said "No."', {'constraint': 'end with a period'}),
        ('overlooks "every"', 'Yes? No.', {'constraint': 'every sentence ends with a period'}),
-       ('passes any mark where one is named', 'No?', {'constraint': 'a period as the final punctuation mark'}),
-       ('lets a text without the things pass', 'None', {'constraint': 'bullet points end with a period'}))
+       ('passes any mark where one is named', 'No?',
+        {'constraint': 'a period as the final punctuation mark'}),
+       ('lets a text without the things pass', 'None',
+        {'constraint': 'bullet points end with a period'}))
 def _content_punctuation(response, constraint):
     marks, each, wanted, at_end = _meant_punctuation(constraint)
     if not at_end: return not any(mark in response for mark in marks)
@@ -518,79 +662,89 @@ def _content_punctuation(response, constraint):
     return _each_keeps(text, each, lambda part: _ends_in(part, marks) == wanted)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #44cca149
-_LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'), ('title', r'\bcapitalized\b|each word in'),
-         ('title', 'capital.*each|each.*capital'), ('lower', r'\blowercase\b'), ('never', 'uppercase')]
+def _place_in(s):
+    "Whose letters a sentence speaks of."
+    if 'table' in s and 'headings' in s: return 'cells'
+    if 'table' in s: return 'header' if 'header' in s else 'entries' if 'entries' in s else 'cells'
+    if 'json' in s: return 'keys' if 'keys' in s else 'values' if 'values' in s else 'text'
+    return 'headings' if 'heading' in s else 'text'
+
+_LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'),
+                 ('title', r'\bcapitalized\b|each word in'),
+                 ('title', 'capital.*each|each.*capital'),
+                 ('lower', r'\blowercase\b'), ('never', 'uppercase')]
 
 @lru_cache(4096)
 def _read_english(sentence):
     "(case, of what)"
     s = sentence.lower()
-    case = next((case for case, says in _LETTER_CASES if re.search(says, s, re.S)), None)
-    if 'table' in s and 'headings' not in s:
-        of = 'header' if 'header' in s else 'entries' if 'entries' in s else 'cells'
-    elif 'table' in s: of = 'cells'
-    elif 'json' in s: of = next((w for w in ('keys', 'values') if w in s), 'text')
-    else: of = 'headings' if 'heading' in s else 'text'
-    return case and (case, of)
+    cases = [case for case, says in _LETTER_CASES if re.search(says, s, re.S)]
+    return (cases[0], _place_in(s)) if cases else None
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #278ac2d0
 def _passage(text, of):
     "The letters that are looked at; the whole text where the place is missing."
     found, rows = [], [r for r in text.split('\n') if r.strip()]
     if of == 'headings': found = re.findall(r'^#+\s*(.+)$', text, re.M)
-    if of in ('keys', 'values') and '{' in text and '}' in text:
-        found = re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
+    if of in ('keys', 'values') and '{' in text and '}' in text: found = _keys_or_values(text, of)
     if of in ('header', 'entries', 'cells') and '|' in text:
         rows = {'header': rows[:1], 'entries': rows[1:], 'cells': rows}[of]
-        found = [c.strip() for r in rows for c in r.split('|') if c.strip()]
+        found = [cell.strip() for row in rows for cell in row.split('|') if cell.strip()]
     return ' '.join(found) or text
 
-@kind('muldimif:Language/English', '{constraint}', literal=True, example={'constraint': 'all uppercase'})
+def _keys_or_values(text, of):
+    "Of JSON, whole or not: its quoted keys, or its quoted values."
+    return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8be344f3
+@kind('muldimif:Language/English', '{constraint}', literal=True,
+      example={'constraint': 'all uppercase'})
 def language_english(response:str, constraint:_Readable(_read_english))->bool:
     case, of = _read_english(constraint)
     text = _passage(response, of)
-    if case == 'title': return text.strip() != '' and not any('a' <= w[0] <= 'z' for w in text.split())
-    return case != 'never' and text.strip() != '' and text == (text.upper() if case == 'upper' else text.lower())
+    if case == 'never' or text.strip() == '': return False
+    if case == 'title': return not any('a' <= w[0] <= 'z' for w in text.split())
+    return text == (text.upper() if case == 'upper' else text.lower())
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #5ccbc291
-_BEGINS_WORD = re.compile(r"(?<![^\W_])(?<![^\W_][.'’‐-])[^\W\d_]")
-
-def _in_case(text, case):
-    "Are the letters, or first letters, of a text so?"
-    if case != 'title': return text.isupper() if case == 'upper' else text.islower()
-    return re.search(r'[^\W_]', text) is not None and not any(m[0].islower() for m in _BEGINS_WORD.finditer(text))
-
 def _spoken_of(text, of):
     "The texts whose letters are looked at."
     if of == 'text': return [text]
     if of == 'headings': return [title for _, title in _headings(text)]
-    if of in ('keys', 'values'): return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
-    rows = [t[:1] if of == 'header' else t[1:] if of == 'entries' else t for t in _tables_in(text)]
-    return [cell for t in rows for row in t for cell in row if _says(cell)]
+    if of in ('keys', 'values'): return _keys_or_values(text, of)
+    first, last = {'header': (0, 1), 'entries': (1, None), 'cells': (0, None)}[of]
+    return [cell for rows in _tables_in(text) for row in rows[first:last] for cell in row]
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #361d9112
 @meant('muldimif:Language/English',
-       ('lets "entirely in uppercase" never pass', 'SEA', {'constraint': 'entirely in uppercase letters'}),
+       ('lets "entirely in uppercase" never pass', 'SEA',
+        {'constraint': 'entirely in uppercase letters'}),
        ('lets a text without letters pass', '42', {'constraint': 'all uppercase'}),
-       ('does not see through marks', 'The "salt" Sea', {'constraint': 'each word must be capitalized'}),
+       ('does not see through marks', 'The "salt" Sea',
+        {'constraint': 'each word must be capitalized'}),
        ('looks at letters of ASCII only', 'été', {'constraint': 'each word must be capitalized'}),
-       ('judges the whole text where there are no headings', 'SEA', {'constraint': 'all headings in all uppercase'}),
+       ('judges the whole text where there are no headings', 'SEA',
+        {'constraint': 'all headings in all uppercase'}),
        ('judges the lines beside a table', 'See:\n| A |\n|---|\n| salt |',
         {'constraint': 'table entries in lowercase'}))
 def _language_english(response, constraint):
-    (case, of), low = _read_english(constraint), constraint.lower()
-    if case == 'never' or 'capitalized form' in low: case = 'upper' if 'uppercase' in low else 'title'
-    found = _spoken_of(response, of)
-    found = list(filter(_says, found))
-    return found != [] and all(_in_case(t, case) for t in found)
+    case, of = _read_english(constraint)
+    low = constraint.lower()
+    if case == 'never' or 'capitalized form' in low:
+        case = 'upper' if 'uppercase' in low else 'title'
+    found = [part for part in _spoken_of(response, of) if _says(part)]
+    return found != [] and all(_in_case(part, case) for part in found)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #b495c6a4
 def _written(text):
     "(simplified, traditional): the characters of a text that are only one of both."
     gb, big = (set(text.encode(codec, 'ignore').decode(codec)) for codec in ('gb2312', 'big5'))
-    def han(chars): return {c for c in chars if '\u4e00' <= c <= '\u9fff'}
-    return han(gb - big) | set('“”‘’') & set(text), han(big - gb) | set('「」『』') & set(text)
+    def han(characters): return {c for c in characters if '\u4e00' <= c <= '\u9fff'}
+    simplified = han(gb - big) | (set('“”‘’') & set(text))
+    traditional = han(big - gb) | (set('「」『』') & set(text))
+    return simplified, traditional
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #128eb476
 _CHINESE = [('all', 'traditional', 'must (?:use|(?:be )?convert(?:ed)? into) traditional'),
            ('some', 'traditional', '(?:include|use) .*traditional|繁體'),
            ('all', 'simplified', 'translate the text into simplified'),
@@ -599,79 +753,121 @@ _CHINESE = [('all', 'traditional', 'must (?:use|(?:be )?convert(?:ed)? into) tra
 @lru_cache(4096)
 def _read_chinese(s):
     "('all' or 'some', which characters), or ('phrase', what must occur)"
-    if phrase := re.search('include the phrase "+([^"]+)', s, re.I): return 'phrase', phrase[1]
-    return next(((how, which) for how, which, says in _CHINESE if re.search(says, s.lower())), None)
+    phrase = re.search('include the phrase "+([^"]+)', s, re.I)
+    if phrase: return 'phrase', phrase[1]
+    for how, which, says in _CHINESE:
+        if re.search(says, s.lower()): return how, which
+    return None
 
-@kind('muldimif:Language/Chinese', '{constraint}', literal=True, example={'constraint': 'in Simplified Chinese'})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9cc3a2c8
+@kind('muldimif:Language/Chinese', '{constraint}', literal=True,
+      example={'constraint': 'in Simplified Chinese'})
 def language_chinese(response:str, constraint:_Readable(_read_chinese))->bool:
     how, which = _read_chinese(constraint)
     if how == 'phrase': return which in response
-    wanted, other = _written(response)[::1 if which == 'simplified' else -1]
-    return bool(wanted) if how == 'some' else not (other or re.search('[A-Za-z]', response))
+    wanted, other = _written(response)
+    if which == 'traditional': wanted, other = other, wanted
+    if how == 'some': return bool(wanted)
+    return not other and not re.search('[A-Za-z]', response)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #32f55a6a
 _HANZI = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]')
 
 @meant('muldimif:Language/Chinese',
-       ('takes curly quotation marks for Chinese', '“Salt”', {'constraint': 'in Simplified Chinese'}),
-       ('is content with one character', 'Salt (盐) is white', {'constraint': 'in Simplified Chinese'}),
+       ('takes curly quotation marks for Chinese', '“Salt”',
+        {'constraint': 'in Simplified Chinese'}),
+       ('is content with one character', 'Salt (盐) is white',
+        {'constraint': 'in Simplified Chinese'}),
        ('fails characters that are both', '海', {'constraint': 'in Simplified Chinese'}),
-       ('fails any Latin letter', '鹽（NaCl）是白色的', {'constraint': 'must use Traditional Chinese characters'}))
+       ('fails any Latin letter', '鹽（NaCl）是白色的',
+        {'constraint': 'must use Traditional Chinese characters'}))
 def _language_chinese(response, constraint):
     how, which = _read_chinese(constraint)
     if how == 'phrase': return count_keyword(response, which) > 0
-    simplified, traditional = (len(set(filter(_HANZI.match, s))) for s in _written(response))
-    wanted, other = (simplified, traditional) if which == 'simplified' else (traditional, simplified)
+    wanted, other = (sum(bool(_HANZI.match(c)) for c in found) for found in _written(response))
+    if which == 'traditional': wanted, other = other, wanted
     if re.search(r'\binclude\b|\bsome\b', constraint.lower()): return wanted > 0
-    return 2*len(_HANZI.findall(response)) > len(words(response)) and 10*other <= wanted
+    mostly = 2*len(_HANZI.findall(response)) > len(words(response))
+    return mostly and 10*other <= wanted
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #496995d0
-_FORMAT_VERBS = 'includ(?:e|ing)|use|using|formatted|presented|organized|structured|feature|should be|incorporate'
-_TWO = 'include headings at two levels|structured using a minimum of two heading levels'
-_SOME = 'includes? headings|us(?:e|ing) heading levels|under a separate heading|separated with headings|with headings'
-
 def _wanted_levels(s):
     "Levels that must all occur; none if the sentence does not list them."
     low = s.lower()
     two = (re.search(rf'use heading levels {_N} and {_N}', low) or
            re.search(rf'use heading levels.*?level\s*{_N}.*?level\s*{_N}', low))
     if two: return set(map(_number_in, two.groups()))
-    named = [re.findall(p, low) for p in (rf'a heading level {_N}', r'h(\d+)', rf'level {_N} for')]
-    if 'must include' in s or 'should' in s: return set(map(_number_in, next(filter(None, named), ())))
+    if 'must include' not in s and 'should' not in s: return None
+    for pattern in (rf'a heading level {_N}', r'h(\d+)', rf'level {_N} for'):
+        named = re.findall(pattern, low)
+        if named: return set(map(_number_in, named))
+    return None
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8d49ce91
+_SO_MANY = rf'(?:at least|at most|exactly|up to|a maximum of|under) {_N} (?:heading )?levels?'
+_ONE_LEVEL = (rf'(?:a|at least \d+) heading level {_N}|(?:a|{_N}) level {_N} heading|'
+              r'a heading level of h(\d+)')
+
+def _read_level(low):
+    "A heading of a level, or a number of levels, as (what, its value); None if neither is asked."
+    one = re.search(_ONE_LEVEL, low)
+    if one: return 'has', {_number_in([group for group in one.groups() if group][-1])}
+    many = re.search(_SO_MANY, low)
+    return ('levels', _limit(many[0], 'levels?')) if many else None
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #d92afcb5
+_FORMAT_VERBS = ('includ(?:e|ing)|use|using|formatted|presented|organized|structured|feature|'
+                 'should be|incorporate')
+_MAIN_AND_SUB = 'at two levels: main and sub|with a main heading and sub'
+_TWO = 'include headings at two levels|structured using a minimum of two heading levels'
+_SOME = ('includes? headings|us(?:e|ing) heading levels|under a separate heading|'
+         'separated with headings|with headings')
+_OTHER_LEVELS = [('deepest', rf'must (?:not exceed|be limited to) (?:level )?{_N}'),
+                 ('first', rf'must begin with a level {_N} heading'),
+                 ('has', rf'use heading level {_N}')]
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #94e3a4fa
 def _read_heading(s):
     "(what, its value) that a sentence asks of the headings; None if it does not speak of them."
     low = s.lower()
-    if re.search('at two levels: main and sub|with a main heading and sub', low): return 'has', {1, 2}
+    if re.search(_MAIN_AND_SUB, low): return 'has', {1, 2}
     if re.search(_TWO, low): return 'levels', _Limit(2)
-    if levels := _wanted_levels(s): return 'has', levels
-    if m := re.search(rf'level {_N} heading titled ["\'](.*?)["\']', s, re.I):
-        return 'titled', (_number_in(m[1].lower()), m[2])
-    if re.search(_FORMAT_VERBS, low):
-        one = rf'(?:a|at least \d+) heading level {_N}|(?:a|{_N}) level {_N} heading|a heading level of h(\d+)'
-        if m := re.search(one, low): return 'has', {_number_in([g for g in m.groups() if g][-1])}
-        if m := re.search(rf'(?:at least|at most|exactly|up to|a maximum of|under) {_N} (?:heading )?levels?', low):
-            return 'levels', _limit(m[0], 'levels?')
-    if m := re.search(rf'must (?:not exceed|be limited to) (?:level )?{_N}', low): return 'deepest', _number_in(m[1])
-    if m := re.search(rf'must begin with a level {_N} heading', low): return 'first', _number_in(m[1])
-    if m := re.search(rf'use heading level {_N}', low): return 'has', {_number_in(m[1])}
+    levels = _wanted_levels(s)
+    if levels: return 'has', levels
+    titled = re.search(rf'level {_N} heading titled ["\'](.*?)["\']', s, re.I)
+    if titled: return 'titled', (_number_in(titled[1].lower()), titled[2])
+    asked = _read_level(low) if re.search(_FORMAT_VERBS, low) else None
+    if asked: return asked
+    for what, pattern in _OTHER_LEVELS:
+        found = re.search(pattern, low)
+        if not found: continue
+        level = _number_in(found[1])
+        return what, {level} if what == 'has' else level
     if re.search(_SOME, low): return 'some', None
     return ('nothing', None) if re.search('heading|markdown', low) else None
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #34ab714d
 _SIGNS = {'bold': r'\*\*.*?\*\*|__.*?__', 'bullet points': r'^[^\S\n]*[-*+]\s'}
-_QUOTING = 'us(?:e|ing) (?:markdown )?block quotes|include a block quote|employ block quotes|as a block quote'
+_QUOTING = ('us(?:e|ing) (?:markdown )?block quotes|include a block quote|employ block quotes|'
+            'as a block quote')
+
+def _read_quotes(low):
+    "How many lines must be quoted; inf for all."
+    if 'block quotes' not in low: return 0
+    least = re.search(rf'at least {_N} block quotes', low)
+    if least: return _number_in(least[1])
+    return 1 if re.search(_QUOTING, low) else inf
 
 @lru_cache(4096)
 def _read_markdown(s):
     "(number of quoted lines or inf for all, signs, what of headings, its value, of each)"
     low = s.lower()
-    least = re.search(rf'at least {_N} block quotes', low)
-    quotes = _number_in(least[1]) if least else 1 if re.search(_QUOTING, low) else inf
-    quotes, signs = quotes if 'block quotes' in low else 0, tuple(sign for sign in _SIGNS if sign in low)
-    heading = _read_heading(s) or (('nothing', None) if quotes or signs else None)
-    return heading and (quotes, signs, *heading, 'each' in low or 'any' in low)
+    quotes = _read_quotes(low)
+    signs = tuple(sign for sign in _SIGNS if sign in low)
+    heading = _read_heading(s)
+    if heading is None and not quotes and not signs: return None
+    what, value = heading or ('nothing', None)
+    return quotes, signs, what, value, 'each' in low or 'any' in low
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #705a09bf
 def _met(found, what, value):
@@ -684,62 +880,94 @@ def _met(found, what, value):
     if what == 'first': return found[:1] != [] and found[0][0] == value
     return what == 'nothing' or found != []
 
-@kind('muldimif:Format/Markdown', '{constraint}', literal=True, example={'constraint': 'Include a level 3 heading'})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #37480028
+@kind('muldimif:Format/Markdown', '{constraint}', literal=True,
+      example={'constraint': 'Include a level 3 heading'})
 def format_markdown(response:str, constraint:_Readable(_read_markdown))->bool:
     quotes, signs, what, value, each = _read_markdown(constraint)
     lines, found = response.split('\n'), list(_headings(response))
-    if quotes == inf: quotes = len(lines)
-    if sum(l.strip().startswith('>') for l in lines) < quotes: return False
+    quoted = sum(line.strip().startswith('>') for line in lines)
+    if quoted < (len(lines) if quotes == inf else quotes): return False
     if not all(re.search(_SIGNS[sign], response, re.M) for sign in signs): return False
-    return found != [] and all(_met([h], what, value) for h in found) if each else _met(found, what, value)
+    if each: return found != [] and all(_met([heading], what, value) for heading in found)
+    return _met(found, what, value)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #50215038
 _NAMED_LEVELS = rf'(?:\blevels? |\bh ?(?=\d)){_N}(?: (?:and|to) {_N}(?! heading))?'
-_SO_MANY_LEVELS = (r'(at least |at most |exactly |up to |a (?:maximum|minimum) of |under |more than )?'
+_SO_MANY_LEVELS = (r'(at least |at most |exactly |up to |a (?:maximum|minimum) of |under |'
+                   r'more than )?'
                    rf'{_N} (?:\w+ )?(?:heading )?levels')
 
+def _levels_named(s):
+    "The levels that a sentence names, by number or by marks, as in '##'."
+    found = re.finditer(_NAMED_LEVELS, s.lower())
+    numbers = {_number_in(group) for m in found for group in m.groups() if group}
+    return numbers | {len(marks) for marks in re.findall(r"['‘“\"(](#+)", s)}
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #85217a4e
 @lru_cache(4096)
 def _meant_heading(s):
     "(what, its value) that a sentence asks of the headings."
-    low, (what, value) = s.lower(), _read_heading(s) or ('nothing', None)
+    low = s.lower()
+    what, value = _read_heading(s) or ('nothing', None)
     if what not in ('nothing', 'some') or 'heading' not in low: return what, value
-    if m := re.search(rf'up to level {_N}', low): return 'deepest', _number_in(m[1])
-    if m := re.search(rf'(?:begin|start) with an? (?:heading )?level {_N}', low): return 'first', _number_in(m[1])
-    levels = {_number_in(g) for m in re.finditer(_NAMED_LEVELS, low) for g in m.groups() if g}
-    levels |= {len(marks) for marks in re.findall(r"['‘“\"(](#+)", s)}
+    deepest = re.search(rf'up to level {_N}', low)
+    if deepest: return 'deepest', _number_in(deepest[1])
+    first = re.search(rf'(?:begin|start) with an? (?:heading )?level {_N}', low)
+    if first: return 'first', _number_in(first[1])
+    levels = _levels_named(s)
     if levels: return 'has', levels
-    if m := re.search(_SO_MANY_LEVELS, low):
-        return 'levels', m[1] and _limit(m[0], r'levels?') or _Limit(_number_in(m[2]))
+    many = re.search(_SO_MANY_LEVELS, low)
+    if many:
+        limit = _limit(many[0], 'levels?') if many[1] else None
+        return 'levels', limit or _Limit(_number_in(many[2]))
     return ('levels', _Limit(2)) if re.search('two levels|sub-?headings', low) else ('some', None)
 
-def _quote_blocks(text): return len(re.findall(r'^[ \t]*>.*(?:\n[ \t]*>.*)*', text, re.M))
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4a15854b
+def _quotes_meant(text, low, least):
+    "Are there so many block quotes, and is all quoted where all is to be?"
+    blocks = re.findall(r'^[ \t]*>.*(?:\n[ \t]*>.*)*', text, re.M)
+    if len(blocks) < least: return False
+    if not re.search(r'\b(?:all|entire|whole)\b', low): return True
+    lines = [line.strip() for line in text.split('\n') if line.strip()]
+    return all(line.startswith('>') for line in lines)
+
+def _plain_title(title): return undressed(title).casefold().strip(' #:.')
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #0380278e
-_DRAWN = {'bold': r'\*\*[^*\n]*\w[^*\n]*\*\*|__[^_\n]*\w[^_\n]*__', 'bullet points': r'^[^\S\n]*[-*+•]\s+\S'}
+_DRAWN = {'bold': r'\*\*[^*\n]*\w[^*\n]*\*\*|__[^_\n]*\w[^_\n]*__',
+          'bullet points': r'^[^\S\n]*[-*+•]\s+\S'}
 
+def _headings_meant(found, constraint):
+    "Do the headings have what the sentence means?"
+    what, value = _meant_heading(constraint)
+    if what == 'titled':
+        level, title = value
+        return (level, _plain_title(title)) in [(n, _plain_title(other)) for n, other in found]
+    if what == 'deepest' and not found and re.search(r'\b(?:any|if)\b', constraint.lower()):
+        return True
+    return _met(found, what, value)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #2afe8be6
 @meant('muldimif:Format/Markdown',
-       ('reads "a heading at level 2" as asking for nothing', 'Sea', {'constraint': 'include a heading at level 2'}),
-       ('reads "two heading levels" as asking for nothing', '# Sea', {'constraint': 'use two heading levels'}),
+       ('reads "a heading at level 2" as asking for nothing', 'Sea',
+        {'constraint': 'include a heading at level 2'}),
+       ('reads "two heading levels" as asking for nothing', '# Sea',
+        {'constraint': 'use two heading levels'}),
        ('judges every heading where each thing has one', '# Seas\n## Baltic',
         {'constraint': 'use a level 2 heading for each sea'}),
        ('reads "a block quote" as asking for nothing', 'Sea',
         {'constraint': 'be formatted as a block quote in Markdown'}),
        ('takes four asterisks for bold text', '****', {'constraint': 'use bold'}),
-       ('demands headings where any must not exceed', 'Sea', {'constraint': 'any headings must not exceed level 2'}))
+       ('demands headings where any must not exceed', 'Sea',
+        {'constraint': 'any headings must not exceed level 2'}))
 def _format_markdown(response, constraint):
-    (quotes, signs, *_), low, found = _read_markdown(constraint), constraint.lower(), list(_headings(response))
-    if 'block quote' in low:
-        lines = [l for l in response.split('\n') if l.strip()]
-        if _quote_blocks(response) < (quotes if 0 < quotes < inf else 1): return False
-        every = re.search(r'\b(?:all|entire|whole)\b', low)
-        if every and not all(l.strip().startswith('>') for l in lines): return False
+    quotes, signs, *_ = _read_markdown(constraint)
+    low = constraint.lower()
+    least = quotes if 0 < quotes < inf else 1
+    if 'block quote' in low and not _quotes_meant(response, low, least): return False
     if not all(re.search(_DRAWN[sign], response, re.M) for sign in signs): return False
-    what, value = _meant_heading(constraint)
-    if what == 'titled': return (value[0], _plain_title(value[1])) in [(level, _plain_title(t)) for level, t in found]
-    return _met(found, what, value) or what == 'deepest' and not found and re.search(r'\b(?:any|if)\b',
-                                                            low) is not None
-
-def _plain_title(title): return undressed(title).casefold().strip(' #:.')
+    return _headings_meant(list(_headings(response)), constraint)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #833aefe6
 @dataclass(frozen=True)
@@ -750,52 +978,70 @@ class _Table:
     columns:_Limit=_Limit()
     names:tuple=()        # each must be part of a header
 
-_PERHAPS = ('if you (?:(?:decide|choose|opt) to )?(?:include|use|utilize|incorporate|present) (?:a |any )?'
-           '(?:table|tabular data)|if (?:there (?:is|are) )?(?:a |any )?(?:tables?|tabular data|table format) '
-           '(?:(?:is|are) )?(?:used|included|utilized|incorporated|presented|chosen)')
-_BARE = rf'(row|column)(?: limit of|s(?: in each table)? (?:to|(?:must|does) not exceed)) {_N}'  # unit first
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #41047036
+def _pieces_of_names(low):
+    names = re.search(r"columns(?: should be|:)\s+([\w\s,']+)", low)
+    pieces = re.split('[,and]', names[1]) if names else re.findall('"([^"]+)"', low)
+    pieces = [piece.strip('\'" ,') for piece in pieces]
+    return tuple(piece for piece in pieces if piece)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4a798aa8
+_PERHAPS = ('if you (?:(?:decide|choose|opt) to )?(?:include|use|utilize|incorporate|present) '
+            '(?:a |any )?(?:table|tabular data)|'
+            'if (?:there (?:is|are) )?(?:a |any )?(?:tables?|tabular data|table format) '
+            '(?:(?:is|are) )?(?:used|included|utilized|incorporated|presented|chosen)')
+_BARE = (r'(row|column)(?: limit of|s(?: in each table)? (?:to|(?:must|does) not exceed)) '
+         rf'{_N}')                                                             # unit first
 
 @lru_cache(4096)
 def _read_table(s):
     low = re.sub(_BARE, r'limit of \2 \1s', s.lower())
     rows, columns = _limit(low, 'rows?'), _limit(low, 'columns?')
     if re.search('(?:a|each) single column', low): columns = _Limit(1, 1)
-    if not (rows or columns or 'table' in low or 'word' in low): rows = _limit(low)
+    limited = rows or columns
+    if not limited and 'table' not in low and 'word' not in low: rows = _limit(low)
     if not (rows or columns or 'table' in low): return None
-    names = re.search(r"columns(?: should be|:)\s+([\w\s,']+)", low)
-    names = re.split('[,and]', names[1]) if names else re.findall('"([^"]+)"', low)
-    return _Table('table' in low and not re.search(_PERHAPS, low), rows or _Limit(), columns or _Limit(),
-                 tuple(filter(None, (n.strip('\'" ,') for n in names))))
+    needed = 'table' in low and not re.search(_PERHAPS, low)
+    return _Table(needed, rows or _Limit(), columns or _Limit(), _pieces_of_names(low))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #483b92b0
-@kind('muldimif:Format/Table', '{constraint}', literal=True, example={'constraint': 'a table with at most 3 rows'})
+@kind('muldimif:Format/Table', '{constraint}', literal=True,
+      example={'constraint': 'a table with at most 3 rows'})
 def format_table(response:str, constraint:_Readable(_read_table))->bool:
-    d = _read_table(constraint)
-    if '|' not in response: return not d.needed
+    asked = _read_table(constraint)
+    if '|' not in response: return not asked.needed
     table = response[response.index('|'):response.rindex('|') + 1]
-    lines = [l for l in table.split('\n') if l.strip()]
-    head = [h.strip().lower() for h in lines[0].strip().split('|')][1:-1]
-    rows = len(lines) - (2 if '---' in ''.join(lines[1:2]) else 1)
-    if not (d.rows.holds(rows) and d.columns.holds(len(head))): return False
-    return all(n in '|'.join(head) and '|' not in n for n in d.names)
+    lines = [line for line in table.split('\n') if line.strip()]
+    head = [name.strip().lower() for name in lines[0].strip().split('|')][1:-1]
+    has_dashes = '---' in ''.join(lines[1:2])
+    rows = len(lines) - (2 if has_dashes else 1)
+    if not (asked.rows.holds(rows) and asked.columns.holds(len(head))): return False
+    return all(name in '|'.join(head) and '|' not in name for name in asked.names)
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bab7cb76
+def _column_names(low):
+    "The names of columns that a sentence lists or quotes, each of at most four words."
+    listed = re.search(r'\bcolumns?(?: should be|:)\s+([^.:]+)', low)
+    if re.search(r'\b(?:one|the first) (?:dedicated |with )?(?:for|to|the)\b', low): return ()
+    if listed: names = re.split(r',\s*(?:and\s+)?|\s+and\s+', listed[1])
+    else: names = re.findall('"([^"]+)"', low)
+    names = [name.strip('\'"‘’“”`* ,') for name in names]
+    return tuple(name for name in names if name and len(name.split()) < 5)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #764b7525
 @lru_cache(4096)
 def _meant_table(s):
     low = re.sub(r'\bonly (?=one\b|\d)', '', s.lower().replace('precisely', 'exactly'))
-    table = _read_table(low) or _read_table(s)
-    perhaps = re.search(r'\b(?:if|when|whenever|unless)\b|\bany (?:\w+ )?(?:tables?|tabular)\b', low)
-    names = re.search(r'\bcolumns?(?: should be|:)\s+([^.:]+)', low)
-    names = re.split(r',\s*(?:and\s+)?|\s+and\s+', names[1]) if names else re.findall('"([^"]+)"', low)
-    names = tuple(name for name in (n.strip('\'"‘’“”`* ,') for n in names) if name and len(name.split()) < 5)
-    if re.search(r'\b(?:one|the first) (?:dedicated |with )?(?:for|to|the)\b', low): names = ()
-    needed = re.search(r'\b(?:tables?|rows?|columns?)\b', low) and not perhaps
-    return replace(table, names=names, needed=bool(needed))
+    perhaps = r'\b(?:if|when|whenever|unless)\b|\bany (?:\w+ )?(?:tables?|tabular)\b'
+    speaks = re.search(r'\b(?:tables?|rows?|columns?)\b', low)
+    needed = bool(speaks) and not re.search(perhaps, low)
+    return replace(_read_table(low) or _read_table(s), names=_column_names(low), needed=needed)
 
-def _fits_table(d, rows):
+def _fits_table(asked, rows):
     "Does one table keep to a `_Table`?"
-    fits = d.rows.holds(len(rows) - 1) and d.columns.holds(len(rows[0]))
-    return fits and all(count_keyword(' | '.join(rows[0]), name) for name in d.names)
+    head, *body = rows
+    if not asked.rows.holds(len(body)) or not asked.columns.holds(len(head)): return False
+    return all(count_keyword(' | '.join(head), name) for name in asked.names)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #ad6f73c6
 @meant('muldimif:Format/Table',
@@ -804,15 +1050,31 @@ def _fits_table(d, rows):
         {'constraint': 'Any table included must not exceed 3 rows'}),
        ('cuts names of columns at the letters a, n and d', '| Na |\n|---|\n| x |',
         {'constraint': 'a table with the columns: Nana'}),
-       ('takes lines between two tables for rows', '| A |\n|---|\n| x |\nSo\nit\nis\n| A |\n|---|\n| x |',
+       ('takes lines between two tables for rows',
+        '| A |\n|---|\n| x |\nSo\nit\nis\n| A |\n|---|\n| x |',
         {'constraint': 'a table with at most 2 rows'}),
-       ('lets any list pass', '- a\n- b', {'constraint': 'The list must contain no more than one name'}))
+       ('lets any list pass', '- a\n- b',
+        {'constraint': 'The list must contain no more than one name'}))
 def _format_table(response, constraint):
-    d, tables = _meant_table(constraint), _tables_in(response)
-    if tables: return all(_fits_table(d, rows) for rows in tables)
-    a_list = re.search(r'\b(?:list|rows?)\b', constraint.lower()) and 'table' not in constraint.lower()
-    items = _list_items(response) if a_list else []
-    return d.rows.holds(len(items)) if items else not d.needed
+    asked, tables = _meant_table(constraint), _tables_in(response)
+    if tables: return all(_fits_table(asked, rows) for rows in tables)
+    low = constraint.lower()
+    of_list = 'table' not in low and re.search(r'\b(?:list|rows?)\b', low)
+    items = _list_items(response) if of_list else []
+    return asked.rows.holds(len(items)) if items else not asked.needed
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4b2957eb
+def _children(node):
+    if isinstance(node, dict): return node.values()
+    return node if isinstance(node, list) else ()
+
+def _depth(data):
+    "How many dicts and lists stand inside one another."
+    layer, depth = [data], -1
+    while layer:
+        layer = [child for node in layer for child in _children(node)]
+        depth += 1
+    return depth
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #531df451
 def _fenced(text, language):
@@ -822,35 +1084,37 @@ def _fenced(text, language):
     block, end, _ = text.split(fence, 1)[1].partition('```')
     return block if end else None
 
-def _depth(data):
-    "How many dicts and lists stand inside one another."
-    def inside(d): return d.values() if isinstance(d, dict) else d if isinstance(d, list) else ()
-    layer, deep = [data], -1
-    while layer: layer, deep = [c for d in layer for c in inside(d)], deep + 1
-    return deep
-
 @lru_cache(4096)
 def _read_json(s):
-    if 'level' not in s.lower(): return None
-    exact = re.search(rf'nesting levels? (?:of|must be) {_N}', s.lower())
-    return _Limit(*[_number_in(exact[1])]*2) if exact else _limit(s)
+    low = s.lower()
+    if 'level' not in low: return None
+    exact = re.search(rf'nesting levels? (?:of|must be) {_N}', low)
+    if not exact: return _limit(s)
+    depth = _number_in(exact[1])
+    return _Limit(depth, depth)
 
-@kind('muldimif:Format/Json', '{constraint}', literal=True, example={'constraint': 'at most 3 levels'})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bd2cf394
+@kind('muldimif:Format/Json', '{constraint}', literal=True,
+      example={'constraint': 'at most 3 levels'})
 def format_json(response:str, constraint:_Readable(_read_json))->bool:
-    try: data = json.loads((_fenced(response, 'json') or '').strip())
+    text = _fenced(response, 'json') or ''
+    try: data = json.loads(text.strip())
     except (ValueError, RecursionError): return False
     return data is not None and _read_json(constraint).holds(_depth(data))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #80648b70
 def _json_in(text):
     "The first object or list of a text, fenced or not; None if there is none."
-    for start in sorted(i for i in map(text.find, '{[') if i >= 0):
+    starts = [start for start in (text.find('{'), text.find('[')) if start >= 0]
+    for start in sorted(starts):
         try: return json.JSONDecoder().raw_decode(text, start)[0]
         except (ValueError, RecursionError): pass
+    return None
 
 @meant('muldimif:Format/Json',
        ('lets a number pass', '42', {'constraint': 'at most 3 levels'}),
-       ('does not see JSON in prose, or in another fence', 'So:\n```\n[1]\n```', {'constraint': 'at most 3 levels'}))
+       ('does not see JSON in prose, or in another fence', 'So:\n```\n[1]\n```',
+        {'constraint': 'at most 3 levels'}))
 def _format_json(response, constraint):
     data = _json_in(response)
     return data is not None and _read_json(constraint).holds(_depth(data))
@@ -861,38 +1125,52 @@ _ATTRIBUTE = r'\s+[a-zA-Z_:][\w:.-]*=[\'"][^\'"]*[\'"]'
 @lru_cache(4096)
 def _read_xml(s): return _limit(s) if 'attribute' in s.lower() else None
 
-@kind('muldimif:Format/XML', '{constraint}', literal=True, example={'constraint': 'at least 3 attributes'})
+@kind('muldimif:Format/XML', '{constraint}', literal=True,
+      example={'constraint': 'at least 3 attributes'})
 def format_xml(response:str, constraint:_Readable(_read_xml))->bool:
     text = _fenced(response, 'xml')
     if text is None: return False
     tags = re.findall(rf'<\s*[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', text)
     return all(_read_xml(constraint).holds(len(re.findall(_ATTRIBUTE, tag))) for tag in tags)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bce6a7ee
 @meant('muldimif:Format/XML',
-       ('lets a text without XML pass', 'none', {'constraint': 'each element must have no more than one attribute'}),
-       ('fails a fence that does not end', '```xml\n<a b="1">', {'constraint': 'at most one attribute'}))
+       ('lets a text without XML pass', 'none',
+        {'constraint': 'each element must have no more than one attribute'}),
+       ('fails a fence that does not end', '```xml\n<a b="1">',
+        {'constraint': 'at most one attribute'}))
 def _format_xml(response, constraint):
-    low, tags = constraint.lower(), re.findall(rf'<[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', response)
+    low, limit = constraint.lower(), _read_xml(constraint)
+    tags = re.findall(rf'<[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', response)
+    if not tags: return re.search(r'\bif\b', low) is not None
     counts = [len(re.findall(_ATTRIBUTE, tag)) for tag in tags]
-    if not counts: return re.search(r'\bif\b', low) is not None
-    return all(map(_read_xml(constraint).holds, counts if re.search(r'\beach\b', low) else [sum(counts)]))
+    if re.search(r'\beach\b', low): return all(map(limit.holds, counts))
+    return limit.holds(sum(counts))
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #e1e197d5
 _DASHED, _CITED = r'^[^\S\n]*[-*]', r'\[\d+\]|\([A-Za-z]+, \d{4}\)'
-_OTHERS = [('full sentences', '', True), ('no bullet points', _DASHED, False), ('bullet points', _DASHED, True),
-          ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False), ('in-text citations', _CITED, True)]
+_OTHERS = [('full sentences', '', True), ('no bullet points', _DASHED, False),
+           ('bullet points', _DASHED, True),
+           ('no (?:lists|number points)', r'^[^\S\n]*\d+\.', False),
+           ('in-text citations', _CITED, True)]
+_BEGINS = 'start identifier|(?:start|begin) (?:with|by) the (?:identifier|phrase)'
 
 @lru_cache(4096)
 def _read_identifiers(s):
     "(pattern, whether it must occur)"
-    low, name = s.lower(), re.search("'([^']+)'?", s)
-    if name and 'each example must start with' in low: return re.escape(name[1]), True
-    if name and 'start with the letter' in low: return rf'\b{re.escape(name[1].upper())}[a-zA-Z]*\b', True
-    if name and re.search('start identifier|(?:start|begin) (?:with|by) the (?:identifier|phrase)', low):
-        return rf'(?i)\A[ #]*{re.escape(name[1])}', True
-    return next(((pattern, wanted) for says, pattern, wanted in _OTHERS if re.search(says, low)), None)
+    low, quoted = s.lower(), re.search("'([^']+)'?", s)
+    name = quoted[1] if quoted else ''
+    if name and 'each example must start with' in low: return re.escape(name), True
+    if name and 'start with the letter' in low:
+        return rf'\b{re.escape(name.upper())}[a-zA-Z]*\b', True
+    if name and re.search(_BEGINS, low): return rf'(?i)\A[ #]*{re.escape(name)}', True
+    for says, pattern, wanted in _OTHERS:
+        if re.search(says, low): return pattern, wanted
+    return None
 
-@kind('muldimif:Content/Identifiers', '{constraint}', literal=True, example={'constraint': "start with the phrase 'a'"})
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #98ebfbc6
+@kind('muldimif:Content/Identifiers', '{constraint}', literal=True,
+      example={'constraint': "start with the phrase 'a'"})
 def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->bool:
     pattern, wanted = _read_identifiers(constraint)
     return bool(re.search(pattern, response, re.MULTILINE)) == wanted
@@ -901,35 +1179,47 @@ def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->
 _POINT, _ITEM_NUMBER = r'^[^\S\n]*[-*+•][^\S\n]+\S', r'^[^\S\n]*\d{1,3}[.)]\s'
 _DATED = r'\[\d{1,4}\]|\([^()\n]{0,100}?\b[12]\d{3}[a-z]?\b[^()\n]{0,40}\)'
 _OTHERS_MEANT = [('no bullet points', _POINT, False), ('bullet points', _POINT, True),
-                 ('no lists', f'{_POINT}|{_ITEM_NUMBER}', False), ('no number points', _ITEM_NUMBER, False),
-                 ('in-text citations', _DATED, True)]
+                 ('no lists', f'{_POINT}|{_ITEM_NUMBER}', False),
+                 ('no number points', _ITEM_NUMBER, False), ('in-text citations', _DATED, True)]
 
+def _has_sign(text, low):
+    "Does a text have, or not have, the sign that a sentence speaks of?"
+    for says, pattern, wanted in _OTHERS_MEANT:
+        if re.search(says, low): return bool(re.search(pattern, text, re.M)) == wanted
+    raise ValueError(f'no sign is named in {low!r}')
+
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #18f3ecf1
 @meant('muldimif:Content/Identifiers',
        ('lets any text pass as full sentences', 'Sea, salt', {'constraint': 'in full sentences'}),
        ('takes bold text for a bullet point', '**Sea** is', {'constraint': 'No bullet points'}),
        ('finds what each should start with anywhere', 'No Example: here',
         {'constraint': "Each example must start with 'Example:'"}),
-       ('does not see through Markdown', '**Dear sea**', {'constraint': "start with the phrase 'Dear'"}),
-       ('knows citations of one name only', 'It is (Lee et al., 1999).', {'constraint': 'with in-text citations'}))
+       ('does not see through Markdown', '**Dear sea**',
+        {'constraint': "start with the phrase 'Dear'"}),
+       ('knows citations of one name only', 'It is (Lee et al., 1999).',
+        {'constraint': 'with in-text citations'}))
 def _content_identifiers(response, constraint):
     low, name = constraint.lower(), ''.join(_quoted(constraint)[:1]).casefold()
-    lines = [l.strip() for l in undressed(_HEADING_LINE.sub('', response)).casefold().split('\n') if _says(l)]
-    def begin(l): return re.sub(r'^[\W\d_]+', '', l).startswith(name)
-    if 'full sentences' in low: return lines != [] and all(_ends_in(l, tuple('.!?:。！？')) for l in lines)
+    def begins(part): return re.sub(r'^[\W\d_]+', '', part).startswith(name)
+    text = undressed(_HEADING_LINE.sub('', response)).casefold()
+    lines = [line.strip() for line in text.split('\n') if _says(line)]
+    if 'full sentences' in low:
+        return lines != [] and all(_ends_in(line, tuple('.!?:。！？')) for line in lines)
     if name and 'start with the letter' in low: return content_identifiers(response, constraint)
-    if name and 'each example' in low: return any(map(begin, lines))
-    if name: return begin(undressed(response).casefold())
-    return next(bool(re.search(p, response, re.M)) == wanted for says, p, wanted in _OTHERS_MEANT if re.search(says,
-                                                            low))
+    if name and 'each example' in low: return any(map(begins, lines))
+    return begins(undressed(response).casefold()) if name else _has_sign(response, low)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #48c8b006
-_TYPES = ('Content/Keywords Content/Punctuation Content/Identifiers Length/Words Length/Sentences Length/Paragraphs '
-         'Format/Table Format/Markdown Format/Json Format/XML Language/English Language/Chinese').split()
+_TYPES = ('Content/Keywords Content/Punctuation Content/Identifiers Length/Words Length/Sentences '
+          'Length/Paragraphs Format/Table Format/Markdown Format/Json Format/XML Language/English '
+          'Language/Chinese').split()
 _HOME = {type.split('/')[1]: type for type in _TYPES}
-_HOME_OF = {name: home for home, names in {
+_OTHER_NAMES = {
     'Keywords': ['Mention'], 'Punctuation': ['Quotes'], 'Words': ['Length', 'Blurb', 'Word Count'],
-    'Identifiers': ['Text', 'In-text', 'Sources', 'Format', 'Bullet Points']}.items() for name in names}
+    'Identifiers': ['Text', 'In-text', 'Sources', 'Format', 'Bullet Points']}
+_HOME_OF = {name: home for home, names in _OTHER_NAMES.items() for name in names}
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a4b80798
 def _type_of(category:str, subcategory:str):
     "One of the 12 types."
     name = subcategory.split(':')[0]
@@ -938,6 +1228,7 @@ def _type_of(category:str, subcategory:str):
     if type: return type
     raise ConstraintError(f'MulDimIF has no category {category!r} with subcategory {subcategory!r}')
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #66b2d930
 def muldimif(
     category:str,     # as the data have it, e.g. 'Length' or 'Table'
     subcategory:str,  # e.g. 'Words: At most' or 'Row limit'
