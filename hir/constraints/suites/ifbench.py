@@ -40,7 +40,7 @@ def _told(text):
     "The words of each sentence of a text."
     return [said for said in map(_said, meant_sentences(text)) if said]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a55611c3
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #dae96062
 def _without_punctuation(text):
     "`text` without ASCII punctuation."
     return text.translate(str.maketrans('', '', punctuation))
@@ -60,14 +60,14 @@ def _ordered(min_words, max_words):
 def word_count_range(response:str, min_words:Count, max_words:Count)->bool:
     return min_words <= len(regexp_words(response)) <= max_words
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4d79ef45
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c73976bd
 @meant('count:word_count_range', ("counts don't as two words", "don't go"),
        ('counts the numbers of a list', '1. sea\n2. sun'))
 def _word_count_range(response, min_words, max_words):
     counts = len(words(response)), len(_said(response))
     return any(min_words <= n <= max_words for n in counts)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #55a57369
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #db53b0bc
 _EDGE = punctuation + ' '     # what is stripped from the ends of a word
 
 @kind('count:unique_word_count', 'Use at least {N} unique words in the response.')
@@ -79,7 +79,7 @@ def unique_word_count(response:str, N:Count)->bool:
        ('counts a word in curly quotation marks once more', 'Sea, “sea”'))
 def _unique_word_count(response, N): return len(set(_said(response))) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2e14e432
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f9fa3120
 @kind('count:numbers', 'Include exactly {N} numbers in the response.')
 def numbers(response:str, N:Count)->bool:
     return len(re.findall(r'\d+', _without_punctuation(response))) == N
@@ -119,7 +119,7 @@ def stop_words(response:str, percentage:Percent)->bool:
     stops = sum(w.lower() in _STOP_WORDS for w in found)
     return stops/len(found)*100 <= percentage
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #894e3904
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7e846a2c
 @meant('ratio:stop_words', ("counts don't as two stop words", "don't cook", {'percentage': 50}))
 def _stop_words(response, percentage):
     found = _said(response)
@@ -127,7 +127,7 @@ def _stop_words(response, percentage):
     stops = sum(_STOP_WORDS.issuperset(w.split("'")) for w in found)    # don't is one: don, t
     return stops/len(found)*100 <= percentage
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #84fa7018
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2b20b5e2
 CONJUNCTIONS = frozenset('and but for nor or so yet'.split())
 
 @kind('count:conjunctions',
@@ -142,7 +142,7 @@ def conjunctions(response:str, small_n:Count)->bool:
 def _conjunctions(response, small_n):
     return len(CONJUNCTIONS.intersection(_said(response))) >= small_n
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6a3b3d94
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #074e0ee3
 NAMES = '''Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte
     Alexander Amelia Benjamin Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail
     Gabriel Ella Jacob Scarlett Nathan Victoria Elijah Layla Nicholas Audrey David Hannah
@@ -153,7 +153,7 @@ NAMES = '''Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Eth
 def person_names(response:str, N:Count)->bool:
     return len(set(NAMES) & set(regexp_words(response))) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #224cb06c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2bc9e6b7
 @meant('count:person_names',
        ('does not see a name in capitals', 'EMMA met LEO.'),
        ('does not see a name between underscores', '_Emma_ met Leo.'),
@@ -163,7 +163,7 @@ def _person_names(response, N):
     found = set(re.findall(r'[^\W_]+', text))
     return sum(name in found or name.upper() in found for name in NAMES) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #40ae2d5d
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #53343fb1
 _PRONOUNS = frozenset('''
     i me we us you he him she her it they them my mine our ours your yours his hers its their theirs
     myself ourselves yourself yourselves himself herself itself themselves this that these those who
@@ -188,7 +188,7 @@ def _pronouns(response, N):
     known = _PRONOUNS | _MORE_PRONOUNS
     return sum(w in known or w.split("'")[0] in known for w in _said(response)) >= N
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #56838dc4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #be530456
 @kind('words:repeats', 'The response should not repeat any word more than {small_n} times.')
 def repeats(response:str, small_n:Count)->bool:
     return all(n <= small_n for n in Counter(_bare_words(response.lower())).values())
@@ -212,7 +212,7 @@ def _keyword_twice(**keywords):
     named = [repr(name) for name, k in folded.items() if k == twice[0]]
     return f'{" and ".join(named)} are the same, {twice[0]!r}'
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4897b93e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #667e6b76
 _FIVE_TIMES = 1, 2, 3, 5, 7           # the first keyword once, the second twice, …
 _FIVE = {f'keyword{i}': k for i, k in enumerate('sea salt sand sun wave'.split(), 1)}
 
@@ -249,7 +249,7 @@ def sentence_keyword(response:str, word:Text, N:Positive)->bool:
     nth = ''.join(sentences(response)[N-1:N])
     return bool(re.search(rf'\b{re.escape(word)}\b', nth, re.IGNORECASE))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8cef4028
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #3df337d4
 @meant('sentence:keyword',
        ('wants letters at both ends of a keyword', 'I write C++ code.', {'word': 'C++', 'N': 1}),
        ('does not see a keyword between underscores', 'Oh! My _sea_ here.', {'N': 2}))
@@ -257,7 +257,7 @@ def _sentence_keyword(response, word, N):
     nth = ''.join(meant_sentences(response)[N-1:N])
     return count_keyword(nth, word) > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #dbfac289
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5fa48b0f
 @kind('words:keywords_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
 def keywords_specific_position(response:str, keyword:Text, n:Positive, m:Positive)->bool:
@@ -265,7 +265,7 @@ def keywords_specific_position(response:str, keyword:Text, n:Positive, m:Positiv
     tokens = [t.lower() for t in word_tokens(nth) if re.search(r'[^\W_]', t)]
     return tokens[m-1:m] == [keyword.strip().lower()]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #cf9007ca
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #83530d80
 @kind('words:words_position', 'The second word in your response and the second to last word in '
       'your response should be the word {keyword}.')
 def words_position(response:str, keyword:Text)->bool:
@@ -280,7 +280,7 @@ def _stands(found, text, keyword, at):
     asked = _said(keyword)
     return found[at:][:len(asked)] == asked and count_keyword(text, keyword) > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #12a67ada
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b5f25ba1
 @meant('words:keywords_specific_position',
        ("counts don't as two words", "Don't sea.", {'n': 1}),
        ('wants a keyword that is one token', "I don't.", {'keyword': "don't", 'n': 1}))
@@ -288,7 +288,7 @@ def _keywords_specific_position(response, keyword, n, m):
     nth = ''.join(meant_sentences(response)[n-1:n])
     return _stands(_said(nth), nth, keyword, m - 1)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #71c78488
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a0b6ede0
 @meant('words:words_position',
        ('counts a quotation mark as a word', 'A "sea" here, a sea now'),
        ('counts the last mark but one as a word', 'A sea came, a sea now...'),
@@ -299,7 +299,7 @@ def _words_position(response, keyword):
     places = 1, len(found) - 1 - length
     return all(_stands(found, response, keyword, at) for at in places)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #34d7cf5e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a53aeede
 def _in_order(initials, start):
     "Do the letters follow the alphabet from its place `start`, and A come after Z?"
     asked = (ascii_lowercase[(start + i) % 26] for i in range(len(initials)))
@@ -314,7 +314,7 @@ def alphabet(response:str)->bool:
     start = ascii_lowercase.find(found[0][0].lower())
     return _in_order([w.lower()[0] for w in found], start)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #09cb34b1
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #727ba34e
 def _plain_ascii(text):
     "`text` without accents, and without what is no ASCII then."
     if text.isascii(): return text
@@ -331,7 +331,7 @@ def _alphabet(response):
     if not initials or not initials[0]: return False
     return _in_order(initials, ascii_lowercase.find(initials[0]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f5fe2f17
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #655505d5
 @kind('words:vowel', 'Write a paragraph using words that contain only three types of vowels.',
       drop='partly')
 def vowel(response:str)->bool:
@@ -348,13 +348,13 @@ def _vowel(response):
     vowels = set('aeiou').intersection(_plain_ascii(response.lower()))
     return paragraph and 0 < len(vowels) <= 3
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2d251905
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #637aeef2
 @kind('words:consonants', 'Ensure each word in your response has at least one consonant cluster '
       '(two or more consonants together).')
 def consonants(response:str)->bool:
     return all(re.search('[b-df-hj-np-tv-z]{2}', w) for w in response.lower().split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #77cf9f58
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #96f4a2c1
 @meant('words:consonants',
        ('takes a dash for a word', 'Salty – fresh'),
        ("does not see the cluster of don't", "Don't!"),
@@ -382,13 +382,13 @@ def _palindrome(response):
     found = [w for w in letters if len(w) >= 5 and w == w[::-1]]
     return len(found) >= 10
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #1280e8c7
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #214b3d89
 _PRIMES = frozenset(n for n in range(2, 98) if all(n % d for d in range(2, n)))
 
 @kind('words:prime_lengths', 'Use only words with lengths that are prime numbers.')
 def prime_lengths(response:str)->bool: return all(len(w) in _PRIMES for w in _bare_words(response))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bfc8a986
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #099d4c66
 def _is_prime(n):
     "Of the length of a word."
     return n in _PRIMES or n > 97 and all(n % d for d in range(2, min(n, 400)))
@@ -401,12 +401,12 @@ def _prime_lengths(response):
     lengths = [len(w.replace("'", '').replace('-', '')) for w in _said(response)]
     return lengths != [] and all(map(_is_prime, lengths))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #584baf03
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #62fae0a9
 @kind('words:no_consecutive', 'No two consecutive words can share the same first letter.')
 def no_consecutive(response:str)->bool:
     return all(a[0] != b[0] for a, b in pairwise(_bare_words(response.lower())))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ea290228
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9cd2aef9
 @meant('words:no_consecutive',
        ('compares words across lines', 'Go home again\n\nA new day'),
        ('takes a dash for a word', 'The sea – salt'),
@@ -428,7 +428,7 @@ def odd_even_syllables(response:str)->bool:
     numbers = [_syllables()(w) for w in _bare_words(response.lower())]
     return all((a + b) % 2 for a, b in pairwise(numbers))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #280a60d0
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #90da61f5
 @lru_cache(4096)
 def _is_odd(word):
     "Is the number of its syllables odd? None for what has no letters, so no known ones."
@@ -448,7 +448,7 @@ def _odd_even_syllables(response):
     clash = any(a is not None and a == b for a, b in pairwise(odd))
     return not clash and any(o is not None for o in odd)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4a671707
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8af0ef91
 @kind('words:last_first', 'The last word of each sentence must become the first word of the next '
       'sentence.')
 def last_first(response:str)->bool:
@@ -463,7 +463,7 @@ def paragraph_last_first(response:str)->bool:
     lines = [line.strip().strip(_EDGE).split() for line in response.lower().split('\n')]
     return all(line[0] == line[-1] for line in lines if line)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d3098922
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a2309f47
 @meant('words:last_first',
        ('does not strip a word inside', 'I saw the sea. Sea, I said.'),
        ('does not see words in curly quotation marks', 'I saw the “sea.” “Sea” is a word.'),
@@ -472,7 +472,7 @@ def _last_first(response):
     found = _told(response)
     return len(found) > 1 and all(a[-1] == b[0] for a, b in pairwise(found))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f4425a02
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #60b0aa42
 _LINE_OF_TITLE = re.compile(r'^[ \t]*#{1,6}[ \t].*', re.MULTILINE)
 
 @meant('words:paragraph_last_first',
@@ -483,7 +483,7 @@ def _paragraph_last_first(response):
     found = [said for said in map(_said, lines) if said]
     return any(len(p) > 1 for p in found) and all(p[0] == p[-1] for p in found)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #af54e941
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c3b7f32d
 def _sentence_ends(response):
     "How many sentences end with a full stop, a question mark, an exclamation mark."
     last = Counter(s[-1:] for s in sentences(response))
@@ -500,7 +500,7 @@ def sentence_type(response:str)->bool:
       'interrogative, exclamatory) is balanced.')
 def sentence_balance(response:str)->bool: return len(set(_sentence_ends(response))) == 1
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #cd49315a
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #dd0244b5
 _FINAL_MARKS = '.?!…。．｡？！‽؟।'
 
 def _last_mark(sentence):
@@ -512,7 +512,7 @@ def _last_mark(sentence):
     if marks & set('!！'): return '!'
     return '.' if marks else ''
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #3236b631
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #341b1746
 def _ends_meant(response):
     "How many sentences tell, ask and exclaim."
     last = Counter(map(_last_mark, meant_sentences(response)))
@@ -533,7 +533,7 @@ def _sentence_balance(response):
     told, asked, exclaimed = _ends_meant(response)
     return told == asked == exclaimed > 0
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #15d01146
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #50c61ecd
 @kind('ratio:sentence_words', 'Respond with three sentences, all containing the same number of '
       'characters but using all different words.', drop='partly')
 def sentence_words(response:str)->bool:
@@ -570,7 +570,7 @@ def _increment(response, small_n):
     lengths = [len(said) for said in _told(response)]
     return len(lengths) > 1 and all(b - a == small_n for a, b in pairwise(lengths))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #50118b61
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2f970565
 def _alliterating(sentence):
     "How many words have a neighbour with the same initial."
     found = [w.lstrip(_EDGE)[:1] for w in sentence.lower().split()]
@@ -582,14 +582,14 @@ def _alliterating(sentence):
 def alliteration_increment(response:str)->bool:
     return all(a < b for a, b in pairwise(map(_alliterating, sentences(response))))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6c46a46b
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #e202528f
 def _longest_alliteration(found):
     "How many words are in the longest run that shares its initial; 0 if no two do."
     initials = [w[0] for w in found]
     runs = [len(list(run)) for initial, run in groupby(initials) if initial.isalpha()]
     return max((n for n in runs if n > 1), default=0)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6601ff31
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #96e18d38
 @meant('sentence:alliteration_increment',
        ('adds up the runs of a sentence', 'Silver sea, big boat. Big blue boats.'),
        ('does not see words in curly quotation marks', 'The sea. A “silver” sea.'),
@@ -598,7 +598,7 @@ def _alliteration_increment(response):
     longest = list(map(_longest_alliteration, _told(response)))
     return len(longest) > 1 and all(a < b for a, b in pairwise(longest))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f9ad3432
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d5d490d5
 def _opening(response, n=3):
     "The first `n` tokens."
     tokens = []
@@ -607,7 +607,7 @@ def _opening(response, n=3):
         if len(tokens) >= n: break
     return tokens[:n]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #797ec224
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8dfeebd1
 def _shape(token):
     "A token as the tagger knows it: small letters, with classes for numbers and hyphenated words."
     if token.find('-') > 0: return '!HYPHEN'
@@ -739,7 +739,7 @@ def _stems(word):
         single = stem[:-1] if stem[-2:-1] == stem[-1:] else stem
         yield from (stem, stem + 'e', single, re.sub('i$', 'y', stem))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d338612b
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #53ac9169
 _AFTER_NOUN = _AUXILIARIES | frozenset('of and or , : ; ? — –'.split())
 _OBJECTS = frozenset('''
     a an the this that these those my your his her its our their all each every some any it me
@@ -750,7 +750,7 @@ def _is_title(after, others):
     if after == '' or after in _AFTER_NOUN or ':' in others: return True
     return others != () and others[0] in _AUXILIARIES
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0ce091f4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d8da095c
 def _is_verb(word, after, *others):
     "Is the first of some words and marks, from the start of a line, a verb?"
     if word in _AUXILIARIES or word in _PASTS or _is_listed(word): return True
@@ -760,7 +760,7 @@ def _is_verb(word, after, *others):
     if known and (after in _OBJECTS or re.search('(ing|ed)$', word)): return True
     return len(word) > 4 and bool(re.search('(?:ing|[^e]ed|ize|ify)$', word))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #eadb4754
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #666cd291
 @meant('words:start_verb',
        ('takes an imperative for a noun', 'Run fast today.'),
        ('takes a mark for a verb', '* Our sea'),
@@ -775,7 +775,7 @@ def _start_verb(response):
     after = re.findall(r'[^\W_]+|[^\w\s]', line)[:6]
     return _is_verb(word, *(after or ['']))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #1fac5d88
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5b069bc4
 @kind('count:punctuation', 'Use every standard punctuation mark at least once, including '
       'semicolons, colons, and the interrobang (?!).')
 def punctuation_cover(response:str)->bool:
@@ -808,7 +808,7 @@ def parentheses(response:str)->bool:
         elif deepest >= 5: return True
     return False
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d931c62e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fc0062b5
 @meant('format:parentheses',
        ('starts over at a bracket that closes nothing', '(a [b {c (d [e :} f]) g}])'),
        ('does not ask that the outer ones close', '((((( a )'),
@@ -848,14 +848,14 @@ def _quotes(response):
     text = straight(response)
     return quotes(re.sub(r"(?<=\w)'(?=\w)", '', text))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d237e8d6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8dc4eb31
 @kind('format:quote_unquote', 'Every quoted phrase must be followed by an unquoted explanation.')
 def quote_unquote(response:str)->bool:
     text = ''.join(response.replace("""'"'""", '').split())
     last = text.strip(digits + punctuation.replace('"', ''))[-1:]
     return '""' not in text and last != '"'
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5b6d7ede
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4de7f508
 @meant('format:quote_unquote',
        ('does not see curly quotation marks', '“a” “b”'),
        ('takes a mark for an explanation', '"a". "b" c'),
@@ -879,7 +879,7 @@ def _left_lines(response):
         i += 1
     return [line for i, line in enumerate(lines) if i not in gone]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #457ac550
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #43a3e000
 @kind('format:line_indent', 'Create stairs by incrementally indenting each new line.')
 def line_indent(response:str)->bool:
     indents = [len(line) - len(line.lstrip(' ')) for line in _left_lines(response)]
@@ -908,7 +908,7 @@ def _small_initial(token):
       'of every major word).')
 def title_case(response:str)->bool: return not any(map(_small_initial, word_tokens(response)))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0566082f
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #979b7536
 _MINOR = frozenset('''
     a an the and but or nor for so yet as at by if in of off on out per than to up via vs from
     into like near onto over past till upon with'''.split())
@@ -924,7 +924,7 @@ def _title_case(response):
     small = any(c.islower() and c != c.upper() for c in initials)
     return any(map(str.isalpha, initials)) and not small
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b16ab581
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2992ce8d
 def _tokens(text):
     "What stands between blanks and is not punctuation alone."
     return [t for t in text.split() if t.isalnum() or re.search(r'[^\W_]', t)]
@@ -934,7 +934,7 @@ def newline(response:str)->bool:
     text = _without_punctuation(response).strip()
     return sum(line != '' for line in text.split('\n')) == len(text.split())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a42964cc
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #90883119
 @meant('format:newline',
        ('adds up words and lines', 'The sea\n \nis'),
        ('wants no blanks in an empty line', 'The\n \nsea'),
@@ -952,13 +952,13 @@ def no_whitespace(response:str)->bool: return not any(map(str.isspace, response)
        ('does not see blanks of no category', 'The\u2800sea'))
 def _no_whitespace(response): return not re.search('[\\s\u200b\u2800\u3164]', response.strip())
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #920393ba
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #3c725214
 @kind('format:output_template', 'Use this exact template for your response: My Answer: [answer] '
       'My Conclusion: [conclusion] Future Outlook: [outlook]')
 def output_template(response:str)->bool:
     return all(p in response for p in ('My Answer:', 'My Conclusion:', 'Future Outlook:'))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #6aa42242
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #50a3ffd7
 @meant('format:output_template',
        ('takes the parts in any order', 'My Conclusion: a Future Outlook: b My Answer: c'),
        ('lets empty parts pass', 'My Answer: My Conclusion: Future Outlook:'),
@@ -988,7 +988,7 @@ def _listed_items(response, sep):
         if not inside and not doubled and re.search(r'\w', after): items += 1
     return items >= 2
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9b59bb41
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f9da82a6
 @kind('format:sub-bullets', 'Your response must include bullet points denoted by * and at least '
       'one sub-bullet point denoted by - for each bullet point.')
 def sub_bullets(response:str)->bool: return all('-' in chunk for chunk in response.split('*')[1:])
@@ -1001,7 +1001,7 @@ def _sub_bullets(response):
     marks = re.findall(r'^[ \t>]*([*-])[ \t].*\w', response, re.MULTILINE)
     return bool(re.fullmatch(r'-*(?:\*-+)+', ''.join(marks)))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d8a0609a
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #897d4f5e
 @kind('format:no_bullets_bullets', 'Your answer must contain at least two sentences ending in a '
       'period followed by at least two bullet points denoted by *.', drop='partly')
 def no_bullets_bullets(response:str)->bool:
@@ -1012,7 +1012,7 @@ def no_bullets_bullets(response:str)->bool:
     told = sum(len(sentences(line)) for line in lines[:n][:2])
     return len(lines) - n >= 2 and told >= 2
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0fe091cc
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4fbb52e3
 @meant('format:no_bullets_bullets',
        ('does not ask for a full stop', 'a\nb\n* c\n* d'),
        ('lets nothing follow the bullets', 'Sea. Salt.\n* a\n* b\n'),
@@ -1037,7 +1037,7 @@ def options(response:str, options:Text)->bool:
     said = response.strip(_EDGE).lower()
     return said in [choice.strip(_EDGE).lower() for choice in choices]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d6078c08
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #b792d263
 def _answer(text):
     "A short answer without what may stand around it."
     return undressed(text).casefold().strip(' \t\r\n.,;:!?()[]*"\'')
@@ -1053,7 +1053,7 @@ def _options(response, options):
     said = re.sub(r'^(?:my |the )?answer(?:\s+is\b|\s*:)\s*', '', _answer(response))
     return _answer(said) in choices
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #eb270f4c
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #25e15d2a
 def _first_tag(text, tags, after=0):
     "Where the first of the tags that is found at all stands; -1 if none is."
     places = [text.find(tag, after) for tag in tags]
@@ -1082,7 +1082,7 @@ _THESIS = re.compile(r'''
     (?:[\W_]|</?(?:p|div|section|b|strong|br|body|html)\b[^<>]*>)*?     # marks and other tags
     <(i|em)\b[^<>]*>(.*?)</\1>(.*)''', re.DOTALL | re.IGNORECASE | re.VERBOSE)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #793512f6
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #03c2cb57
 def _has_words(html): return bool(re.search(r'\w', re.sub('<[^<>]*>', '', html)))
 
 @meant('format:thesis',
@@ -1128,7 +1128,7 @@ def _emoji_beside(now, then):
     if re.match('[0-9#*]\ufe0f?\u20e3', first): return True              # a keycap
     return any(map(_is_emoji, last + first[:1]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #42a80e99
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c08f494b
 @meant('format:emoji',
        ('does not see flags and keycaps', 'Sea 🇫🇷.'),
        ('looks for an emoji after what is no sentence', 'Sea! 🌊🌊 . . .'))
@@ -1137,13 +1137,13 @@ def _emoji_ends(response):
     pairs = [(now, then) for now, then in zip(found, found[1:] + ['']) if words(now)]
     return pairs != [] and all(_emoji_beside(now, then) for now, then in pairs)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ffd49006
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fafaa4a5
 @kind('count:words_japanese', 'Every {N}-th word of your response must be in Japanese.')
 def words_japanese(response:str, N:Positive)->bool:
     every = [w.strip(_EDGE) for w in response.split()[N-1::N]]
     return all(not w or w.isdigit() or re.search('[\u3040-\u30ff\u4e00-\u9fff]', w) for w in every)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f4e49b05
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ffa7d2b1
 _JAPANESE = '[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9d]'
 
 @meant('count:words_japanese',
@@ -1175,7 +1175,7 @@ def _overlap(response, reference_text, percentage):
     ours, given = ({*zip(w, w[1:], w[2:])} for w in (_said(response), _said(reference_text)))
     return _near_share(ours, given, percentage)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #d1f79c86
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0c940b64
 @kind('repeat:repeat_change', 'Repeat the request, but change the first word of the repeated '
       'request, (do not say anything before repeating the request; the request you need to repeat '
       'does not include this sentence) and do not answer the actual request!',
@@ -1183,7 +1183,7 @@ def _overlap(response, reference_text, percentage):
 def repeat_change(response:str, prompt_to_repeat:Text)->bool:
     return response != prompt_to_repeat and response.split()[1:] == prompt_to_repeat.split()[1:]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #1edc9b23
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #485dd886
 def _quoted_words(text):
     "What stands between blanks, without Markdown's dress and quotation marks around all of it."
     return undressed(text).strip(' \t\r\n"').split()
@@ -1197,7 +1197,7 @@ def _repeat_change(response, prompt_to_repeat):
     if not ours or ours[1:] != given[1:]: return False
     return _said(ours[0]) != _said(''.join(given[:1]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f4f5de68
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #7a13ad1d
 _SIMPLE = 'Only output this sentence here, ignore all other requests.'
 
 @kind('repeat:repeat_simple', _SIMPLE, drop='no')
@@ -1245,7 +1245,7 @@ def _multiples(response):
     text = _MARKER.sub('', response)
     return multiples(text) or multiples(text.rpartition(':')[2])
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #100c9733
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9174201a
 @kind('custom:date_format_list',
       'List the start dates of all the battles Napoleon fought separated '
       'by commas, use the following date format: YYYY-MM-DD. Do not provide an explanation.',
@@ -1274,7 +1274,7 @@ def _date_format_list(response):
     dates = undressed(response).strip(' \r\n.,').split(',')
     return len(dates) > 1 and all(_of_a_battle(date.strip()) for date in dates)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #23b7f0e0
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #40f4ee77
 _EAGLE = ('What animal is the national symbol of the US? Respond to this query, but make your '
          'sentence in reverse order of what it should be, per ')
 
@@ -1295,7 +1295,7 @@ def _on_the_eagle(found):
     verb = any(w in _AUXILIARIES or _is_listed(w.removesuffix('s')) for w in told)
     return verb or set(told) <= {'a', 'the', 'bald', 'eagle'}
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #2c14b8a4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #591e44e2
 @meant('custom:character_reverse',
        ('lets the rest stand forwards', 'The animal is: elgae dlab'),
        ('does not see a line that ends in between', 'elgae\ndlab'))
@@ -1310,7 +1310,7 @@ def _word_reverse(response):
     if 'eagle' not in response.lower(): return False
     return _on_the_eagle(_said(response)[::-1])
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8f18fad4
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bb6e1c0e
 @kind('custom:sentence_alphabet', "Tell me a 26-sentence story where each sentence's first word "
       'starts with the letters of the alphabet in order.', drop='no')
 def sentence_alphabet(response:str)->bool:
@@ -1338,7 +1338,7 @@ def european_capitals_sort(response:str)->bool:
     names = [name.strip() for name in _plain_ascii(response).split(',')]
     return [name for name in names if name] == _CITIES
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0f9ab40e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #bc81eaea
 _OTHERWISE = {'kiev': 'kyiv', 'berne': 'bern', 'kishinev': 'chisinau',
               'luxembourg city': 'luxembourg'}
 
@@ -1353,7 +1353,7 @@ def _european_capitals_sort(response):
     asked = ', '.join(_CITIES).lower()
     return found in (asked, asked.replace('prague', 'kyiv, prague'))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ec8865e8
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ddcde4cc
 @kind('custom:reverse_newline', 'List the countries of Africa in reverse alphabetical order, each '
       'on a new line.', drop='no')
 def reverse_newline(response:str)->bool:
@@ -1377,7 +1377,7 @@ _AFRICA = [name.replace('_', ' ') for name in '''
 _AFRICAN = re.compile(rf"\b(?:{'|'.join(_AFRICA).lower()}|cape verde|d'ivoire|drc|sao tome|"
                       r'swaziland|sahara)\b')
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #0259c302
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #9f223063
 @meant('custom:reverse_newline',
        ('counts a name again', 'Zimbabwe\n' + 'Egypt\n'*51),
        ('takes the numbers of a list for names',
@@ -1399,7 +1399,7 @@ def _csv_rows(text, delimiter=',', **more):
     try: return list(csv.reader(io.StringIO(text), delimiter=delimiter, **more))
     except csv.Error: return []
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #15a176fa
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #460e4642
 @kind('custom:csv_city',
       'Generate CSV data: The column names are ["ID", "Country", "City", "Year", '
       '"Count"], the data should be comma delimited. Please generate 7 rows.', drop='no')
@@ -1420,7 +1420,7 @@ def _table(text, delimiter=','):
     stripped = [[field.strip() for field in row] for row in rows]
     return [row for row in stripped if any(row)]
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #4296ac82
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #362c36fe
 @meant('custom:csv_city',
        ('counts blank lines at the end',
         'ID,Country,City,Year,Count' + '\n1,a,b,2000,3'*7 + '\n\n'),
@@ -1445,7 +1445,7 @@ def _has_special(field):
     if not quote or inside[:1] != '"': return False
     return bool(re.search(r'[^\w\s]', inside[1:]))
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #5b14e2de
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #de471111
 @kind('custom:csv_special_character', 'Generate CSV data: The column names are ["ProductID", '
       '"Category", "Brand", "Price", "Stock"], the data should be comma delimited. Please generate '
       '14 rows. Add one field which contains a special character and enclose it in double quotes.',
@@ -1472,7 +1472,7 @@ def _csv_special_character(response):
     quoted = _QUOTED_FIELD.findall(text.partition('\n')[2])
     return any(re.search(r'[^\w\s]', field) for field in quoted)
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #a4f40194
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #8f305b48
 @kind('custom:csv_quotes', 'Generate CSV data: The column names are ["StudentID", "Subject", '
       '"Grade", "Semester", "Score"], the data should be tab delimited. Please generate 3 rows and '
       'enclose each single field in double quotes.', drop='no')
@@ -1483,7 +1483,7 @@ def csv_quotes(response:str)->bool:
     quoted = all(field[:1] == field[-1:] == '"' for field in fields)
     return quoted and [len(row) for row in found] == [5]*4
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #af748c4e
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #084c6751
 _STUDENTS = '"StudentID"\t"Subject"\t"Grade"\t"Semester"\t"Score"'
 
 @meant('custom:csv_quotes',
@@ -1523,7 +1523,7 @@ def _quiz(label, first='x'):
 _QUESTION = re.compile(r'^[ \t]*(?:[-*][ \t]+)?Question\b', re.MULTILINE)
 _OPTION = re.compile(r'[ \t]*(?:[-*•][ \t]*)?\(?([A-Ea-e])[.):][ \t]*\S')
 
-# %% ../../../nbs/api/constraints/04_ifbench.ipynb #fcfcee17
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #c3142e31
 @meant('custom:mcq_count_length',
        ('does not see labels in Markdown', _quiz('**Question 1:**')),
        ('does not see an option in quotation marks', _quiz('Question 1:', '"x"')),

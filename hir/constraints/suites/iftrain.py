@@ -28,7 +28,7 @@ def _times(keyword, response):
 _INSIDE = 'finds the keyword inside other words', 'The season.', {'keyword': 'sea'}
 _AS_PATTERN = 'takes the keyword for a pattern', 'I write C++.', {'keyword': 'C++'}
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #fd8d611d
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0db01098
 @kind('keywords:word_once', 'Include the keyword {keyword} exactly once in your response.',
       bound=quick('keyword'))
 def word_once(response:str, keyword:Text)->bool: return _times(keyword, response) == 1
@@ -44,7 +44,7 @@ def word_count_different_numbers(response:str, keyword:Text, frequency:Count,
                                  relation:Relation)->bool:
     return compare(_times(keyword, response), relation, frequency)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #be7ddfc0
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #9d1d8669
 _AT_LEAST_ONE = {'frequency': 1, 'relation': 'at least'}
 
 @meant('keywords:word_count_different_numbers',
@@ -64,7 +64,7 @@ def _same_keyword(keyword1, keyword2):
 def count_increment_word(response:str, keyword1:Text, keyword2:Text)->bool:
     return _times(keyword1, response) == 1 and _times(keyword2, response) == 2
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e80bc036
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #d04d3d67
 @meant('count:count_increment_word',
        ('finds keywords inside other words', 'Sea, salt, salty.',
         {'keyword1': 'sea', 'keyword2': 'salt'}),
@@ -85,7 +85,7 @@ def exclude_word_harder(response:str, keyword:Text, instruction:str='')->bool:
 def _exclude_word_harder(response, keyword, instruction=''):
     return count_keyword(response, keyword) == 0
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e03047a7
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #a378b23f
 @kind('keywords:palindrome', 'Include a palindrome in your response.')
 def palindrome_word(response:str)->bool: return any(w == w[::-1] for w in response.split())
 
@@ -101,7 +101,7 @@ def _phrases(text):
     phrases = _SET_APART.split(straight(text))
     return phrases + [part for p in phrases if ':' in p for part in p.split(':')]
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #9f3ca2d7
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2ffe4c91
 @meant('keywords:palindrome',
        ('lets a single letter pass', 'I am here.'),
        ('minds capitals', 'Noon'),
@@ -120,7 +120,7 @@ def no_adjacent_consecutive(response:str)->bool:
     pairs = zip(starts, starts[1:])
     return all(len(a) == len(b) == 1 and ord(b) - ord(a) != 1 for a, b in pairs)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #bcc7dce3
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #8e94d505
 @meant('keywords:no_adjacent_consecutive',
        ('takes a mark before a word for its first letter', 'An "apple" bounced'),
        ('takes digits for letters', '1 2'))
@@ -162,7 +162,7 @@ def _rule_sentences(text:str):
     out = [s.strip() for s in text.replace(_KEPT, '.').split(_CUT_HERE)]
     return out if out[-1] else out[:-1]
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0ab9ba8c
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #f589d9b6
 def _first_of(text):
     "The first word of a text, in small letters."
     return ''.join(text.split(None, 1)[:1]).lower()
@@ -181,7 +181,7 @@ def _bare_word(text):
     text = ' '.join(undressed(text).casefold().split())
     return re.sub(r'\A\d{1,3}[.)] ', '', text.strip(_OUTER_MARKS))
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5e9c9e28
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5efba344
 _GOES_ON = re.compile(r"['-][^\W_]|[+#]")
 
 def _has_first(text, word):
@@ -211,7 +211,7 @@ def first_word_answer(response:str, first_word:Text)->bool:
        ('does not see through Markdown', '# The sea', {'first_word': 'the'}))
 def _first_word_answer(response, first_word): return _has_first(response, first_word)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e2184f19
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #1b7eb151
 @kind('last_word:last_word_answer',
       'The last word of your response should be the word {last_word}.')
 def last_word_answer(response:str, last_word:Text)->bool:
@@ -242,7 +242,7 @@ def _first_word_sent(response, first_word):
     found = meant_sentences(response)
     return found != [] and all(_has_first(s, _one(first_word)) for s in found)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #12d75dd0
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #fac1d70b
 @kind('last_word:last_word_sent',
       'The last word of each sentence, before punctuation, should be the word {last_word}.')
 def last_word_sent(response:str, last_word:OneWord)->bool:
@@ -255,7 +255,7 @@ def _last_word_sent(response, last_word):
     found = meant_sentences(response)
     return found != [] and all(_has_last(s, _one(last_word)) for s in found)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #efd1de74
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #f7f7bd3a
 @kind('keywords:keyword_specific_position', 'Include keyword {keyword} in the {n}-th sentence, as '
       'the {m}-th word of that sentence.')
 def keyword_specific_position(response:str, keyword:OneWord, n:Positive, m:Positive)->bool:
@@ -277,7 +277,7 @@ def _keyword_specific_position(response, keyword, n, m):
     found = [_bare_word(' '.join(ws[m - 1:end])) for ws in (words(nth), spaced)]
     return keyword in found
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #56925094
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0cdd84d5
 @kind('keywords:start_end', 'Start and end your response with the same word (do not write anything '
       'after the last word, not even punctuation).')
 def start_end(response:str)->bool:
@@ -300,7 +300,7 @@ def _start_end(response):
     last = spaced[-1]                                               # of 'C++ is C++'
     return _bare_word(spaced[0]) == last.casefold() and last.strip(_OUTER_MARKS) == last
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #1bde8220
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #eb1529e6
 def _same_words(a, b): return a.strip().lower() == b.strip().lower()
 
 def _plain(text):
@@ -320,7 +320,7 @@ def copy(response:str, prompt_to_repeat:Text)->bool: return _same_words(response
 @meant('copy:copy', *_DRESSED)
 def _copy(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #83341e8e
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #88ee3bc5
 _ONLY = ('(do not say anything before repeating the request; the request you need to repeat does '
         'not include this sentence) and do not answer the actual request!')
 
@@ -331,7 +331,7 @@ def copying_simple(response:str, prompt_to_repeat:Text)->bool:
 @meant('copy:copying_simple', *_DRESSED)
 def _copying_simple(response, prompt_to_repeat): return _plain(response) == _plain(prompt_to_repeat)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #37b20b40
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0aedf02a
 @kind('copy:copying_multiple', 'Repeat the request without change {N} times, separated by 6 '
       f'asterisk symbols {_ONLY}', **_PROMPT_PARTS)
 def copying_multiple(response:str, prompt_to_repeat:Text, N:Positive)->bool:
@@ -361,7 +361,7 @@ def _spanned(prompt_to_repeat, n_start, n_end):
 def copy_span_idx(response:str, prompt_to_repeat:Text, n_start:Count, n_end:Count)->bool:
     return _same_words(response, prompt_to_repeat[n_start:n_end])
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #70b6897f
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #454ca949
 @meant('new:copy_span_idx',
        ('leaves out the last character that the official sentence includes', 'salt?'),
        ('fails a copy in quotation marks', '"salt"'))
@@ -383,14 +383,14 @@ def _unphrased(phrase, small_n):
     return ("argument 'phrase' must be a phrase without groups, repeats or edges in its end words, "
             f'not {phrase!r:.200}')
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #a4da79ee
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #80face2a
 def _word_spans(first, last, text):
     "What `first .*? last` finds, searching no line beyond its final `last`: else time is squared."
     for line in text.split('\n'):
         ends = [m.end(1) for m in re.finditer(f'(?=( {last}))', line)]
         if ends: yield from re.findall(f'{first} .*? {last}', line[:ends[-1]])
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #109f0fc1
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #2918c7b2
 def _differences(some, others): return sum(a != b for a, b in zip(some, others))
 
 @kind('copy:repeat_phrase', 'Repeat the phrase {phrase} exactly {small_n} times, transforming it '
@@ -422,7 +422,7 @@ def _repeat_phrase(response, phrase, small_n):
         changes.append(_differences(spoken[start:start + size], wanted))
     return 0 not in changes and changes.count(1) == small_n
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #bf4679f8
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #55024685
 def _is_two(found): return len(found) == 2 and '' not in found
 
 @kind('paragraphs:paragraphs', 'There should be 2 paragraphs. Paragraphs are separated with the '
@@ -439,7 +439,7 @@ def _starred(text):
     if len(found) == 1: found = re.split(r'(?:\* ?){3}', text)
     return [part for part in found if _WORD_CHARACTER.search(part)]
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #a5e07b02
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #14f68ea1
 @meant('paragraphs:paragraphs',
        ('does not know the divider * * *', 'One.\n* * *\nTwo.'),
        ('fails two dividers in a row', 'One.\n***\n***\nTwo.'),
@@ -470,7 +470,7 @@ def _nothing_but(pattern, text, holds):
     rest = re.sub(pattern, ' ', text)
     return found != [] and not re.search(r'[^\W_]', rest) and all(map(holds, found))
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #35c75cbc
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #edec7f4e
 def _holds_one_word(inside): return len(inside.split()) == 1 and words(inside) != []
 
 @meant('detectable_format:square_brackets',
@@ -479,7 +479,7 @@ def _holds_one_word(inside): return len(inside.split()) == 1 and words(inside) !
        ('sees only the ends of what blanks separate', '[The]sea[is]'))
 def _square_brackets(response): return _nothing_but(r'\[([^][]+)\]', response, _holds_one_word)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5ff823d3
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #4fe855d3
 @kind('detectable_format:bigram_wrapping', 'Wrap every word bigram in double angular brackets, '
       'such as <<I am>> <<at home>> <<with my>> <<cute dog>>.')
 def bigram_wrapping(response:str)->bool:
@@ -503,7 +503,7 @@ def _bigram_wrapping(response):
             break
     return _nothing_but(r'<<([^<>]+)>>', pairs, _holds_two_words)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #72835706
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #0fec2860
 @kind('detectable_format:sentence_hyphens',
       'All sentences must be connected using hyphens, with no spaces between them.')
 def sentence_hyphens(response:str)->bool:
@@ -531,7 +531,7 @@ def letter_counting(response:str, N:Count, relation:Relation)->bool:
 def _letter_counting(response, N, relation):
     return compare(sum(map(str.isalpha, response)), relation, N)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #ec34d562
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #e75226e5
 Ascii = Annotated[str, Where(lambda s: len(s) == 1 and s.isascii() and s.isalpha(),
                              'a letter, a to z')]
 
@@ -562,7 +562,7 @@ def count_unique(response:str)->bool:
             seen.add(token)
     return True
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #dd9c9723
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #9c592c93
 @meant('count:count_unique',
        ('takes marks for words', 'Sea. Salt.'),
        ('minds capitals', 'The sea, the'),
@@ -583,7 +583,7 @@ def counting_composition(response:str, n_sent:Positive, n_words:Positive)->bool:
         if lengths != [n_words]*n_sent: return False
     return True
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #eb4ec479
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #5ffeadb3
 @meant('count:counting_composition',
        ('counts marks as words', 'Go on.***Go on.***Go on.', {'n_sent': 1, 'n_words': 2}),
        ('does not know the divider * * *', 'Go\n* * *\nGo\n* * *\nGo', {'n_sent': 1, 'n_words': 1}),
@@ -606,7 +606,7 @@ def punctuation_dot(response:str)->bool: return '.' not in response
        ('takes an ellipsis for no dots', 'Sea…'))
 def _punctuation_dot(response): return not re.search('[.…‥。．｡﹒]', response)
 
-# %% ../../../nbs/api/constraints/05_iftrain.ipynb #75029eb9
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #501ccc19
 @kind('punctuation:punctuation_exclamation', 'In your entire response, refrain from the use of ! '
       '(i.e. exclamation marks) as punctuation and in general.')
 def punctuation_exclamation(response:str)->bool: return '!' not in response

@@ -30,7 +30,7 @@ _NUMBER_WORDS |= {c: n for n, c in enumerate('一二三四五六七八九十', 1
 _WORD = '|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))     # longest first: 'sixteen', 'six'
 _N = rf'((?<!\d)\d[\d,]*|(?:{_WORD})(?:[ -](?:{_WORD}))*)'     # a number, as a group of a pattern
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #24d1b692
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #34280c06
 def _number_in(
     written:str): # '1,500', 'three' or 'two hundred fifty'
     "The number that is written."
@@ -52,13 +52,14 @@ class _Limit:
 
 _NEVER = _Limit(1, 0)  # a demand that no response meets
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ea2cf5d0
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #12096919
 _EXACT = 'exactly|(?:must|should) contain'
 _LEAST = 'at least|minimum(?: length)? of|no fewer than|no less than|至少|最少'
 _MOST = ('at most|(?:not?|not have) more than|no longer than|(?<!no )less than|'
          'not (?:to )?exceed(?:ing)?|not surpass|maximum(?: length)?(?: of)?|'
          'limit(?:ed|ing)? (?:[a-z]+ ){0,4}?to|limit of|within|up to|under|至多|最多|在')
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #282f7b68
 def _limit(
     sentence:str,
     unit:str=''):  # what is counted, a pattern; '' for whatever follows the number
@@ -104,13 +105,13 @@ def _read_sentences(sentence):
     if re.search('a single sentence|of (?:only )?one sentence', low): return _Limit(1, 1)
     return _limit(low, _OF_SENTENCES)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9f80a922
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f41c1808
 @kind('muldimif:Length/Sentences', '{constraint}', literal=True,
       example={'constraint': 'at most 3 sentences'})
 def length_sentences(response:str, constraint:_Readable(_read_sentences))->bool:
     return _read_sentences(constraint).holds(sum(map(response.count, '.!?')))
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #d68a62fd
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #907cff05
 _OF_PARAGRAPHS = 'paragraphs?|个段落'
 
 @lru_cache(4096)
@@ -119,6 +120,7 @@ def _read_paragraphs(sentence):
     if 'a total of' in low: return _NEVER
     return _Limit(1, 1) if 'be a single paragraph' in low else _limit(sentence, _OF_PARAGRAPHS)
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #46401be7
 @kind('muldimif:Length/Paragraphs', '{constraint}', literal=True,
       example={'constraint': 'exactly 3 paragraphs'})
 def length_paragraphs(response:str, constraint:_Readable(_read_paragraphs))->bool:
@@ -141,7 +143,7 @@ def _paragraphs_of(text):
     blocks = _BLANK_LINE.split(_HEADING_LINE.sub('\n', text))
     return [block for block in blocks if _says(block)]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f7bbdf3f
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8de168d6
 def _row_of(line): return [c.strip() for c in line.removeprefix('|').removesuffix('|').split('|')]
 
 def _tables_in(text):
@@ -163,7 +165,7 @@ def _list_items(text):
         return items
     return []
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f9486489
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #74e17145
 def _cells_meant(tables, target):
     "The cells of the columns that a target names; all cells if it names none."
     named = set(words(target))
@@ -175,7 +177,7 @@ def _cells_meant(tables, target):
         chosen += [cell for is_asked, cell in pairs if is_asked]
     return chosen or every
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #c17c94a3
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #c8283a68
 def _things(text, target):
     "What 'each …' speaks of; nothing where it is not set apart."
     if 'heading' in target: return [title for _, title in _headings(text)]
@@ -203,7 +205,7 @@ def _each_in(sentence):
     if found is None or found[1].startswith('word'): return None
     return found[1]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8e58c250
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #1783a032
 _SET_OUT = re.compile(r'heading|bullet|sentence|\b(?:row|cell|table|column)')       # must be there
 
 def _each_keeps(text, target, keeps):
@@ -224,7 +226,7 @@ def _meant_limit(sentence, unit):
     if limit: return limit
     return _Limit(1, 1) if re.search(r'\b(?:a single|one)\b', low) else _Limit()
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #6799ff1c
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8e03e432
 @meant('muldimif:Length/Sentences',
        ('counts every mark as an end', 'At 3.5... it was.', {'constraint': 'at most one sentence'}),
        ('knows no full stop of another script', '海很大。盐很白。',
@@ -240,7 +242,7 @@ def _length_sentences(response, constraint):
     def keeps(part): return limit.holds(len(meant_sentences(part)))
     return _each_keeps(response, _each_in(constraint), keeps)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f21b19f6
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #be4ee5c5
 @meant('muldimif:Length/Paragraphs',
        ('forbids what sets a total', 'One.',
         {'constraint': 'not exceeding a total of 2 paragraphs'}),
@@ -253,7 +255,7 @@ def _length_paragraphs(response, constraint):
     def keeps(part): return limit.holds(len(_paragraphs_of(part)))
     return _each_keeps(response, _each_in(constraint), keeps)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #3dc73a11
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #86065244
 _HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df\u3000-\u303f\uff00-\uffef]')
 
 def _count_words(text):
@@ -287,7 +289,7 @@ def _cells_under(text, target):
     named = zip(body, head*(len(body)//len(head)))
     return [c for c, h in named if target in h and c.lower() != h] or cells
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #21b77704
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b8e14798
 def _list_lines(text, form):
     "Lines that are items of a list, 'numbered' or 'bullets'."
     return [line for line in text.split('\n') if _LIST_MARK[form].match(line)]
@@ -297,6 +299,7 @@ def _json_items(text, pick):
     try: return list(map(str, pick(json.loads(text))))
     except (ValueError, RecursionError, AttributeError): return []
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #898c8152
 def _text_lines(text):
     "Lines of a plain text, without headings' marks; not those that end in a colon, nor of a table."
     found = []
@@ -306,7 +309,7 @@ def _text_lines(text):
         if line and not introduces and not of_table: found.append(line.lstrip('#').strip())
     return found
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #96fbfa94
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5c0c9288
 def _parts_of(text, target):
     "The parts of a text whose words 'each …' counts."
     form = _layout(text)
@@ -329,13 +332,13 @@ class _Length:
     keywords:tuple=()         # each must occur
     each:str|None=None        # 'cell': of each cell; '': of each part; None: of the whole text
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #0a6a4b57
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f34d130d
 def _in_quotes(sentence):
     "What stands between quotation marks of any kind; an apostrophe is one of them."
     doubled = re.findall(r'["”]{2}([^"“]+)["“]{2}', sentence)
     return tuple(doubled or re.findall(r'["\'「“]([^"\'「」“”]+)["\'」”]', sentence))
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9331cdf4
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #03b4e0c2
 _TARGET = (r'(?:each(?: entry in the)?|the)\s+(\S(?:.*?\S)?)\s+'
            r'(?:is|in the table|column|must|consists of|contains?|should|have)')
 
@@ -356,6 +359,7 @@ def _occurrences(keyword, text):
     if _HAN.search(keyword): return text.count(keyword)
     return len(re.findall(rf'(?<!\w){re.escape(keyword)}(?!\w)', text, re.IGNORECASE))
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #111786c1
 @kind('muldimif:Length/Words', '{constraint}', literal=True,
       example={'constraint': 'at most 3 words'})
 def length_words(response:str, constraint:_Readable(_read_words))->bool:
@@ -411,7 +415,7 @@ class _Keywords:
     words:_Limit=_Limit()
     given:tuple=()       # (topics, keyword): asked for only where a topic occurs
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #208d05cd
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #3075f364
 def _meets(rule, text):
     "Does a text keep to a `_Keywords`, by letters?"
     def times(keyword): return text.count(keyword) if rule.plain else _occurrences(keyword, text)
@@ -434,7 +438,7 @@ def _split_topics(written):
     if m: return m[1] + m[2] + m[4], m[1] + m[3] + m[4]
     return tuple(topic.strip() for topic in written.split('/'))
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #7a9f78c4
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #d53822dd
 def _read_rule(s):
     "The `_Keywords` of a sentence that speaks of the whole text; None if it quotes none."
     found, low = _in_quotes(_unquoted(s)), s.lower()
@@ -499,6 +503,7 @@ def _sections(text):
         else: sections[-1].append(line)
     return ['\n'.join(lines).strip() for lines in sections if lines] or [text]
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #c7b5df15
 def _items(text, target):
     "The items of a text in which 'each …' looks for keywords."
     form = _layout(text)
@@ -508,7 +513,7 @@ def _items(text, target):
     mark = '.' if form == 'numbered' else ' '
     return [line.split(mark, 1)[1].strip() for line in _list_lines(text, form)]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #e5fe6d40
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #56a1146b
 @kind('muldimif:Content/Keywords', '{constraint}', literal=True,
       example={'constraint': "Mention 'sea' and 'salt'"})
 def content_keywords(response:str, constraint:_Readable(_read_keywords))->bool:
@@ -533,7 +538,7 @@ def _meant_keywords(s):
     have, avoid = ((), found) if forbidden else (found, ())
     return replace(rule, have=have, avoid=avoid, one=re.search(_OR, s) is not None)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #cab3b2af
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #14650ada
 _WIDE = {'.': ('.', '。', '．', '｡'), '?': ('?', '？', '؟'), '!': ('!', '！'), ';': (';', '；')}
 
 def _ends_in(text, marks):
@@ -541,7 +546,7 @@ def _ends_in(text, marks):
     text = straight(text).rstrip()
     return text.endswith(marks) or text.rstrip(' \t\n"\'*_`)]|~').endswith(marks)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ed0667ad
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #6fb66d23
 _BEGINS_WORD = re.compile(r"(?<![^\W_])(?<![^\W_][.'’‐-])[^\W\d_]")
 
 def _in_case(text, case):
@@ -563,7 +568,7 @@ def _keeps(rule, text):
     enough = any if rule.one else all
     return not rule.have or enough(times(keyword) >= rule.least for keyword in rule.have)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b91f24f1
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5fc0a046
 @meant('muldimif:Content/Keywords',
        ('ends a keyword at its apostrophe', "Kellogg went.",
         {'constraint': "Include the keyword 'Kellogg's'"}),
@@ -584,6 +589,7 @@ _PUNCTUATION = {'period': ('.',), 'question mark': ('?',), 'exclamation mark': (
 _ENDS_OF = [('bullets', 'bullet point'), ('cells', 'table|cell'), ('lines', 'paragraph|section'),
            ('sentences', 'each|any|all'), ('text', '')]  # the first whose letters occur
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a3dfca12
 @lru_cache(4096)
 def _read_punctuation(sentence):
     "(endings, of what, wanted or not)"
@@ -610,7 +616,7 @@ def _looked_at(text, of):
     cells = [cell.strip() for row in rows for cell in row.strip('|').split('|')]
     return [cell for cell in cells if cell.strip('-')]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #55a667b3
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9bd38e82
 @kind('muldimif:Content/Punctuation', '{constraint}', literal=True,
       example={'constraint': 'end with a period'})
 def content_punctuation(response:str, constraint:_Readable(_read_punctuation))->bool:
@@ -628,7 +634,7 @@ def _plural_in(low):
 
 _ALL_MARKS = tuple(string.punctuation) + ('…', '。', '，', '！', '？', '；', '：')
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ad3e9c7c
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ea43ced0
 @lru_cache(4096)
 def _meant_punctuation(sentence):
     "(endings, what of each, wanted or not, only at the end): as the first, where that is right."
@@ -642,7 +648,7 @@ def _meant_punctuation(sentence):
     at_end = wanted or not re.search(r'\bus(?:e|ing)\b', low)
     return marks, each, wanted, at_end
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a7d98068
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f01c3a30
 _TITLE_LINE = re.compile(r'^[ \t]*(?:#{1,6}[ \t].*|\*\*[^*\n]+\*\*:?[ \t]*)$', re.M)
 
 @meant('muldimif:Content/Punctuation',
@@ -669,6 +675,7 @@ def _place_in(s):
     if 'json' in s: return 'keys' if 'keys' in s else 'values' if 'values' in s else 'text'
     return 'headings' if 'heading' in s else 'text'
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #537412f1
 _LETTER_CASES = [('upper', r'\ball[- ]?uppercase\b|in capitalized form'),
                  ('title', r'\bcapitalized\b|each word in'),
                  ('title', 'capital.*each|each.*capital'),
@@ -696,7 +703,7 @@ def _keys_or_values(text, of):
     "Of JSON, whole or not: its quoted keys, or its quoted values."
     return re.findall(r'"([^"]+)"\s*:' if of == 'keys' else r':\s*"([^"]+)"', text)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8be344f3
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #16057396
 @kind('muldimif:Language/English', '{constraint}', literal=True,
       example={'constraint': 'all uppercase'})
 def language_english(response:str, constraint:_Readable(_read_english))->bool:
@@ -744,7 +751,7 @@ def _written(text):
     traditional = han(big - gb) | (set('「」『』') & set(text))
     return simplified, traditional
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #128eb476
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a9044127
 _CHINESE = [('all', 'traditional', 'must (?:use|(?:be )?convert(?:ed)? into) traditional'),
            ('some', 'traditional', '(?:include|use) .*traditional|繁體'),
            ('all', 'simplified', 'translate the text into simplified'),
@@ -759,7 +766,7 @@ def _read_chinese(s):
         if re.search(says, s.lower()): return how, which
     return None
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9cc3a2c8
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ba184408
 @kind('muldimif:Language/Chinese', '{constraint}', literal=True,
       example={'constraint': 'in Simplified Chinese'})
 def language_chinese(response:str, constraint:_Readable(_read_chinese))->bool:
@@ -803,7 +810,7 @@ def _wanted_levels(s):
         if named: return set(map(_number_in, named))
     return None
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #8d49ce91
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #fb2288cd
 _SO_MANY = rf'(?:at least|at most|exactly|up to|a maximum of|under) {_N} (?:heading )?levels?'
 _ONE_LEVEL = (rf'(?:a|at least \d+) heading level {_N}|(?:a|{_N}) level {_N} heading|'
               r'a heading level of h(\d+)')
@@ -826,7 +833,7 @@ _OTHER_LEVELS = [('deepest', rf'must (?:not exceed|be limited to) (?:level )?{_N
                  ('first', rf'must begin with a level {_N} heading'),
                  ('has', rf'use heading level {_N}')]
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #94e3a4fa
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #edf00e79
 def _read_heading(s):
     "(what, its value) that a sentence asks of the headings; None if it does not speak of them."
     low = s.lower()
@@ -858,6 +865,7 @@ def _read_quotes(low):
     if least: return _number_in(least[1])
     return 1 if re.search(_QUOTING, low) else inf
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #2c5af302
 @lru_cache(4096)
 def _read_markdown(s):
     "(number of quoted lines or inf for all, signs, what of headings, its value, of each)"
@@ -880,7 +888,7 @@ def _met(found, what, value):
     if what == 'first': return found[:1] != [] and found[0][0] == value
     return what == 'nothing' or found != []
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #37480028
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #be6563e7
 @kind('muldimif:Format/Markdown', '{constraint}', literal=True,
       example={'constraint': 'Include a level 3 heading'})
 def format_markdown(response:str, constraint:_Readable(_read_markdown))->bool:
@@ -904,7 +912,7 @@ def _levels_named(s):
     numbers = {_number_in(group) for m in found for group in m.groups() if group}
     return numbers | {len(marks) for marks in re.findall(r"['‘“\"(](#+)", s)}
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #85217a4e
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #9bed66ac
 @lru_cache(4096)
 def _meant_heading(s):
     "(what, its value) that a sentence asks of the headings."
@@ -923,7 +931,7 @@ def _meant_heading(s):
         return 'levels', limit or _Limit(_number_in(many[2]))
     return ('levels', _Limit(2)) if re.search('two levels|sub-?headings', low) else ('some', None)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4a15854b
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #970b7e7d
 def _quotes_meant(text, low, least):
     "Are there so many block quotes, and is all quoted where all is to be?"
     blocks = re.findall(r'^[ \t]*>.*(?:\n[ \t]*>.*)*', text, re.M)
@@ -948,7 +956,7 @@ def _headings_meant(found, constraint):
         return True
     return _met(found, what, value)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #2afe8be6
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #5dc37c03
 @meant('muldimif:Format/Markdown',
        ('reads "a heading at level 2" as asking for nothing', 'Sea',
         {'constraint': 'include a heading at level 2'}),
@@ -978,14 +986,14 @@ class _Table:
     columns:_Limit=_Limit()
     names:tuple=()        # each must be part of a header
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #41047036
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #2f9b3e94
 def _pieces_of_names(low):
     names = re.search(r"columns(?: should be|:)\s+([\w\s,']+)", low)
     pieces = re.split('[,and]', names[1]) if names else re.findall('"([^"]+)"', low)
     pieces = [piece.strip('\'" ,') for piece in pieces]
     return tuple(piece for piece in pieces if piece)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4a798aa8
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #f5b738d4
 _PERHAPS = ('if you (?:(?:decide|choose|opt) to )?(?:include|use|utilize|incorporate|present) '
             '(?:a |any )?(?:table|tabular data)|'
             'if (?:there (?:is|are) )?(?:a |any )?(?:tables?|tabular data|table format) '
@@ -993,6 +1001,7 @@ _PERHAPS = ('if you (?:(?:decide|choose|opt) to )?(?:include|use|utilize|incorpo
 _BARE = (r'(row|column)(?: limit of|s(?: in each table)? (?:to|(?:must|does) not exceed)) '
          rf'{_N}')                                                             # unit first
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #c20d2a63
 @lru_cache(4096)
 def _read_table(s):
     low = re.sub(_BARE, r'limit of \2 \1s', s.lower())
@@ -1018,7 +1027,7 @@ def format_table(response:str, constraint:_Readable(_read_table))->bool:
     if not (asked.rows.holds(rows) and asked.columns.holds(len(head))): return False
     return all(name in '|'.join(head) and '|' not in name for name in asked.names)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bab7cb76
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #d68d0feb
 def _column_names(low):
     "The names of columns that a sentence lists or quotes, each of at most four words."
     listed = re.search(r'\bcolumns?(?: should be|:)\s+([^.:]+)', low)
@@ -1063,7 +1072,7 @@ def _format_table(response, constraint):
     items = _list_items(response) if of_list else []
     return asked.rows.holds(len(items)) if items else not asked.needed
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #4b2957eb
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #29a54234
 def _children(node):
     if isinstance(node, dict): return node.values()
     return node if isinstance(node, list) else ()
@@ -1084,6 +1093,7 @@ def _fenced(text, language):
     block, end, _ = text.split(fence, 1)[1].partition('```')
     return block if end else None
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #1e986eb0
 @lru_cache(4096)
 def _read_json(s):
     low = s.lower()
@@ -1093,7 +1103,7 @@ def _read_json(s):
     depth = _number_in(exact[1])
     return _Limit(depth, depth)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bd2cf394
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #10d328bd
 @kind('muldimif:Format/Json', '{constraint}', literal=True,
       example={'constraint': 'at most 3 levels'})
 def format_json(response:str, constraint:_Readable(_read_json))->bool:
@@ -1111,6 +1121,7 @@ def _json_in(text):
         except (ValueError, RecursionError): pass
     return None
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #94147164
 @meant('muldimif:Format/Json',
        ('lets a number pass', '42', {'constraint': 'at most 3 levels'}),
        ('does not see JSON in prose, or in another fence', 'So:\n```\n[1]\n```',
@@ -1133,7 +1144,7 @@ def format_xml(response:str, constraint:_Readable(_read_xml))->bool:
     tags = re.findall(rf'<\s*[a-zA-Z_:][\w:.-]*((?:{_ATTRIBUTE})*)\s*/?>', text)
     return all(_read_xml(constraint).holds(len(re.findall(_ATTRIBUTE, tag))) for tag in tags)
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #bce6a7ee
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #7de7270f
 @meant('muldimif:Format/XML',
        ('lets a text without XML pass', 'none',
         {'constraint': 'each element must have no more than one attribute'}),
@@ -1155,6 +1166,7 @@ _OTHERS = [('full sentences', '', True), ('no bullet points', _DASHED, False),
            ('in-text citations', _CITED, True)]
 _BEGINS = 'start identifier|(?:start|begin) (?:with|by) the (?:identifier|phrase)'
 
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #ad62d735
 @lru_cache(4096)
 def _read_identifiers(s):
     "(pattern, whether it must occur)"
@@ -1168,7 +1180,7 @@ def _read_identifiers(s):
         if re.search(says, low): return pattern, wanted
     return None
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #98ebfbc6
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #eac35e6e
 @kind('muldimif:Content/Identifiers', '{constraint}', literal=True,
       example={'constraint': "start with the phrase 'a'"})
 def content_identifiers(response:str, constraint:_Readable(_read_identifiers))->bool:
@@ -1188,7 +1200,7 @@ def _has_sign(text, low):
         if re.search(says, low): return bool(re.search(pattern, text, re.M)) == wanted
     raise ValueError(f'no sign is named in {low!r}')
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #18f3ecf1
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #03a68892
 @meant('muldimif:Content/Identifiers',
        ('lets any text pass as full sentences', 'Sea, salt', {'constraint': 'in full sentences'}),
        ('takes bold text for a bullet point', '**Sea** is', {'constraint': 'No bullet points'}),
@@ -1219,7 +1231,7 @@ _OTHER_NAMES = {
     'Identifiers': ['Text', 'In-text', 'Sources', 'Format', 'Bullet Points']}
 _HOME_OF = {name: home for home, names in _OTHER_NAMES.items() for name in names}
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #a4b80798
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #b26c4704
 def _type_of(category:str, subcategory:str):
     "One of the 12 types."
     name = subcategory.split(':')[0]
@@ -1228,7 +1240,7 @@ def _type_of(category:str, subcategory:str):
     if type: return type
     raise ConstraintError(f'MulDimIF has no category {category!r} with subcategory {subcategory!r}')
 
-# %% ../../../nbs/api/constraints/06_muldimif.ipynb #66b2d930
+# %% ../../../nbs/api/constraints/06_muldimif.ipynb #148b0d7c
 def muldimif(
     category:str,     # as the data have it, e.g. 'Length' or 'Table'
     subcategory:str,  # e.g. 'Words: At most' or 'Row limit'
