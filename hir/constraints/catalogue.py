@@ -67,6 +67,7 @@ def _kind_text(k:Kind):
 # %% ../../nbs/api/constraints/08_catalogue.ipynb #73470360
 def _suite_of(k:Kind): return k.check.__module__.rpartition('.')[2]   # the name of its module
 
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #e765f3d0
 def kinds_called(asked:str='')->dict[str, Kind]: # an id, or how it begins; a suite
     "The kinds whose id begins or whose suite is called so, by id; if none, a ConstraintError."
     found = kinds(asked) or {id: k for id, k in kinds().items() if _suite_of(k) == asked}

@@ -23,6 +23,7 @@ def _one_by_one(values):
     for value in values: out += value if isinstance(value, list) else [value]
     return out
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #82a173d7
 def _counts(c):
     "How often a thing may be said: a few times, as often as a number of it says, or once more."
     numbers = {value for value in _one_by_one(c.args.values()) if isinstance(value, int)}
@@ -70,6 +71,7 @@ WAYS = {'empty': 'nothing, or blanks', 'word': 'one word', 'repeated': 'a senten
         'copied': 'the sentence of the constraint, perhaps with a task',
         'named': 'the words it names, alone', 'marks': 'its marks, alone'}
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #00468226
 def no_answers(c:Constraint)->dict[str, list[str]]:
     "Way → texts that answer nothing."
     prompt, marks = str(c), _marks(c)
@@ -120,6 +122,7 @@ def _cell(k, way, found): # found: reading → `hacks`
 # %% ../../nbs/api/constraints/09_hack.ipynb #027163e7
 def _hack_row(name, cells): return f'{name:<48}' + ''.join(f'{cell:<10}' for cell in cells)
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #d76d2f8d
 def _hack_lines(found): # id → reading → `hacks`
     "How many kinds are met in each way, in each reading, and which in none."
     readings = list(next(iter(found.values()), ()))

@@ -77,6 +77,7 @@ def _question_key(*parts):
     "32 hexadecimal digits that stand for `parts`."
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #ee639a75
 def question(
     task:str,     # what was asked for; the whole prompt where the criterion refers to it
     response:str, # what was written
@@ -172,6 +173,7 @@ def _is_answer(entry):
     if not isinstance(entry, dict): return False
     return {name: type(value) for name, value in entry.items()} == {'key': str, 'ok': bool}
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #b718f218
 def _read_cache(path):
     "Key → answer, from every whole line; torn lines are passed over."
     _check_cache(path)
@@ -254,6 +256,7 @@ def _home():
 def _is_home(judge):
     return not judge.base_url or endpoint_of(judge.base_url) == endpoint_of(_home())
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #6fecc115
 def _key_of(judge):
     "The key for the judge's endpoint; a JudgeError where it would be read on the way."
     if judge.api_key: return judge.api_key
@@ -341,6 +344,7 @@ async def within(task:Awaitable, home:list)->Any:
     home.append((asyncio.get_running_loop(), asyncio.current_task()))
     return await task
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #32afad1b
 def _run_now(task):
     "The result of a coroutine, also where an event loop is running already."
     try: asyncio.get_running_loop()
@@ -395,6 +399,7 @@ def _client_of(judge):
     ours = dict(max_retries=0, timeout=None, base_url=judge.base_url or _home())
     return _openai().AsyncOpenAI(api_key=_key_of(judge), http_client=_http_client(judge), **ours)
 
+# %% ../../nbs/api/constraints/07_judge.ipynb #665c1a20
 async def ask_all(judge:Judge, todo:dict[str, str], tally:SimpleNamespace)->None:
     "Ask all of `todo`, key → prompt, and note the answers."
     queue, workers = iter(todo.items()), min(judge.concurrency, len(todo))

@@ -90,6 +90,8 @@ _STARTERS = set('''
     according although among both but despite even he however i if in indeed instead it many
     meanwhile moreover most nevertheless nonetheless nor separately similarly since so some the
     there these they this those though thus under when while yet'''.split()) # start sentences
+
+# %% ../../nbs/api/constraints/01_text.ipynb #7c09fe54
 _EITHER = _STARTERS | set('''
     a about after all also an and any are as at b be because before best by c can come could d
     did do each every first for from get give go good great had has have how is just keep key
@@ -136,6 +138,7 @@ _NEVER_SMALL = set('''
     integer integers label labels loop map neural polynomial quantum scan sequence server sorted
     update variables vector velocity vertical'''.split())
 
+# %% ../../nbs/api/constraints/01_text.ipynb #de72de8b
 @cache
 def _common_words():
     "English words that are usually written small."
@@ -162,6 +165,7 @@ def _stops(token:str):
 _HEADED = set('business corrections credit international leisure letters review who'.split())
 _NUMBER, _INITIAL = re.compile(r'-?[.,]?\d[\d,.-]*\.?$'), re.compile(r'[^\W\d]\.$')
 
+# %% ../../nbs/api/constraints/01_text.ipynb #25bccfd8
 def _is_end(
     token:str,  # e.g. 'p.m.'
     after:str): # the token after it, e.g. 'They'
@@ -200,6 +204,8 @@ def _has_end(piece:str): # a run and what follows, e.g. 'p.m. They'
     return any(_is_end(*pair) for pair in pairwise(_tokens_of(piece)))
 
 _known_end = lru_cache(1_000)(_has_end)
+
+# %% ../../nbs/api/constraints/01_text.ipynb #21f3c4a2
 _NEXT_WORD = re.compile(r'\s+(\S+)|.')
 
 def _next_word(text:str, at:int):
@@ -293,6 +299,7 @@ def _is_common(word:str):
     word = re.match(r'\w*', word)[0].lower()
     return word == 'i' or word in _common_words()
 
+# %% ../../nbs/api/constraints/01_text.ipynb #eebbcade
 def _is_initial(before:str, after:str):
     "Do the words around a letter make it part of a name, as in 'John F. Kennedy', not 'Plan B'?"
     if before.lower() in _LETTERED: return False
@@ -322,6 +329,7 @@ _END_MARK = re.compile(rf'((?:(?<![.!?…])[.!?…]|[{_ELSEWHERE}])[.!?…{_ELSE
                        rf'([{_SHUT}]*)(?:\[\d+\])*(\s*)')           # what shuts, the gap
 _AFTER_END = re.compile(r'(?=(.))[\W_]{0,20}([^\W_][\w.]{0,30})')
 
+# %% ../../nbs/api/constraints/01_text.ipynb #816d7419
 def _meant_ends(block:str):
     "Where sentences end inside a block."
     start = 0
@@ -390,6 +398,7 @@ def _unused(text:str):
     private = map(chr, range(0xE000, 0x110000))
     return next(c for c in private if c not in text)
 
+# %% ../../nbs/api/constraints/01_text.ipynb #1e88a630
 def tokenize(
     sentences:Iterable[str])->list[list[str]]: # of one text, or of many
     "The tokens of each sentence, by the Treebank rules."

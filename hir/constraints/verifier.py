@@ -118,6 +118,7 @@ _THINKING = ("cut, keep, or tags to cut: reason for <reason>…</reason>, '[THIN
              'several with commas')
 Thinking = Annotated[str, Where(lambda s: s == 'keep' or None not in _tag_pairs(s), _THINKING)]
 
+# %% ../../nbs/api/constraints/02_verifier.ipynb #4d4423ca
 @lru_cache(64)
 def _trace_tags(thinking):
     "A pattern of opening tags, groups o0, o1, …, and closing ones, c0, c1, …"
@@ -197,6 +198,7 @@ def ila(v:Verdict)->float:
     "Instruction-level accuracy of one response: 1.0 if every constraint holds, else 0.0."
     return float(all(v.ok))
 
+# %% ../../nbs/api/constraints/02_verifier.ipynb #70b185e0
 def cla(v:Verdict)->float:
     "Constraint-level accuracy of one response: the share of constraints that hold, in [0, 1]."
     return sum(v.ok) / len(v.ok)
