@@ -490,7 +490,7 @@ def _drawn_likely(found, draw): # rows of n-grams; a `random.Random`
 
 # %% ../../nbs/api/constraints/01_text.ipynb #7533ca12
 def language(text:str)->str|None:
-    "Code of a text's language, e.g. 'zh-cn'; 'unknown' if none is likely, None without letters."
+    "A text's language, e.g. 'zh-cn'; 'unknown' if none is likely, None with nothing to go by."
     found = _grams_in(text)
     if not found: return None
     names, draw, total = _profiles()[0], random.Random(0), 0
