@@ -40,6 +40,7 @@ class TaskConfig:
     out:str = 'runs/hir'        # folder of the run
     seed:Annotated[Count, at_most(2**32 - 1)] = 0  # of everything
     steps:Count = 100           # iterations: sample, choose, update
+    responses:Count = 0         # end after the step that has drawn so many, further draws included; 0: no such end
     batch:Positive = 64         # instructions per step, B
     m:Positive = 6              # responses per instruction
     method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name, settings}; see hir methods

@@ -323,7 +323,11 @@ def _model_marks(cfg, model):
     return {n: said for n, said in (('model', commit_of(model)), ('weights', weights_sum(cfg.model))) if said}
 
 # %% ../../nbs/api/training/10_trainer.ipynb #9cdf26c8
-def _due(every:int, s:int, last:int): return s == last or (every > 0 and s % every == 0)
+def _over(cfg:HirConfig, run:Run):
+    "Has it done all its steps, or drawn all its responses?"
+    return run.step >= cfg.steps or (0 < cfg.responses <= run.sampled)
+
+def _due(every:int, cfg:HirConfig, run:Run): return _over(cfg, run) or (every > 0 and run.step % every == 0)
 
 def fit(
     cfg:HirConfig, model:nn.Module, tokenizer:Any, # of `transformers`
@@ -354,7 +358,7 @@ def _steps(cfg:HirConfig, job:Job, train, rules, evaluate, progress, on_step):
     if not found: last = _log_eval(cfg, job, evaluate)
     with (bar(total=cfg.steps, initial=job.run.step, desc=visible(Path(cfg.out).name),
               progress=progress and job.accelerator.is_main_process) as shown, Bell(job.accelerator) as bell):
-        while job.run.step < cfg.steps:
+        while not _over(cfg, job.run):
             try: last = _advance(cfg, job, train, rules, evaluate, last, shown, on_step)
             except (Exception, Stopped) as e: _rescue(cfg, job, e); raise
             if bell.heard(): _leave(cfg, job)
@@ -397,9 +401,9 @@ def _rescue(cfg:HirConfig, job:Job, error:BaseException):
 def _advance(cfg:HirConfig, job:Job, train, rules, evaluate, last:dict, shown, on_step):
     "One step with all that is due after it; returns the latest evaluation."
     metrics, rows = _train_step(cfg, job, train, rules)
-    _log_step(cfg, job, metrics, rows); s = job.run.step
-    if _due(cfg.eval_every, s, cfg.steps): last = _log_eval(cfg, job, evaluate)
-    if _due(cfg.save_every, s, cfg.steps): _save_now(cfg, job)
+    _log_step(cfg, job, metrics, rows)
+    if _due(cfg.eval_every, cfg, job.run): last = _log_eval(cfg, job, evaluate)
+    if _due(cfg.save_every, cfg, job.run): _save_now(cfg, job)
     told = {n: f'{metrics[n]:.3f}' for n in ('ila', 'cla') if n in metrics}
     shown.set_postfix(told | ({'heldout': f'{last["ila"]:.3f}'} if 'ila' in last else {})); shown.update()
     if on_step: on_step(metrics, rows)
