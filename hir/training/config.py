@@ -50,6 +50,8 @@ class TaskConfig:
     thinking:Thinking = 'cut'   # a trace before the answer: cut | keep | tags, e.g. reason or [THINK] [/THINK]
     overlong:Overlong = 'keep'  # if truncated: keep | mask (no loss) | penalise (earn 0) | punish (-1) | drop
     guard:Guards = ''           # what earns nothing: none or several of copied, repeated, tiny, empty, module:function
+    noise:Annotated[float, at_least(0), at_most(1)] = 0. # share of verdicts turned round in training, for trials
+    annotators:Positive = 13    # who turn them round, each in its own places
     judge:str = ''              # model that judges soft constraints; empty: there are none
     judge_url:str = ''          # its OpenAI-compatible endpoint; empty: that of OPENAI_BASE_URL
     judge_cache:str = ''        # file of its answers, e.g. runs/judge.jsonl
@@ -333,7 +335,7 @@ def rules_of(cfg:HirConfig)->Rules:
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
     named = 'reward', 'check', 'overlong', 'old', 'guard', 'importance', 'importance_level'
     return Rules(**{name: rule(name) for name in named}, judge=_judge_of(cfg), reading=cfg.reading,
-                 thinking=cfg.thinking, importance_cap=cfg.importance_cap)
+                 thinking=cfg.thinking, importance_cap=cfg.importance_cap, noise=cfg.noise, annotators=cfg.annotators)
 
 def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 
