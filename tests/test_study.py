@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hir.toy.study import ABLATIONS, FASTER, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
+from hir.toy.study import ABLATIONS, FASTER, METHODS, VARIANTS, study_trial
+from hir.toy.trials import REGIMES, Trial, TrialError, run_trials
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 
@@ -40,7 +41,7 @@ def test_quick_study(tmp_path):
 
 @pytest.mark.slow
 def test_a_failing_trial_is_named_and_the_others_stay(tmp_path):
-    good, bad = Trial('sparse', 'HiR', budget=96), Trial('sparse', 'no such method', budget=96)
+    good, bad = study_trial('sparse', 'HiR', budget=96), Trial('sparse', 'no such method', (('m', 6), ('method', 'none')), budget=96)
     kept = run_trials([good], tmp_path, TOY, 1)
-    with pytest.raises(StudyError, match='sparse-no-such-method'): run_trials([good, bad], tmp_path, TOY, 1)
+    with pytest.raises(TrialError, match='sparse-no-such-method'): run_trials([good, bad], tmp_path, TOY, 1)
     assert run_trials([good], tmp_path, TOY, 1) == kept
