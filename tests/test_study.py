@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from hir.toy.gallery import GALLERY, noisy_lines
 from hir.toy.study import ABLATIONS, FASTER, METHODS, VARIANTS, study_trial
 from hir.toy.trials import REGIMES, Trial, TrialError, run_trials
 
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 
 
-def quick(out):
-    command = [sys.executable, '-m', 'hir', 'study', '--quick', '--out', str(out)]
+def quick(out, what='study'):
+    command = [sys.executable, '-m', 'hir', what, '--quick', '--out', str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -37,6 +38,21 @@ def test_quick_study(tmp_path):
     assert len(made) == len(records)
     quick(tmp_path)                                                  # nothing left to do
     assert made == {p.name: p.stat().st_mtime_ns for p in (tmp_path/'records').iterdir()}
+
+
+@pytest.mark.slow
+def test_quick_gallery(tmp_path):
+    said = quick(tmp_path, 'gallery')
+    records = [json.loads(line) for line in (tmp_path/'trials.jsonl').read_text().splitlines()]
+    assert {r['method'] for r in records} == {*GALLERY, *noisy_lines()} and all(f'| {name} ' in said for name in GALLERY)
+    for r in records:
+        first, last = r['evals'][0], r['evals'][-1]
+        assert first['step'] == 0 and last['sampled'] >= 192 and last['cpu'] > 0, r['method']    # two steps of 96, or what more was drawn
+        assert all(0 <= e['ila'] <= e['cla'] <= 1 for e in r['evals']), r['method']
+        assert first['ila'] == records[0]['evals'][0]['ila'] or 'PHF conditional' in r['method'] or r['method'] in ('CoH', 'LeTI')   # asked in their own way
+    made = {p.name: p.stat().st_mtime_ns for p in (tmp_path/'records').iterdir()}
+    quick(tmp_path, 'gallery')                                       # nothing left to do
+    assert made == {p.name: p.stat().st_mtime_ns for p in (tmp_path/'records').iterdir()} and len(made) == len(records)
 
 
 @pytest.mark.slow

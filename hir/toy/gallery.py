@@ -24,12 +24,13 @@ GALLERY = {
     'DAPO': dict(name='dapo'), 'GSPO': dict(name='gspo'), 'CISPO': dict(name='cispo'),
     'PSR': dict(name='nsr', successes=1., failures=0.), 'NSR': dict(name='nsr', successes=0.),
     'W-REINFORCE': dict(name='nsr'), 'RL-ZVP': dict(name='rl_zvp'),
-    'MDP-GRPO': dict(name='mdp_grpo', reward='cla'), 'GDPO': dict(name='gdpo'), 'RTT': dict(name='rtt'),
-    'HeRL': dict(name='herl'), 'SDPO': dict(name='sdpo'), 'SDPO rewritten': dict(name='sdpo', reads='rewritten'),
+    'MDP-GRPO': dict(name='mdp_grpo', reward='cla', temperatures='.4,.7,1'), 'GDPO': dict(name='gdpo'),
+    'RTT': dict(name='rtt'), 'HeRL': dict(name='herl'), 'SDPO': dict(name='sdpo'),
+    'SDPO rewritten': dict(name='sdpo', reads='rewritten'),
     'ILF': dict(name='ilf'), 'SELF': dict(name='ilf', critic='self'), 'CoH': dict(name='coh'),
-    'LeTI': dict(name='leti'),
-    'DPO': dict(name='dpo'), 'online DPO': dict(name='online_dpo'), 'XPO': dict(name='xpo'),
-    'P3O': dict(name='p3o', reward='cla'), 'P3O joint': dict(name='p3o', reward='cla', clipping='joint'),
+    'LeTI': dict(name='leti'), 'DPO': dict(name='dpo'), 'online DPO': dict(name='online_dpo'),
+    'XPO': dict(name='xpo'), 'P3O': dict(name='p3o', reward='cla'),
+    'P3O joint': dict(name='p3o', reward='cla', clipping='joint'),
     'SuperHF': dict(name='superhf'), **{f'PHF {o}': dict(name='phf', objective=o) for o in (
         'mle', 'filter', 'conditional', 'unlikelihood', 'rwr', 'awr')}}
 

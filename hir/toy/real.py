@@ -14,7 +14,7 @@ from ..files import write_jsonl
 from ..constraints.constraint import Verdict
 from ..constraints.verifier import cla, ila
 from ..evaluation.evaluate import aligned
-from .study import span
+from .trials import span
 from ..training.config import read_settings
 from ..training.runlog import read_log
 
