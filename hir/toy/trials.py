@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGIMES', 'WIDE', 'STARTS', 'TUNING', 'BATCH', 'LESSON', 'BUDGET', 'regime_files', 'start_folder', 'Trial',
-           'TrialError', 'run_trials', 'end', 'area', 'by_method', 'against', 'tuned', 'trials_table', 'span',
-           'trials_text']
+           'memory_file', 'TrialError', 'run_trials', 'end', 'area', 'by_method', 'against', 'tuned', 'trials_table',
+           'span', 'trials_text']
 
 # %% ../../nbs/api/toy/05_trials.ipynb #74c664eb
 import json, math, multiprocessing, os, shutil, time
@@ -98,6 +98,7 @@ class Trial:
     seed:int=0        # of the training
     lr:float=5e-4
     budget:int=BUDGET # responses to sample
+    watch:bool=False  # measure how far it moves from the start, and keep what its method remembers
 
     @property
     def name(self)->str:
@@ -139,34 +140,61 @@ class _Clock:
         return timed
 
 # %% ../../nbs/api/toy/05_trials.ipynb #d07470cf
-def _scorer(path, cfg):
+def _scorer(path, cfg, away=None): # away: of `_moved`
     "Engine → ILA and CLA on the instructions of a file."
     from hir.evaluation.evaluate import evaluate
     qs = load_instructions(path)
     def found(engine):
-        summary = evaluate(engine, qs, cfg.eval_samples, seed=0, greedy=False).summary()
-        return {k: round(summary[k], 4) for k in ('ila', 'cla')}
+        report = evaluate(engine, qs, cfg.eval_samples, seed=0, greedy=False)
+        numbers = {k: report.summary()[k] for k in ('ila', 'cla')} | ({'kl': away(report)} if away else {})
+        return {k: round(x, 4) for k, x in numbers.items()}
     return found
 
-# %% ../../nbs/api/toy/05_trials.ipynb #54f8f0ce
-def _run_trial(trial:Trial, out, config):
-    "Train; returns the record of the trial."
-    from hir.training.config import make_config, read_config
+def _moved(start, tokenizer):
+    "Report → the mean of log π(y) − log π₀(y) over its responses y: a sample of KL(π‖π₀), in nats."
+    import torch
+    from hir.policies.policy import Policy
+    from hir.replays.reward import Row
+    from hir.training.batch import collate
+    policy = Policy(start)
+    @torch.no_grad()
+    def nats(report):
+        batch = collate([Row(r) for r in report.rollouts], tokenizer.pad_token_id)
+        first = (policy(batch.ids, batch.prompt_len, batch.mask)[0]*batch.mask).sum(1)
+        return sum(r.logp for r in report.rollouts)/len(first) - first.mean().item()
+    return nats
+
+# %% ../../nbs/api/toy/05_trials.ipynb #e6321441
+def _train_trial(trial:Trial, out, cfg):
+    "Train in the run's folder; returns evaluations, the second set and history."
     from hir.policies.policy import load_policy
     from hir.training.runlog import read_log
     from hir.training.trainer import fit
-    _one_thread(); folder = Path(out)/'work'/trial.name; shutil.rmtree(folder, ignore_errors=True)
-    cfg = make_config(trial.settings | dict(out=str(folder), resume='fresh'), trial.name, read_config(config))
     train, held = regime_files(out, trial.regime)
-    model, tokenizer = load_policy(start_folder(out, trial.regime, trial.start))
+    start = start_folder(out, trial.regime, trial.start); model, tokenizer = load_policy(start)
     clock, history, cpu = _Clock(), [], []
     def on_step(metrics, rows): history.append(metrics); cpu.append(clock())
-    evaluate = clock.apart(_scorer(held, cfg))
+    evaluate = clock.apart(_scorer(held, cfg, _moved(load_policy(start)[0], tokenizer) if trial.watch else None))
     fit(cfg, model, tokenizer, load_instructions(train), evaluate, progress=False, on_step=on_step)
-    evals = read_log(folder/'eval.jsonl')
-    second = _second_set(trial, out, cfg, model, tokenizer)
+    return dict(evals=[_timed(e, cpu) for e in read_log(Path(cfg.out)/'eval.jsonl')],
+                second=_second_set(trial, out, cfg, model, tokenizer), history=_thinned(history))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #a311621d
+def memory_file(out:str|Path, trial:Trial)->Path:
+    "Where `watch` keeps what a method remembers."
+    return Path(out)/'memory'/f'{trial.name}.json'
+
+def _run_trial(trial:Trial, out, config):
+    "Train; returns the record of the trial."
+    from hir.training.config import make_config, read_config
+    _one_thread(); folder = Path(out)/'work'/trial.name; shutil.rmtree(folder, ignore_errors=True)
+    cfg = make_config(trial.settings | dict(out=str(folder), resume='fresh'), trial.name, read_config(config))
+    record = asdict(trial) | _train_trial(trial, out, cfg)
+    for file in folder.glob('checkpoint-*/method.json') if trial.watch else ():
+        memory_file(out, trial).parent.mkdir(exist_ok=True)
+        shutil.copy(file, memory_file(out, trial))
     shutil.rmtree(folder)
-    return asdict(trial) | dict(evals=[_timed(e, cpu) for e in evals], second=second, history=_thinned(history))
+    return record
 
 # %% ../../nbs/api/toy/05_trials.ipynb #ca25d547
 def _second_set(trial, out, cfg, model, tokenizer):
@@ -178,7 +206,8 @@ def _second_set(trial, out, cfg, model, tokenizer):
 
 def _timed(e:dict, cpu):
     "The columns of an evaluation that are kept, with processor seconds."
-    return {k: e[k] for k in ('step', 'sampled', 'ila', 'cla')} | dict(cpu=round(([0.] + cpu)[e['step']], 2))
+    kept = {k: e[k] for k in ('step', 'sampled', 'ila', 'cla', 'kl') if k in e}
+    return kept | dict(cpu=round(([0.] + cpu)[e['step']], 2))
 
 # %% ../../nbs/api/toy/05_trials.ipynb #70f6955d
 class TrialError(RuntimeError):
