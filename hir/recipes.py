@@ -300,6 +300,7 @@ def _responses(cfg:HirConfig, p):
     more = p['most'] > p['sampled']
     most = f' ({cfg.steps*p["most"]:,} at most, where the method draws again)' if more else ''
     ends = f', ends once {cfg.responses:,} are drawn' if cfg.responses else ''
+    if cfg.minutes: ends += f', ends after {cfg.minutes:g} minutes of training'
     return f'{cfg.steps*p["sampled"]:,} responses{most}{ends}'
 
 # %% ../nbs/api/90_recipes.ipynb #f924a7e0
