@@ -345,6 +345,20 @@ def _demo(args, rest):
     print(save_results(rows, args.out))
     print(f'\nThe curves are in {args.out}/curves.png, every number in {args.out}/results.json.')
 
+# %% ../nbs/api/92_cli.ipynb #fa95ad81
+def _real(args, rest):
+    "A real model trained for a while on this machine; what changed, and what it says."
+    from hir.toy.real import before_and_after, plot_run
+    given = dict(config='smollm2', out=args.out, minutes=args.minutes, steps=1000, eval_samples=2, resume='auto')
+    words = [word for name, value in given.items() for word in (f'--{name}', str(value))]
+    asked, more = parser().parse_known_args(['train', *words, *rest])
+    _train(asked, more)
+    cfg = _given_settings(asked, more)
+    plot_run(args.out).savefig(Path(args.out)/'curves.png')
+    print('\nOn the held-out instructions, before and after [95% over instructions]:\n')
+    print(before_and_after(args.out, load_instructions(_asked_for(cfg.heldout, 'heldout'))[:3]))
+    print(f'\nThe curves are in {args.out}/curves.png, the model in {args.out}/policy (see hir ask)')
+
 # %% ../nbs/api/92_cli.ipynb #c54f4cbb
 def _sweep(args, rest):
     "Many runs from one file; the exit status is that of a run that failed, if one did."
@@ -615,10 +629,10 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('--version', action='version', version=f'hir {__version__}')
     p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
     sub = p.add_subparsers(dest='command', required=True,
-                           metavar='demo | get | train | sweep | eval | ask | verify | draw | study | gallery | '
+                           metavar='demo | real | get | train | sweep | eval | ask | verify | draw | study | gallery | '
                                    'kinds | methods | config | export')
-    for add in (_add_demo, _add_get, _add_train, _add_sweep, _add_eval, _add_ask, _add_verify, _add_draw, _add_study,
-                _add_gallery, _add_config, _add_export): add(sub)
+    for add in (_add_demo, _add_real, _add_get, _add_train, _add_sweep, _add_eval, _add_ask, _add_verify, _add_draw,
+                _add_study, _add_gallery, _add_config, _add_export): add(sub)
     k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
                        'constraints with arguments and an example, or show one kind.')
     k.add_argument('asked', nargs='?', default='', metavar='ID',
@@ -651,6 +665,16 @@ def _add_demo(sub):
     p.add_argument('--budget', type=_at_least_1, default=15360, help='responses sampled per run (default: %(default)s)')
     p.add_argument('--jobs', type=_at_least_1, help='runs side by side (default: the number of cores)')
     p.set_defaults(call=_demo)
+
+# %% ../nbs/api/92_cli.ipynb #696a5319
+def _add_real(sub):
+    p = sub.add_parser('real', help='train SmolLM2 on two cores for half an hour, and ask it before and after',
+                       description='HiR on SmolLM2-135M-Instruct, from where an earlier call stopped. First: hir get '
+                       'smollm2. Any setting of hir train may follow.')
+    p.add_argument('--out', default='runs/real', help='folder of the run (default: %(default)s)')
+    p.add_argument('--minutes', type=float, default=25.,
+                   help='of training steps; evaluations come on top (default: 25)')
+    p.set_defaults(call=_real)
 
 # %% ../nbs/api/92_cli.ipynb #7486bb18
 def _add_train(sub):
@@ -768,7 +792,7 @@ def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this
     args, rest = parser().parse_known_args(argv)
     if rest and rest[0][:1] != '-' and getattr(args, 'task', '') is None: args.task = rest.pop(0)     # after options
     if _names_code(args): see_working_folder()
-    if rest and args.command != 'train': parser().error(f'unknown argument {rest[0]!r}')
+    if rest and args.command not in ('train', 'real'): parser().error(f'unknown argument {rest[0]!r}')
     try:
         if getattr(args, 'kinds', ''): use_kinds(args.kinds)
         with shown(): args.call(args, rest); sys.stdout.flush()
