@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'ENGINES', 'TaskConfig', 'OptimConfig', 'ScaleConfig', 'HirConfig', 'ConfigError', 'methods', 'method_named',
-           'settings_with', 'make_config', 'read_settings', 'worded', 'read_config', 'read_known', 'method_of',
-           'function_named', 'engine_class', 'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of', 'attention_of',
-           'engine_of', 'save_config']
+           'settings_with', 'make_config', 'is_over', 'read_settings', 'worded', 'read_config', 'read_known',
+           'method_of', 'function_named', 'engine_class', 'gives_of', 'rules_of', 'sizes_of', 'object_of', 'chat_of',
+           'attention_of', 'engine_of', 'save_config']
 
 # %% ../../nbs/api/training/07_config.ipynb #18742dcb
 import dataclasses, importlib, importlib.metadata, importlib.util, inspect, json, pkgutil, platform, warnings
@@ -40,6 +40,8 @@ class TaskConfig:
     out:str = 'runs/hir'        # folder of the run
     seed:Annotated[Count, at_most(2**32 - 1)] = 0  # of everything
     steps:Count = 100           # iterations: sample, choose, update
+    responses:Count = 0         # end after the step that has drawn so many, further draws included; 0: no such end
+    minutes:Annotated[float, at_least(0)] = 0. # the same, by the time that its training steps took
     batch:Positive = 64         # instructions per step, B
     m:Positive = 6              # responses per instruction
     method:dict = field(default_factory=lambda: settings_with('hir')) # a name, or {name, settings}; see hir methods
@@ -49,6 +51,8 @@ class TaskConfig:
     thinking:Thinking = 'cut'   # a trace before the answer: cut | keep | tags, e.g. reason or [THINK] [/THINK]
     overlong:Overlong = 'keep'  # if truncated: keep | mask (no loss) | penalise (earn 0) | punish (-1) | drop
     guard:Guards = ''           # what earns nothing: none or several of copied, repeated, tiny, empty, module:function
+    noise:Annotated[float, at_least(0), at_most(1)] = 0. # share of verdicts turned round in training, for trials
+    annotators:Positive = 13    # who turn them round, each in its own places
     judge:str = ''              # model that judges soft constraints; empty: there are none
     judge_url:str = ''          # its OpenAI-compatible endpoint; empty: that of OPENAI_BASE_URL
     judge_cache:str = ''        # file of its answers, e.g. runs/judge.jsonl
@@ -171,6 +175,11 @@ def make_config(
             raise ValueError(f'no setting {lost!r}; method {method["name"]} has it: method.{lost}')
         return dataclasses.replace(base, method=method, **accepted(flat, FIELDS, 'setting', 'see `hir train --help`'))
     except ValueError as e: raise ConfigError(struck_text(f'{where}: {e}')) from None
+
+# %% ../../nbs/api/training/07_config.ipynb #fd8e1edc
+def is_over(cfg:HirConfig, step:int, sampled:int, seconds:float)->bool: # done, drawn and spent in training
+    "Has a run done all its steps, drawn all its responses, or used its time?"
+    return step >= cfg.steps or 0 < cfg.responses <= sampled or 0 < cfg.minutes*60 <= seconds
 
 # %% ../../nbs/api/training/07_config.ipynb #f2e3b5f4
 _LONGEST, _DEEP, _DIGITS = 2**17, 20, 100    # of a file, of what is in one another, of a number
@@ -332,7 +341,7 @@ def rules_of(cfg:HirConfig)->Rules:
         except ValueError as e: raise ConfigError(f'setting {name!r} {e}') from None
     named = 'reward', 'check', 'overlong', 'old', 'guard', 'importance', 'importance_level'
     return Rules(**{name: rule(name) for name in named}, judge=_judge_of(cfg), reading=cfg.reading,
-                 thinking=cfg.thinking, importance_cap=cfg.importance_cap)
+                 thinking=cfg.thinking, importance_cap=cfg.importance_cap, noise=cfg.noise, annotators=cfg.annotators)
 
 def sizes_of(cfg:HirConfig)->Sizes: return Sizes(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(Sizes)})
 
