@@ -346,7 +346,7 @@ def _demo(args, rest):
     print(f'\nThe curves are in {args.out}/curves.png, every number in {args.out}/results.json.')
 
 # %% ../nbs/api/92_cli.ipynb #fa95ad81
-def _real(args, rest):
+def _train_real(args, rest):
     "A real model trained for a while on this machine; what changed, and what it says."
     from hir.toy.real import before_and_after, plot_run
     given = dict(config='smollm2', out=args.out, minutes=args.minutes, steps=1000, eval_samples=2, resume='auto')
@@ -674,7 +674,7 @@ def _add_real(sub):
     p.add_argument('--out', default='runs/real', help='folder of the run (default: %(default)s)')
     p.add_argument('--minutes', type=float, default=25.,
                    help='of training steps; evaluations come on top (default: 25)')
-    p.set_defaults(call=_real)
+    p.set_defaults(call=_train_real)
 
 # %% ../nbs/api/92_cli.ipynb #7486bb18
 def _add_train(sub):

@@ -51,7 +51,7 @@ def _pairs_at(path, memory):
     "Fill a memory with the pairs that a checkpoint holds."
     try: memory.load_state_dict(parsed_json(whole_text(path), path))
     except (DataError, KeyError, TypeError) as e:
-        raise ValueError(f'pairs: {path} holds no pairs ({e}); name the method.json of a checkpoint of online_dpo') from None
+        raise ValueError(f'pairs: {path} holds no pairs ({e}); name the method.json of a checkpoint') from None
     memory.pairs = memory.pairs[-memory.most:]
 
 # %% ../../nbs/methods/online_dpo.ipynb #528f1523

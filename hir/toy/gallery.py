@@ -42,7 +42,7 @@ GALLERY = {
 _M = 6                               # responses to an instruction
 _OF_THE_RUN = ('reward', 'noise')     # all else in a line is the method's
 
-def _settings_of(line:dict, budget:int):
+def _run_settings(line:dict, budget:int):
     "A line of the gallery as a trial takes it."
     own = {n: x for n, x in line.items() if n not in _OF_THE_RUN}
     run = {n: x for n, x in line.items() if n in _OF_THE_RUN}
@@ -60,7 +60,7 @@ def gallery_trials(
     regimes:Sequence[str]=('marked-sparse', 'marked-zero'),
     starts:Sequence[int]=STARTS, seeds:Sequence[int]=(0, 1), budget:int=BUDGET)->list[Trial]:
     "Every line in every regime, from every start, with every seed."
-    return [Trial(regime, name, _settings_of(line, budget), start, seed, rates[name], budget)
+    return [Trial(regime, name, _run_settings(line, budget), start, seed, rates[name], budget)
             for regime in regimes for start in starts for seed in seeds for name, line in lines.items()]
 
 RATES = (2.5e-4, 5e-4, 1e-3)
@@ -92,7 +92,7 @@ def gap_trials(
 def mixed_trials(online:Iterable[Trial], out:str|Path)->list[Trial]: # those of the policy; folder of the records
     "Those that learn from the pairs of another trial, in no order."
     def mixed(t): return dict(name='online_dpo', memory=_ALL, sampler='none', pairs=str(memory_file(out, t)))
-    return [replace(t, method='pairs of the policy, mixed', given=_settings_of(mixed(t), t.budget)) for t in online]
+    return [replace(t, method='pairs of the policy, mixed', given=_run_settings(mixed(t), t.budget)) for t in online]
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #01c2d54a
 def value_at(

@@ -167,7 +167,7 @@ def kept_table(runs:dict, step:int|None=None)->str: # of `kept_runs`; the last s
     return aligned(lines)
 
 # %% ../../nbs/api/toy/08_real.ipynb #ebb16859
-def _said(answers):
+def _answers_after(answers):
     "A line for the first sampled answer after each step."
     for step, r in answers.items():
         yield f'  after step {step}: [{r["marks"]}] {" ".join(r["response"].split())}'
@@ -185,7 +185,7 @@ def before_and_after(
     out = [aligned(lines)]
     for i, q in enumerate(instructions):
         mine = {s: next(r for r in said if (r['step'], r['q'], r['greedy']) == (s, i, False)) for s in steps}
-        out += ['', q.said, *_said(mine)]
+        out += ['', q.said, *_answers_after(mine)]
     return '\n'.join(out)
 
 # %% ../../nbs/api/toy/08_real.ipynb #f7d9b814
