@@ -115,8 +115,8 @@ def _on_hub(path):
     file = str(path).endswith(('.safetensors', '.bin', '.json', '.gguf'))
     return bool(named) and not file and not Path(path).parent.is_dir()
 
-# %% ../../nbs/api/policies/00_policy.ipynb #dab21c3e
-def _listed(names, kind):
+# %% ../../nbs/api/policies/00_policy.ipynb #5ca40d74
+def _few_of(names, kind):
     "What a folder has, in words; no more than eight names."
     if not names: return f'no {kind}'
     return f'the {kind} {", ".join(names[:8])}' + ', …'*(len(names) > 8)
@@ -130,7 +130,7 @@ def _instead(path):
     file = gone.suffix == '.gguf'
     beside = [p for p in gone.parent.iterdir() if (p.suffix == '.gguf' if file else p.is_dir())]
     have = sorted(p.name for p in beside if not p.name.startswith('.'))
-    few = 'it has ' + _listed(have, '.gguf files' if file else 'folders')
+    few = 'it has ' + _few_of(have, '.gguf files' if file else 'folders')
     return f': {gone.parent} has no {gone.name!r}{nearest(gone.name, have, few)}'
 
 # %% ../../nbs/api/policies/00_policy.ipynb #5a60e5fb
@@ -222,14 +222,14 @@ def commit_of(model:PreTrainedModel)->str:
     "The commit that a model on the hub was loaded from; '' for one of a folder."
     return getattr(model.config, '_commit_hash', None) or ''
 
-# %% ../../nbs/api/policies/00_policy.ipynb #a54d6f8d
-def _check_whole(model, missing): # names, as `transformers` tells them
+# %% ../../nbs/api/policies/00_policy.ipynb #26a1cfe7
+def _check_weights(model, missing): # names, as `transformers` tells them
     "Raise a ValueError if weights are missing that no other weight stands for."
     tied = getattr(model, 'all_tied_weights_keys', None) or {}
     lost = sorted(set(missing) - set(tied))
     if lost: raise ValueError(f'it has no weights for {", ".join(lost[:3])}{", …"*(len(lost) > 3)}')
 
-# %% ../../nbs/api/policies/00_policy.ipynb #ea363951
+# %% ../../nbs/api/policies/00_policy.ipynb #a1eb2676
 def _from_gguf(path, place, own, kw):
     "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
     kw |= dict(quantization_config=GgufConfig(dequantize=True), output_loading_info=True, **own)
@@ -237,7 +237,7 @@ def _from_gguf(path, place, own, kw):
     except Exception as e:                        # KeyError, NotImplementedError, RuntimeError …
         raise ValueError(f'transformers {transformers_version} cannot read it; its architecture is '
                          f'{check_gguf(path).architecture!r}: {e}') from e
-    _check_whole(model, told['missing_keys'])
+    _check_weights(model, told['missing_keys'])
     return model
 
 # %% ../../nbs/api/policies/00_policy.ipynb #d798ec75
@@ -273,8 +273,8 @@ def _check_tokens(model, tokenizer):
                           'call model.resize_token_embeddings and save both, '
                           'or take the tokenizer of the model')
 
-# %% ../../nbs/api/policies/00_policy.ipynb #12aaebab
-def _packing():
+# %% ../../nbs/api/policies/00_policy.ipynb #dc7fd23d
+def _four_bits():
     "What has `from_pretrained` pack the matrices; all else stays in float32."
     packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4',
                                 bnb_4bit_use_double_quant=True)
@@ -283,7 +283,7 @@ def _packing():
     own = int(os.environ.get('LOCAL_RANK', 0))    # the GPU of this process, not the first one's
     return {'device_map': {'': own}} | kw
 
-# %% ../../nbs/api/policies/00_policy.ipynb #46fab998
+# %% ../../nbs/api/policies/00_policy.ipynb #e9cc5e61
 def _as_asked(path, own, kw):
     "What `from_pretrained` is passed; for the dtype 'nf4' with how to pack the weights."
     if kw.get('dtype') != 'nf4': return kw
@@ -294,7 +294,7 @@ def _as_asked(path, own, kw):
     if not is_bitsandbytes_available():
         raise PolicyError(f'{path}: dtype nf4 needs the package bitsandbytes: '
                           "pip install 'hir[4bit]'")
-    return kw | _packing()
+    return kw | _four_bits()
 
 # %% ../../nbs/api/policies/00_policy.ipynb #49396ad9
 def packed_layers(model:nn.Module)->dict[str, nn.Module]:
@@ -519,7 +519,7 @@ def _responses_then(ids, prompt_len, # (B,L), (B,)
     at = at.clamp(max=ids.shape[1] - 1)                         # beyond: padding, seen by nobody
     return dict(then=ids.gather(1, at), then_at=at)
 
-# %% ../../nbs/api/policies/00_policy.ipynb #1b12eeab
+# %% ../../nbs/api/policies/00_policy.ipynb #476771e3
 def _seen(
     short, # (R,) columns of padding on the left; None: there are none, all before is seen
     q:int, width:int, # the last q of so many columns ask
@@ -531,10 +531,10 @@ def _seen(
     if model.config._attn_implementation != 'sdpa': return filled.long()
     own = key[width - q:, None]                                 # (q,1) the column of each query
     seen = (key <= own) & (filled[:, None, None] | (key == own))    # padding sees itself: no NaN
-    return _added(seen, model) if seen.device.type == 'cuda' else seen
+    return _as_scores(seen, model) if seen.device.type == 'cuda' else seen
 
-# %% ../../nbs/api/policies/00_policy.ipynb #0b8c1c01
-def _added(seen, model):
+# %% ../../nbs/api/policies/00_policy.ipynb #4a177721
+def _as_scores(seen, model):
     "A mask on a GPU as what is added to scores, 0 or minus infinity, in the dtype of the queries."
     half = torch.is_autocast_enabled('cuda')
     dtype = torch.get_autocast_dtype('cuda') if half else model.get_input_embeddings().weight.dtype
