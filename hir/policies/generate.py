@@ -32,17 +32,16 @@ def _pick(
     token = torch.searchsorted(cdf, at, right=True)[:, 0]
     return token.clamp(max=probs.shape[-1] - 1)      # NaN finds no place
 
-# %% ../../nbs/api/policies/01_generate.ipynb #9571bf04
+# %% ../../nbs/api/policies/01_generate.ipynb #9ffd33a6
 def uniforms(
     rows:int,   # responses
     length:int, # tokens at most
-    generator:torch.Generator|Sequence[int]|None)->torch.Tensor: # one for all, or a list of seeds, one per row
+    generator:torch.Generator|Sequence[int]|None)->torch.Tensor: # one for all, or a seed per row
     "A uniform number (rows, length) in [0,1) for every token that may be drawn."
-    if isinstance(generator, (list, tuple)):
-        if len(generator) != rows: raise ValueError(f'{len(generator)} seeds for {rows} responses')
-        each = [torch.Generator().manual_seed(s) for s in generator]
-        return torch.stack([torch.rand(length, generator=g) for g in each])
-    return torch.rand(rows, length, generator=generator)
+    if not isinstance(generator, (list, tuple)): return torch.rand(rows, length, generator=generator)
+    if len(generator) != rows: raise ValueError(f'{len(generator)} seeds for {rows} responses')
+    each = [torch.Generator().manual_seed(s) for s in generator]
+    return torch.stack([torch.rand(length, generator=g) for g in each])
 
 # %% ../../nbs/api/policies/01_generate.ipynb #39f8c3cb
 def _top_k(
@@ -98,9 +97,9 @@ def _next_token(logits, u, *sampling):
     check_entropies(new[2])
     return new
 
-# %% ../../nbs/api/policies/01_generate.ipynb #e6ebbef0
+# %% ../../nbs/api/policies/01_generate.ipynb #d28d4ed9
 class _FixedLayer(DynamicLayer):
-    "Keys and values of one layer in buffers of fixed size; `keys` and `values` are views of what is filled."
+    "Keys and values of one layer in buffers of fixed size, and views of what is filled."
     def __init__(self, layer, m:int, more:int): # has read P prompts; rows of each, tokens to come
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.device, True
@@ -132,13 +131,14 @@ def _roomy(x, m:int, more:int): # (P,H,n,D) of the prompts; rows of each, tokens
     room.unflatten(0, (P, m))[..., :n, :] = x[:, None]
     return room
 
-# %% ../../nbs/api/policies/01_generate.ipynb #8531a77f
+# %% ../../nbs/api/policies/01_generate.ipynb #9c67a3d2
 def _fix(
     cache,            # of `transformers`, having read the prompts
     m:int, more:int): # rows per prompt, tokens to come
     "Every row m times, in buffers of fixed size where the layer is a plain one."
     for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.is_initialized: cache.layers[i] = _FixedLayer(layer, m, more)
+        plain = type(layer) is DynamicLayer and layer.is_initialized
+        if plain: cache.layers[i] = _FixedLayer(layer, m, more)
         else: layer.batch_repeat_interleave(m)
 
 # %% ../../nbs/api/policies/01_generate.ipynb #22e38950
@@ -184,11 +184,11 @@ def _padded_left(prompts, pad, device=None):
 
 def _uneven(prompts): return len(set(map(len, prompts))) > 1
 
-# %% ../../nbs/api/policies/01_generate.ipynb #0aa4f018
+# %% ../../nbs/api/policies/01_generate.ipynb #75a852cb
 def read_prompts(
     model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM; P lists of token ids
     pad:int)->tuple[torch.Tensor, Cache, torch.Tensor]: # id to fill with
-    "Next-token logits (P,V), what the model keeps of the prompts, and the mask (P,W) of their tokens."
+    "Next-token logits (P,V), what the model keeps of the prompts, the mask (P,W) of their tokens."
     if not all(prompts): raise PolicyError('an empty prompt cannot be continued')
     ids, mask = _padded_left(prompts, pad, model.device)
     cache = DynamicCache(config=model.config)
@@ -213,13 +213,13 @@ def _prefill(
     rows = _Rows(cache, mask if _uneven(prompts) else None, position, number, width)
     return logits.repeat_interleave(m, 0), rows
 
-# %% ../../nbs/api/policies/01_generate.ipynb #34c6bbdc
-def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
+# %% ../../nbs/api/policies/01_generate.ipynb #979eed5b
+def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kw):
     "Attention in which heads share keys and values without copies of them."
     own_keys = query.shape[1] == key.shape[1]
-    if attention_mask is None or own_keys or kwargs.get('position_bias') is not None:
+    if attention_mask is None or own_keys or kw.get('position_bias') is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling,
-                                      **kwargs)
+                                      **kw)
     out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling,
                                        enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
@@ -227,11 +227,12 @@ def _grouped_attention(module, query, key, value, attention_mask, dropout=0., sc
 AttentionInterface.register('hir_grouped', _grouped_attention)
 AttentionMaskInterface.register('hir_grouped', sdpa_mask)
 
-# %% ../../nbs/api/policies/01_generate.ipynb #e5255919
+# %% ../../nbs/api/policies/01_generate.ipynb #8f50b951
 def takes_attention(model:nn.Module)->bool: # of `transformers`
     "Does it attend by whatever function is named?"
     return bool(getattr(model, '_supports_attention_backend', False))
 
+# %% ../../nbs/api/policies/01_generate.ipynb #ea942187
 @contextmanager
 def _sharing_keys(model):
     "Inside, a model on a CPU attends without copies of its keys."
@@ -241,13 +242,14 @@ def _sharing_keys(model):
     try: yield
     finally: model.config._attn_implementation = own
 
-# %% ../../nbs/api/policies/01_generate.ipynb #d8792111
+# %% ../../nbs/api/policies/01_generate.ipynb #d0c3da3f
 _WORTH = 2**24, 2**30 # weights of a model laid out anew: not in a cache, and not too many to copy
 
 def pays_by_columns(numbers:int)->bool: # weights of plain linear layers, in float32 on a CPU
     "Are they laid out anew, in a second copy, while `generate` is at work?"
     return _WORTH[0] <= numbers <= _WORTH[1] and torch.backends.mkl.is_available()
 
+# %% ../../nbs/api/policies/01_generate.ipynb #d1a89106
 def _plain_matrices(model):
     "Weights of plain linear layers in float32 on a CPU, those that are tied once."
     weights = {id(x.weight): x.weight for x in model.modules() if type(x) is nn.Linear}.values()
@@ -277,9 +279,9 @@ class Sample:
     stopped:bool   # ended by a stop token, not by the length limit
     drawn:list|None=None # T log-probabilities in what it was drawn from; None: it was not truncated
 
-# %% ../../nbs/api/policies/01_generate.ipynb #d7503a0e
+# %% ../../nbs/api/policies/01_generate.ipynb #eadaad83
 class _Said:
-    "Tokens, log-probabilities, entropies of all responses, and their odds in a truncated distribution."
+    "What is said of all responses: tokens, log-probabilities, entropies, odds if truncated."
     def __init__(self, shape): self.shape, self.each = shape, None # (R,T)
 
     def add(self, t:int, number, new): # new: three or four (R,) of the responses `number`
@@ -291,14 +293,14 @@ class _Said:
 
     def samples(self, stop:set):
         "A `Sample` per response."
-        if self.each is None: return [Sample([], [], [], False)]*self.shape[0]    # no token was asked for
+        if self.each is None: return [Sample([], [], [], False)]*self.shape[0] # no token was asked for
         found = []
         for *row, n in zip(*(table.tolist() for table in self.each), self.length.tolist()):
             ids, logps, entropies, *drawn = (x[:n] for x in row)
             found.append(Sample(ids, logps, entropies, bool(ids) and ids[-1] in stop, *drawn))
         return found
 
-# %% ../../nbs/api/policies/01_generate.ipynb #5875db47
+# %% ../../nbs/api/policies/01_generate.ipynb #e7c7c802
 @torch.no_grad()
 def generate(
     model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM in eval mode; P lists of token ids
@@ -307,7 +309,7 @@ def generate(
     stop:Iterable[int]=(),# ids that end a response
     pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # 0 is greedy; 0 and 1 are off
     generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds
-    "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or a policy that gives NaN."
+    "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or for NaN."
     with _sharing_keys(model), _by_columns(model):
         logits, rows = _prefill(model, prompts, pad, m, max(0, max_new_tokens - 1))
         u = uniforms(len(logits), max_new_tokens, generator).to(logits.device)
