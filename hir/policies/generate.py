@@ -32,13 +32,14 @@ def _pick(
     token = torch.searchsorted(cdf, at, right=True)[:, 0]
     return token.clamp(max=probs.shape[-1] - 1)      # NaN finds no place
 
-# %% ../../nbs/api/policies/01_generate.ipynb #9ffd33a6
+# %% ../../nbs/api/policies/01_generate.ipynb #82f6f8b1
 def uniforms(
     rows:int,   # responses
     length:int, # tokens at most
     generator:torch.Generator|Sequence[int]|None)->torch.Tensor: # one for all, or a seed per row
     "A uniform number (rows, length) in [0,1) for every token that may be drawn."
-    if not isinstance(generator, (list, tuple)): return torch.rand(rows, length, generator=generator)
+    if not isinstance(generator, (list, tuple)):
+        return torch.rand(rows, length, generator=generator)
     if len(generator) != rows: raise ValueError(f'{len(generator)} seeds for {rows} responses')
     each = [torch.Generator().manual_seed(s) for s in generator]
     return torch.stack([torch.rand(length, generator=g) for g in each])
@@ -279,7 +280,7 @@ class Sample:
     stopped:bool   # ended by a stop token, not by the length limit
     drawn:list|None=None # T log-probabilities in what it was drawn from; None: it was not truncated
 
-# %% ../../nbs/api/policies/01_generate.ipynb #eadaad83
+# %% ../../nbs/api/policies/01_generate.ipynb #3e161807
 class _Said:
     "What is said of all responses: tokens, log-probabilities, entropies, odds if truncated."
     def __init__(self, shape): self.shape, self.each = shape, None # (R,T)
@@ -293,7 +294,7 @@ class _Said:
 
     def samples(self, stop:set):
         "A `Sample` per response."
-        if self.each is None: return [Sample([], [], [], False)]*self.shape[0] # no token was asked for
+        if self.each is None: return [Sample([], [], [], False)]*self.shape[0] # none was asked for
         found = []
         for *row, n in zip(*(table.tolist() for table in self.each), self.length.tolist()):
             ids, logps, entropies, *drawn = (x[:n] for x in row)
