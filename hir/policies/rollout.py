@@ -108,8 +108,8 @@ def stop_ids(model:Any, tokenizer:Any)->set[int]: # of `transformers`
     eos = getattr(model.generation_config, 'eos_token_id', None)
     return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #fa34fd9f
-def _rollout_of(q, prompt, sample, text, seed, group):
+# %% ../../nbs/api/policies/02_rollout.ipynb #15d241e7
+def _drawn_rollout(q, prompt, sample, text, seed, group):
     "The `Rollout` of a sample and its text."
     return Rollout(q, text, tuple(prompt), tuple(sample.ids), tuple(sample.logps),
                    tuple(sample.entropies), sample.stopped, seed, group,
@@ -123,7 +123,7 @@ def rollouts_of(
     "A `Rollout` for each sample; those of one instruction stand together."
     m = len(samples)//len(prompts)
     texts = tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
-    return [_rollout_of(instruction_of(instructions[j//m]), prompts[j//m], s, text, seed, j//m)
+    return [_drawn_rollout(instruction_of(instructions[j//m]), prompts[j//m], s, text, seed, j//m)
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
 # %% ../../nbs/api/policies/02_rollout.ipynb #db4825ee
