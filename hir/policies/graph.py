@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['why_looped', 'FixedSampler']
 
-# %% ../../nbs/api/policies/10_graph.ipynb #38b18936
+# %% ../../nbs/api/policies/10_graph.ipynb #919c500a
 import torch, warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .generate import (Sample, check_entropies, read_prompts, score_draw, takes_attention,
-                                   uniforms)
+from .generate import (Sample, check_entropies, read_prompts, score_draw,
+                                   takes_attention, uniforms)
 from .precision import why_uncopied
 
 # %% ../../nbs/api/policies/10_graph.ipynb #3404e8a1
