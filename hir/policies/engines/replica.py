@@ -108,7 +108,7 @@ def _check_current(engine):
         raise EngineError('the model has changed since the last sync; '
                           'call engine.sync(model) before engine.generate')
 
-# %% ../../../nbs/api/policies/06_replica.ipynb #82c68f9a
+# %% ../../../nbs/api/policies/06_replica.ipynb #8ccba783
 class CopyEngine:
     """Samples from a copy of the weights, and never from an old one.
 
@@ -117,7 +117,7 @@ class CopyEngine:
 
     def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # or `Prompt`s
                  **sampling)->list[Rollout]:   # max_new_tokens … that differ from the engine's
-        "m rollouts per instruction, those of one together, entropies NaN; a seed each, or one for all."
+        "m rollouts per instruction, together, entropies NaN; one seed for each, or for all."
         _check_current(self)
         if not instructions: return []
         prompts = [encode_chat(self.tokenizer, q.messages, **self.chat) for q in instructions]
