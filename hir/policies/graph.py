@@ -159,7 +159,13 @@ def _graph_of(step, pool): # from `graph_pool_handle`
         with torch.cuda.graph(graph, pool, capture_error_mode='thread_local'): step()
     return graph
 
-# %% ../../nbs/api/policies/10_graph.ipynb #d9a4f0cf
+# %% ../../nbs/api/policies/10_graph.ipynb #59e3d0f1
+def _stretches(model):
+    "Are positions computed anew for longer texts?"
+    kinds = ' '.join({str(getattr(m, 'rope_type', '')) for m in model.modules()})
+    return 'dynamic' in kinds or 'longrope' in kinds
+
+# %% ../../nbs/api/policies/10_graph.ipynb #5101282e
 def why_looped(model:nn.Module)->str: # a causal LM
     "Why the steps of a model cannot be over fixed buffers; '' if they can."
     own = model.config._attn_implementation
@@ -174,11 +180,6 @@ def why_looped(model:nn.Module)->str: # a causal LM
     if model.device.type == 'cuda' and model.device.index != torch.cuda.current_device():
         return 'it is not on the current device'
     return why_uncopied(model)
-
-def _stretches(model):
-    "Are positions computed anew for longer texts?"
-    kinds = ' '.join({str(getattr(m, 'rope_type', '')) for m in model.modules()})
-    return 'dynamic' in kinds or 'longrope' in kinds
 
 # %% ../../nbs/api/policies/10_graph.ipynb #c48cf950
 def _rounded(n:int, least:int=1):

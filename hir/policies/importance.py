@@ -56,10 +56,11 @@ def ess(w:Tensor)->float: # any shape, none below 0
     w = w.double()
     return (w.sum().square()/(w.numel()*w.square().sum())).item()
 
-# %% ../../nbs/api/policies/11_importance.ipynb #6d4ae77f
+# %% ../../nbs/api/policies/11_importance.ipynb #0e9480f7
 def _both_known(r):
     return bool(r.engine_logps) and not math.isnan(sum(r.engine_logps) + sum(r.logps))
 
+# %% ../../nbs/api/policies/11_importance.ipynb #9fede1eb
 def mismatch(
     rollouts:Sequence[Rollout],
     level:Callable=token_weights, # of `Level`

@@ -169,7 +169,7 @@ def merged_state(
     "`merged_weights` as a state dict."
     return dict(merged_weights(model, state))
 
-# %% ../../nbs/api/policies/04_lora.ipynb #e14cc8c4
+# %% ../../nbs/api/policies/04_lora.ipynb #f9762c07
 def merged_plain(model:nn.Module, state:Mapping[str, torch.Tensor]|None=None)->nn.Module:
     "A plain model of its own, the adapters of a packed one added to the unpacked weights."
     base = model.get_base_model()
@@ -179,6 +179,7 @@ def merged_plain(model:nn.Module, state:Mapping[str, torch.Tensor]|None=None)->n
     with quiet():
         return type(base).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
 
+# %% ../../nbs/api/policies/04_lora.ipynb #9ff999b6
 def merge_lora(model:nn.Module)->nn.Module:
     "The plain `transformers` model with the adapters added to its weights; uses the model up."
     return merged_plain(model) if packed_layers(model) else model.merge_and_unload()

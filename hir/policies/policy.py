@@ -29,10 +29,11 @@ from ..files import DataError
 from ..gguf import check_gguf, is_gguf
 from ..schema import nearest
 
-# %% ../../nbs/api/policies/00_policy.ipynb #8f33f27b
+# %% ../../nbs/api/policies/00_policy.ipynb #4db410bf
 class PolicyError(ValueError):
     "A model or tokenizer that cannot be trained as a policy; says what to do."
 
+# %% ../../nbs/api/policies/00_policy.ipynb #5c91243d
 def _check_token(tokenizer, name, token, why): # 'pad_token' or 'eos_token', and what for
     "Raise a PolicyError unless the tokenizer has that token, and among its own."
     text = getattr(tokenizer, token)

@@ -53,7 +53,7 @@ def precision_for(
     why = f'a trial in bfloat16 took {half/plain:.2f} times as long as in float32'
     return 'bf16' if plain > _PAYS*half else 'no', why
 
-# %% ../../nbs/api/policies/09_precision.ipynb #896021f8
+# %% ../../nbs/api/policies/09_precision.ipynb #7eec1784
 def half_copy(
     model:nn.Module,                                       # that `why_uncopied` has nothing against
     dtype:torch.dtype=torch.bfloat16)->nn.Module:
@@ -62,6 +62,7 @@ def half_copy(
               for p in model.parameters()}
     return deepcopy(model, halves).eval()       # deepcopy takes these for copies already made
 
+# %% ../../nbs/api/policies/09_precision.ipynb #547806e3
 @torch.no_grad()
 def follow(copy:nn.Module, model:nn.Module)->None:
     "Give a copy the weights that the model has now, in place."

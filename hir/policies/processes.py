@@ -185,13 +185,14 @@ def _in_step(accelerator, policy):
     if _is_zero3(accelerator): policy.agree = lambda chunks: max(said(accelerator, chunks))
     return policy
 
-# %% ../../nbs/api/policies/05_processes.ipynb #9a25e5e7
+# %% ../../nbs/api/policies/05_processes.ipynb #3d67e59e
 def _full_outputs(accelerator):
     "Let FSDP2 reduce in float32 and not cast what a policy returns."
     from torch.distributed.fsdp import MixedPrecisionPolicy
     accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
+# %% ../../nbs/api/policies/05_processes.ipynb #84465efd
 @torch.no_grad()
 def _wake(policy, device):
     "One forward pass through the root: FSDP2 would take the first layer that is called for it."

@@ -79,7 +79,7 @@ class Gives:
     copy:str=''         # of the weights: '' none, 'beside' the trainer's, or 'elsewhere'
     package:str=''      # that it needs
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #5d3b56ea
+# %% ../../nbs/api/policies/02_rollout.ipynb #74fad71e
 class Engine(Protocol):
     "Turns instructions into rollouts."
     gives:Gives # of the class
@@ -89,6 +89,7 @@ class Engine(Protocol):
     def sync(self, model:Any)->None: ...   # a `transformers` model, or one of peft
     def close(self)->None: ...
 
+# %% ../../nbs/api/policies/02_rollout.ipynb #9ec4636d
 class EngineError(RuntimeError):
     "An engine that cannot sample, or would do so from other weights than the trainer's."
 
@@ -136,13 +137,14 @@ def record_of_rollout(r:Rollout)->dict[str, Any]:
     found |= dict(instruction=record_of(r.instruction), verdict=verdict)
     return {k: v for k, v in found.items() if k not in _MAY_LACK or v}
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #3647453e
+# %% ../../nbs/api/policies/02_rollout.ipynb #b71bc191
 def _check_fields(record, where):
     "Raise a DataError if a field is missing or unknown."
     names = set(Rollout.__dataclass_fields__)
     odd = names ^ {*record, *_MAY_LACK}
     if odd: raise DataError(f'{where}: missing or unknown field {sorted(odd)[0]!r}')
 
+# %% ../../nbs/api/policies/02_rollout.ipynb #7c6ecf95
 def _check_lengths(record, q, where): # q: the instruction of the record
     "Raise a DataError if lists differ in length that must not."
     if len({len(record[k]) for k in ('ids', 'logps', 'entropies')}) != 1:

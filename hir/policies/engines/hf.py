@@ -71,7 +71,7 @@ def _model_sampled(engine):
         engine.copy = engine.model, half_copy(engine.model, dtype)
     return engine.copy[1]
 
-# %% ../../../nbs/api/policies/12_hf.ipynb #6d8e54d4
+# %% ../../../nbs/api/policies/12_hf.ipynb #b45e486e
 def _fixes(engine, model):
     "Does it sample over fixed buffers? Where it should and cannot, a warning says why, once."
     wanted = model.device.type == 'cuda' if engine.graph is None else engine.graph
@@ -82,6 +82,7 @@ def _fixes(engine, model):
     engine.why = why
     return not why
 
+# %% ../../../nbs/api/policies/12_hf.ipynb #28e1f78d
 def _way_of(engine, model):
     "What samples from a model: `generate`, or the same over fixed buffers."
     if not _fixes(engine, model): return partial(generate, model)

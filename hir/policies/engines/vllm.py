@@ -131,7 +131,7 @@ class _LocalLLM:
         gc.collect()
         torch.cuda.empty_cache()
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #07eccff2
+# %% ../../../nbs/api/policies/07_vllm.ipynb #e2b3d923
 def _draw(local, prompts, seeds, stop, sampling): # a `_LocalLLM`
     "One `Sample` per prompt (token ids) and seed."
     asked = [_request(local.vllm, seed, stop, **sampling) for seed in seeds]
@@ -145,6 +145,7 @@ def _draw(local, prompts, seeds, stop, sampling): # a `_LocalLLM`
     whole = _reports_softmax(**sampling)
     return [_as_sample(out.outputs[0], set(stop), whole) for out in outs]
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #af359245
 def _update(local, method, **kw): # of vLLM's workers
     local.wake()
     with _untouched(): local.llm.collective_rpc(method, kwargs=kw)
@@ -173,7 +174,7 @@ def _environment(devices=''):
     own['VLLM_LOGGING_LEVEL'] = 'INFO'
     return own | (dict(CUDA_VISIBLE_DEVICES=devices) if devices else {})
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #8523fd40
+# %% ../../../nbs/api/policies/07_vllm.ipynb #2e90f3b9
 def _ended(process, seconds=10):
     "The exit code of a process that should end by now; one that does not is killed."
     try: return process.wait(seconds)
@@ -181,6 +182,7 @@ def _ended(process, seconds=10):
         process.kill()
         return process.wait()
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #4b308f4e
 def _obituary(child, lines=12):
     "How a child ended, and its last words."
     code, log = _ended(child.process), ''
@@ -240,7 +242,7 @@ class _RemoteLLM(_Child):
         try: self.call('load_file', str(path))
         finally: path.unlink()
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #ae94bbe0
+# %% ../../../nbs/api/policies/07_vllm.ipynb #763fd456
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)   # of LoRA, for which vLLM has kernels
 RESERVE, CPU_CACHE = .4, 1 << 30   # of a GPU, copy and cache; of a CPU in bytes, the cache alone
 
@@ -256,6 +258,7 @@ def _llm_options(model, rows:int, lora:str):
     if lora == 'adapter': own |= _lora_options(model)
     return own
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #800f3c02
 def _lora_options(model):
     "Options for an adapter: of the next rank that vLLM has a kernel for."
     rank = max(c.r for c in model.peft_config.values())
