@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help venv demo lock test test-vllm test-adapters test-gpu bench-gpu docs test-browser export house readme notebooks clean
+.PHONY: help venv demo real lock test test-vllm test-adapters test-gpu bench-gpu docs test-browser export house readme notebooks clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,6 +16,11 @@ lock:        ## write hashes.txt: what make venv installs, with sums; from then 
 demo:        ## train the toy with and without replay and show what changed
 	@.ci/venv
 	@.venv/bin/hir demo
+
+real:        ## fetch SmolLM2-135M and train it for half an hour: what it says before and after
+	@.ci/venv dev
+	@.venv/bin/hir get smollm2
+	@.venv/bin/hir real
 
 test:        ## run every notebook and every test (HIR_SLOW= leaves out the slow ones)
 	@.ci/test

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC, SITE, REPO = ROOT/'_docs'/'src', ROOT/'_docs'/'site', 'https://github.com/hir-rl/hir'
 MATH = re.compile(r'(?<![\\$`\w])\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])', re.S)
 CODE = re.compile(r'(```.*?```|`[^`\n]*`)', re.S)
-FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'ready_task', 'study',                  # in reading order; what is not named follows
+FIRST = ['replay_works', 'two_preferences', 'ratio', 'curricula', 'ready_task', 'real_model', 'study', 'gallery',                  # in reading order; what is not named follows
          'play', 'score_responses', 'add_kind', 'own_data', 'judge_soft', 'read_run', 'resume_run', 'choose', 'own_rule', 'add_method', 'add_engine', 'scale', 'run_sheet',
          'hir', 'sft', 'dpo']
 PICTURES = {'image/png', 'image/svg+xml'}

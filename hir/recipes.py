@@ -299,7 +299,9 @@ def _responses(cfg:HirConfig, p):
     "How many responses a run samples, in words."
     more = p['most'] > p['sampled']
     most = f' ({cfg.steps*p["most"]:,} at most, where the method draws again)' if more else ''
-    return f'{cfg.steps*p["sampled"]:,} responses{most}'
+    ends = f', ends once {cfg.responses:,} are drawn' if cfg.responses else ''
+    if cfg.minutes: ends += f', ends after {cfg.minutes:g} minutes of training'
+    return f'{cfg.steps*p["sampled"]:,} responses{most}{ends}'
 
 # %% ../nbs/api/90_recipes.ipynb #f924a7e0
 def _in_short(cfg:HirConfig):

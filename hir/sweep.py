@@ -19,7 +19,7 @@ from .progress import bar
 from .trust import child_environment
 from .policies.processes import Stopped
 from .evaluation.evaluate import aligned
-from .training.config import ConfigError, make_config, read_settings, worded
+from .training.config import ConfigError, is_over, make_config, read_settings, worded
 from .training.runlog import read_log
 
 # %% ../nbs/api/94_sweep.ipynb #d4f2377d
@@ -84,14 +84,16 @@ def steps_done(folder:str|Path)->int: # of a run
 def _still_planned(plan, name):
     "A ConfigError where a finished run had other settings than the plan has."
     now, then = (dataclasses.asdict(make_config(x)) for x in (plan.runs[name], read_settings(plan.out/f'{name}.yaml')))
-    other = next((n for n in now if n != 'steps' and now[n] != then[n]), '')
+    other = next((n for n in now if n not in ('steps', 'responses', 'minutes') and now[n] != then[n]), '')
     if other: raise ConfigError(f'run {name} is finished with {other} {then[other]}, and the plan says {now[other]}; '
                                 f'give it a new name, or remove {plan.out/name}')
 
 def _all_done(plan:Sweep, name:str):
-    "Has it done all its steps and left a policy? A ConfigError where that was under other settings."
-    steps = make_config(plan.runs[name]).steps
-    if not (plan.out/name/'policy').is_dir() or steps_done(plan.out/name) < steps: return False
+    "Has it come to its end and left a policy? A ConfigError where that was under other settings."
+    cfg, found = make_config(plan.runs[name]), read_log(plan.out/name/'history.jsonl')
+    if not found or not (plan.out/name/'policy').is_dir(): return False
+    last = found[-1]
+    if not is_over(cfg, last['step'], last['sampled_total'], last['seconds']): return False
     if (plan.out/f'{name}.yaml').is_file(): _still_planned(plan, name)
     return True
 

@@ -2,9 +2,11 @@
 import pytest
 
 from hir.training.config import methods
-from test_methods import METHODS, run, same, weights, far
 from hir.files import shipped
 from hir.policies.policy import load_policy
+from hir.training.runlog import read_log
+from test_launch import RUNS, alone, launch_runs
+from test_methods import METHODS, run, same, weights, far
 
 GALLERY = sorted(set(methods()) - {m['name'] for m in METHODS.values()})
 SETTINGS = {}
@@ -35,3 +37,25 @@ VARIANTS = {'sdpo rewritten': dict(name='sdpo', reads='rewritten'), 'ilf self': 
 def test_a_variant_in_pieces_is_the_variant_in_one(tmp_path, monkeypatch, name):
     monkeypatch.setitem(METHODS, name, VARIANTS[name])
     same(run(name, tmp_path/'one', micro=1), run(name, tmp_path/'all', micro=1000))
+
+
+# ---- two processes, for five that differ in kind: a second draw under other prompts, an average that teaches, prompts drawn in addition, pairs of all
+# steps so far, texts with a mask of their own
+
+KINDS = ['herl', 'sdpo', 'dapo', 'online_dpo', 'coh']
+SAME = dict(reward='cla', lr=.1, optimizer='torch.optim:SGD', steps=2)
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('two')
+    launch_runs('ddp', folder, RUNS + 'runs()', {name: dict(SAME, method={'name': name}) for name in KINDS})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', KINDS)
+def test_two_processes_are_one(tmp_path, both, name):
+    alone(tmp_path, method={'name': name}, **SAME)
+    def of(folder): return weights(load_policy(folder/'policy')[0]), read_log(folder/'history.jsonl'), read_log(folder/'rollouts.jsonl')
+    same(of(tmp_path/'one'), of(both/name))

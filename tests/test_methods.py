@@ -307,6 +307,28 @@ def test_two_processes_are_one(tmp_path, both, case):
     same(of(tmp_path/'one'), of(both/case))
 
 
+# ---- annotators who err
+
+@every_method
+def test_noise_turns_verdicts_round_in_training(tmp_path, name):
+    "With noise 1 the first draw of a step is the same, and each of its verdicts the opposite."
+    clean, wrong = (one_step(name, tmp_path/str(e), noise=e)[2].rows[:20] for e in (0., 1.))
+    assert [r.rollout.ids for r in clean] == [r.rollout.ids for r in wrong]
+    assert [[not ok for ok in r.rollout.verdict] for r in clean] == [[*r.rollout.verdict] for r in wrong]
+    assert [r.reward for r in wrong] == [cla(r.rollout.verdict) for r in wrong]
+
+
+def test_evaluation_stays_clean(tmp_path):
+    from hir.evaluation.evaluate import evaluate
+    held = load_instructions(shipped('toy/heldout.jsonl'))[:8]
+
+    def first_evaluation(e):
+        cfg = settings('plain RL', tmp_path/str(e), noise=e, steps=1)
+        fit(cfg, *load_policy(cfg.model), load_instructions(shipped('toy/train.jsonl'))[:48], lambda engine: evaluate(engine, held, 2), progress=False)
+        return [(r['q'], r['response'], r['marks']) for r in read_log(Path(cfg.out)/'answers.jsonl') if r['step'] == 0]
+    assert first_evaluation(0.) == first_evaluation(1.) != []
+
+
 # ---- mistakes are told
 
 def broken(what):

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from hir.toy.study import ABLATIONS, FASTER, METHODS, REGIMES, VARIANTS, StudyError, Trial, run_trials
+from hir.toy.gallery import GALLERY, noisy_lines
+from hir.toy.study import ABLATIONS, FASTER, METHODS, VARIANTS, study_trial
+from hir.toy.trials import REGIMES, Trial, TrialError, run_trials
 
+MIXED = 'pairs of the policy, mixed'
+GAP = {'pairs of the policy', 'pairs of the start', MIXED}
 TOY = Path(__file__).parent.parent/'hir'/'configs'/'toy.yaml'
 
 
-def quick(out):
-    command = [sys.executable, '-m', 'hir', 'study', '--quick', '--out', str(out)]
+def quick(out, what='study'):
+    command = [sys.executable, '-m', 'hir', what, '--quick', '--out', str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -39,8 +43,25 @@ def test_quick_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_quick_gallery(tmp_path):
+    said = quick(tmp_path, 'gallery')
+    records = [json.loads(line) for line in (tmp_path/'trials.jsonl').read_text().splitlines()]
+    assert {r['method'] for r in records} == {*GALLERY, *noisy_lines()} | GAP and all(f'| {name} ' in said for name in GALLERY)
+    for r in records:
+        first, last = r['evals'][0], r['evals'][-1]
+        drawn = 0 if r['method'] == MIXED else 192                   # two steps of 96, or what more was drawn
+        assert first['step'] == 0 and last['sampled'] >= drawn and last['cpu'] > 0, r['method']
+        assert ('kl' in last) == (r['method'] in GAP) and abs(first.get('kl', 0)) < 1e-3 < last.get('kl', 1), r['method']
+        assert all(0 <= e['ila'] <= e['cla'] <= 1 for e in r['evals']), r['method']
+        assert first['ila'] == records[0]['evals'][0]['ila'] or 'PHF conditional' in r['method'] or r['method'] in ('CoH', 'LeTI')   # asked in their own way
+    made = {p.name: p.stat().st_mtime_ns for p in (tmp_path/'records').iterdir()}
+    quick(tmp_path, 'gallery')                                       # nothing left to do
+    assert made == {p.name: p.stat().st_mtime_ns for p in (tmp_path/'records').iterdir()} and len(made) == len(records)
+
+
+@pytest.mark.slow
 def test_a_failing_trial_is_named_and_the_others_stay(tmp_path):
-    good, bad = Trial('sparse', 'HiR', budget=96), Trial('sparse', 'no such method', budget=96)
+    good, bad = study_trial('sparse', 'HiR', budget=96), Trial('sparse', 'no such method', (('m', 6), ('method', 'none')), budget=96)
     kept = run_trials([good], tmp_path, TOY, 1)
-    with pytest.raises(StudyError, match='sparse-no-such-method'): run_trials([good, bad], tmp_path, TOY, 1)
+    with pytest.raises(TrialError, match='sparse-no-such-method'): run_trials([good, bad], tmp_path, TOY, 1)
     assert run_trials([good], tmp_path, TOY, 1) == kept

@@ -10,51 +10,77 @@ import json
 
 from ..schema import in_words
 from .verifier import departures
-from .constraint import Constraint, ConstraintError, Kind, describe, kinds, near_kinds
+from .constraint import (Constraint, ConstraintError, Kind, describe, kinds,
+                                        near_kinds)
 
-# %% ../../nbs/api/constraints/08_catalogue.ipynb #fd779918
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #96b206b5
 def _example_of(k:Kind):
     "The sentence of a kind's example, in one line; '-' if it came without one."
-    try: return ' '.join(describe(Constraint(k.id, k.example)).split())
+    try: sentence = describe(Constraint(k.id, k.example))
     except ConstraintError: return '-'
+    return ' '.join(sentence.split())
 
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #5272c2a9
 def _kind_line(k:Kind):
     "A kind in one line: id, arguments, example."
-    shown = _example_of(k)
-    return f'{k.id:<46} {", ".join(k.params) or "-":<42} {shown if len(shown) < 100 else shown[:99] + "…"}'
+    names, shown = ', '.join(k.params) or '-', _example_of(k)
+    if len(shown) >= 100: shown = shown[:99] + '…'
+    return f'{k.id:<46} {names:<42} {shown}'
 
-# %% ../../nbs/api/constraints/08_catalogue.ipynb #25174297
-_DROPS = {'yes': 'yes, its sentence stands alone', 'partly': 'partly, it is coupled with the task or with others',
-         'no': 'no, it is the task itself, or several demands in one sentence'}
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #e8cc7de6
+def _argument_rows(k:Kind):
+    "A row for each argument of a kind."
+    rows = []
+    for name, hint in k.params.items():
+        optional = '' if name in k.needed else '; may be left out'
+        rows.append((f'  {name}', in_words(hint) + optional))
+    return rows
+
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #f647a244
+def _departure_rows(k:Kind):
+    "Two rows for each departure of a kind."
+    rows = []
+    for _, what, text, args, official, meant in departures(id=k.id):
+        shown = repr(text)
+        if args: shown += ' ' + json.dumps(args, ensure_ascii=False)
+        rows += [('departs', what), ('  e.g.', f'{shown}: official {official}, meant {meant}')]
+    return rows
+
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #e86c9613
+_DROPS = {'yes': 'yes, its sentence stands alone',
+          'partly': 'partly, it is coupled with the task or with others',
+          'no': 'no, it is the task itself, or several demands in one sentence'}
 
 def _kind_text(k:Kind):
     "All that is known of a kind."
-    template = k.sentence if isinstance(k.sentence, str) else 'made of the arguments, see the example'
-    rows = [('suite', k.check.__module__), ('sentence', ' '.join(template.split()))]
-    for name, hint in k.params.items():
-        rows.append((f'  {name}', in_words(hint) + ('' if name in k.needed else '; may be left out')))
-    rows += [('example', _example_of(k)), ('  kwargs', json.dumps(k.example, ensure_ascii=False)),
-             ('dropped alone', _DROPS.get(k.drop, k.drop))]
-    if k.quotes: rows.append(('quotes', f'{", ".join(k.quotes)}: rewritten together with the prompt'))
+    plain = isinstance(k.sentence, str)
+    template = ' '.join(k.sentence.split()) if plain else 'made of the arguments, see the example'
+    rows = [('suite', k.check.__module__), ('sentence', template), *_argument_rows(k),
+            ('example', _example_of(k)), ('  kwargs', json.dumps(k.example, ensure_ascii=False)),
+            ('dropped alone', _DROPS.get(k.drop, k.drop))]
+    quoted = ', '.join(k.quotes)
+    if quoted: rows.append(('quotes', f'{quoted}: rewritten together with the prompt'))
     if k.literal: rows.append(('official', 'blank responses are checked too; loose is strict'))
-    for _, what, text, args, first, second in departures(id=k.id):
-        told = ' '.join(map(str, [repr(text), *([json.dumps(args, ensure_ascii=False)] if args else [])]))
-        rows += [('departs', what), ('  e.g.', f'{told}: official {first}, meant {second}')]
+    rows += _departure_rows(k)
     return '\n'.join([k.id, *(f'  {name:<22} {said}' for name, said in rows)])
 
 # %% ../../nbs/api/constraints/08_catalogue.ipynb #73470360
 def _suite_of(k:Kind): return k.check.__module__.rpartition('.')[2]   # the name of its module
 
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #e765f3d0
 def kinds_called(asked:str='')->dict[str, Kind]: # an id, or how it begins; a suite
     "The kinds whose id begins or whose suite is called so, by id; if none, a ConstraintError."
-    found = kinds(asked) or {n: k for n, k in kinds().items() if _suite_of(k) == asked}
+    found = kinds(asked) or {id: k for id, k in kinds().items() if _suite_of(k) == asked}
     if found: return found
     suite = asked.lower().rstrip(':')
-    near = f'did you mean {suite!r}?' if suite in map(_suite_of, kinds().values()) else near_kinds(asked)
+    known = {_suite_of(k) for k in kinds().values()}
+    near = f'did you mean {suite!r}?' if suite in known else near_kinds(asked)
     own = 'one of your own: --kinds MODULE, or the entry point hir.kinds'
     raise ConstraintError(f'no kind starts with {asked!r}; {near or "see `hir kinds`"} ({own})')
 
+# %% ../../nbs/api/constraints/08_catalogue.ipynb #a704a461
 def catalogue(asked:str='')->str: # of `kinds_called`
     "The page of a kind, or a line for each of several."
     found = kinds_called(asked)
-    return _kind_text(found[asked]) if asked in found else '\n'.join(map(_kind_line, found.values()))
+    if asked in found: return _kind_text(found[asked])
+    return '\n'.join(_kind_line(k) for k in found.values())

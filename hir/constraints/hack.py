@@ -16,64 +16,87 @@ from .constraint import Constraint, ConstraintError, Kind, get_kind
 from .judge import is_soft
 from .verifier import check
 
-# %% ../../nbs/api/constraints/09_hack.ipynb #9a1957d0
+# %% ../../nbs/api/constraints/09_hack.ipynb #94aea6d7
+def _one_by_one(values):
+    "The values, with lists taken apart."
+    out = []
+    for value in values: out += value if isinstance(value, list) else [value]
+    return out
+
+# %% ../../nbs/api/constraints/09_hack.ipynb #82a173d7
+def _counts(c):
+    "How often a thing may be said: a few times, as often as a number of it says, or once more."
+    numbers = {value for value in _one_by_one(c.args.values()) if isinstance(value, int)}
+    numbers |= {int(digits) for digits in re.findall(r'\b\d{1,2}\b', str(c)[:1_000])}
+    often = {1, 2, 3, 5}
+    for n in numbers:
+        if 0 < n < 60: often |= {n, n + 1}
+    return sorted(often)[:20]
+
+# %% ../../nbs/api/constraints/09_hack.ipynb #5dec47d3
 TASK, _SENTENCE = 'Write a few lines about the sea and its salt.', 'the sea is salt.'
 _CLAUSE_ENDS = ' ', '\n', '\n\n', '\n***\n', '\n******\n', ''
 
-def _counts(c):
-    "How often a thing may have to be said: a few times, or as often as a number of the constraint says, or once more."
-    values = [x for v in c.args.values() for x in (v if isinstance(v, list) else [v])]
-    found = {v for v in values if isinstance(v, int)} | {int(n) for n in re.findall(r'\b\d{1,2}\b', str(c)[:1_000])}
-    return sorted({1, 2, 3, 5} | {m for n in found if 0 < n < 60 for m in (n, n + 1)})[:20]
-
 def _again(texts, c, least=1):
     "Each text `least` times and more, with a blank, a line, or a divider of the sentence between."
-    between = dict.fromkeys([*_CLAUSE_ENDS, *(f'\n{m}\n' for m in re.findall(r'(?<!\S)[^\w\s]{3,20}', str(c)[:1_000]))])
-    return [b.join([text]*n) for text in texts for n in _counts(c) if n >= least for b in between]
+    dividers = re.findall(r'(?<!\S)[^\w\s]{3,20}', str(c)[:1_000])
+    between = dict.fromkeys([*_CLAUSE_ENDS, *(f'\n{divider}\n' for divider in dividers)])
+    often = [n for n in _counts(c) if n >= least]
+    return [blank.join([text]*n) for text in texts for n in often for blank in between]
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #91f00038
+def _named_words(c):
+    "The texts among the arguments, their parts, and all of them together."
+    hints = get_kind(c.kind).params
+    named = [value for name, value in c.args.items() if get_origin(hints[name]) is not Literal]
+    texts = [x for x in _one_by_one(named) if isinstance(x, str) and x != str(c)]
+    parts = re.split('[/,;\n]', '/'.join(texts))
+    found = dict.fromkeys([*texts, ' '.join(texts), *parts])
+    return [text for text in found if text][:12]
+
+# %% ../../nbs/api/constraints/09_hack.ipynb #cd426ba9
 _PAIRS = ('*', '*'), ('<<', '>>'), ('[', ']'), ('"', '"'), ("'", "'")
 _WITHIN = [rf'{re.escape(a)}[^\n{re.escape(z[0])}]{{1,80}}{re.escape(z)}' for a, z in _PAIRS]
 _MARKED_UP = re.compile(rf'(?<!\w)(?:{"|".join(_WITHIN)}|[*-] [^\n]{{1,40}}|[^\w\s]{{1,20}})(?!\w)')
-_USUAL = ('{}', '[]', '""', "''", '()', '<<a>>', '[a]', '[x]', '*a*', '* a', '- a', '1. a', '# a', '### a', '|a|',
-          '<a/>', 'P.S.', '!', '?', '.', '…', '#', '😀', 'a')
-
-def _named_words(c):
-    "The texts among the arguments, their parts, and all of them together; no choice, and not the sentence itself."
-    hints = get_kind(c.kind).params
-    lists = [v if isinstance(v, list) else [v] for n, v in c.args.items() if get_origin(hints[n]) is not Literal]
-    texts = [x for v in lists for x in v if isinstance(x, str) and x != str(c)]
-    return list(dict.fromkeys(t for t in [*texts, ' '.join(texts), *re.split('[/,;\n]', '/'.join(texts))] if t))[:12]
+_USUAL = ('{}', '[]', '""', "''", '()', '<<a>>', '[a]', '[x]', '*a*', '* a', '- a', '1. a', '# a',
+          '### a', '|a|', '<a/>', 'P.S.', '!', '?', '.', '…', '#', '😀', 'a')
 
 def _marks(c):
     "The marks that the sentence shows, and those that are common."
-    return list(dict.fromkeys([*(m.strip() for m in _MARKED_UP.findall(str(c)[:1_000])), *_USUAL]))[:40]
+    shown = [mark.strip() for mark in _MARKED_UP.findall(str(c)[:1_000])]
+    return list(dict.fromkeys([*shown, *_USUAL]))[:40]
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #c64c94bb
+WAYS = {'empty': 'nothing, or blanks', 'word': 'one word', 'repeated': 'a sentence, several times',
+        'copied': 'the sentence of the constraint, perhaps with a task',
+        'named': 'the words it names, alone', 'marks': 'its marks, alone'}
+
+# %% ../../nbs/api/constraints/09_hack.ipynb #00468226
 def no_answers(c:Constraint)->dict[str, list[str]]:
     "Way → texts that answer nothing."
     prompt, marks = str(c), _marks(c)
-    dividers = [mark for mark in marks if not re.search(r'\w', mark)]
+    sayings = [_SENTENCE, _SENTENCE.capitalize(), _SENTENCE.upper()]
     prompts = prompt, f'{TASK} {prompt}', f'{prompt}\n\n{TASK}'
+    copies = [written(text) for text in prompts for written in (str, str.lower, str.upper)]
+    dividers = [mark for mark in marks if not re.search(r'\w', mark)]
+    divided = [divider.join(['a']*n) for divider in dividers for n in _counts(c)]
     return {'empty': ['', ' \n'], 'word': ['yes', 'Yes.', 'YES'],
-            'repeated': _again([_SENTENCE, _SENTENCE.capitalize(), _SENTENCE.upper()], c, 2),
-            'copied': [f(text) for text in prompts for f in (str, str.lower, str.upper)],
-            'named': _again(_named_words(c), c),
-            'marks': _again(marks, c) + [d.join(['a']*n) for d in dividers for n in _counts(c)]}
-
-WAYS = {'empty': 'nothing, or blanks', 'word': 'one word', 'repeated': 'a sentence, several times',
-        'copied': 'the sentence of the constraint, perhaps with a task', 'named': 'the words it names, alone',
-        'marks': 'its marks, alone'}
+            'repeated': _again(sayings, c, 2), 'copied': copies,
+            'named': _again(_named_words(c), c), 'marks': _again(marks, c) + divided}
 
 # %% ../../nbs/api/constraints/09_hack.ipynb #eb28d58a
 def _cases(k):
-    "Constraints of a kind: its example, and the same with each choice between two words; none where it has no example."
-    two = [[(name, v) for v in get_args(hint)] for name, hint in k.params.items()
-           if get_origin(hint) is Literal and len(get_args(hint)) == 2]
-    for chosen in product(*two):
+    "Constraints of a kind: its example, with each choice between two words; none without one."
+    choices = []
+    for name, hint in k.params.items():
+        options = get_args(hint)
+        if get_origin(hint) is not Literal or len(options) != 2: continue
+        choices.append([(name, option) for option in options])
+    for chosen in product(*choices):
         try: yield Constraint(k.id, k.example | dict(chosen))
         except ConstraintError: pass
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #782dae4c
 def hacks(
     k:Kind,
     reading:str='official')->dict[str, str]: # or 'meant'
@@ -82,7 +105,7 @@ def hacks(
     for c in _cases(k):
         if is_soft(c) or reading == 'official' and c.refused: continue
         for way, texts in no_answers(c).items():
-            hit = next((t for t in texts if check(c, t, reading)), None)
+            hit = next((text for text in texts if check(c, text, reading)), None)
             if hit is not None: found.setdefault(way, hit)
     return found
 
@@ -93,28 +116,36 @@ def _cell(k, way, found): # found: reading → `hacks`
     "How a kind is met in a way."
     if not _can_be_tried(k): return '?'
     met = [reading for reading, ways in found.items() if way in ways]
-    return '·' if not met else '●' if len(met) == len(found) else met[0][0]
+    if not met: return '·'
+    return '●' if len(met) == len(found) else met[0][0]
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #027163e7
+def _hack_row(name, cells): return f'{name:<48}' + ''.join(f'{cell:<10}' for cell in cells)
+
+# %% ../../nbs/api/constraints/09_hack.ipynb #d76d2f8d
 def _hack_lines(found): # id → reading → `hacks`
     "How many kinds are met in each way, in each reading, and which in none."
-    readings, width = list(next(iter(found.values()), ())), 48
-    for r in readings:
-        yield f'{"met, " + r:<{width}}' + ''.join(f'{sum(way in f[r] for f in found.values()):<10}' for way in WAYS)
-    for r in readings:
-        free = [id for id, f in found.items() if not f[r]]
-        named = wrap(', '.join(free), 118, break_on_hyphens=False)
-        yield '\n'.join([f'\nmet in no way, {r}: {len(free)} of {len(found)}', *named])
+    readings = list(next(iter(found.values()), ()))
+    for reading in readings:
+        counts = [sum(way in by[reading] for by in found.values()) for way in WAYS]
+        yield _hack_row(f'met, {reading}', counts)
+    for reading in readings:
+        free = [id for id, by in found.items() if not by[reading]]
+        yield f'\nmet in no way, {reading}: {len(free)} of {len(found)}'
+        yield from wrap(', '.join(free), 118, break_on_hyphens=False)
 
-# %% ../../nbs/api/constraints/09_hack.ipynb #f9c22e40
+# %% ../../nbs/api/constraints/09_hack.ipynb #6d58b6ed
 def _hack_page(k, found): # reading → `hacks`
     "The ways by which a kind is met, with the texts."
     lines = [k.id]
     for way, what in WAYS.items():
-        texts = {r: repr(ways[way]) if way in ways else '-' for r, ways in found.items()}
-        for t in dict.fromkeys(texts.values()):
-            lines.append(f'  {what:<52} {", ".join(r for r in texts if texts[r] == t):<16} {t:.100}')
+        texts = {reading: repr(by[way]) if way in by else '-' for reading, by in found.items()}
+        for text in dict.fromkeys(texts.values()):
+            readings = ', '.join(reading for reading in texts if texts[reading] == text)
+            lines.append(f'  {what:<52} {readings:<16} {text:.100}')
     return '\n'.join(lines)
 
+# %% ../../nbs/api/constraints/09_hack.ipynb #75941071
 def hack_table(
     asked:str='',   # an id, or how it begins; a suite
     reading:str='')->str: # official or meant; '' for both
@@ -123,6 +154,8 @@ def hack_table(
     readings = [reading] if reading else ['official', 'meant']
     found = {id: {r: hacks(k, r) for r in readings} for id, k in called.items()}
     if asked in called: return _hack_page(called[asked], found[asked])
-    rows = [f'{id:<48}' + ''.join(f'{_cell(k, way, found[id]):<10}' for way in WAYS) for id, k in called.items()]
-    return '\n'.join([f'{"":48}' + ''.join(f'{way:<10}' for way in WAYS), *rows, '',
-                      *_hack_lines({id: f for id, f in found.items() if _can_be_tried(called[id])})])
+    lines = [_hack_row('', WAYS)]
+    for id, k in called.items():
+        lines.append(_hack_row(id, [_cell(k, way, found[id]) for way in WAYS]))
+    tried = {id: by for id, by in found.items() if _can_be_tried(called[id])}
+    return '\n'.join([*lines, '', *_hack_lines(tried)])

@@ -12,31 +12,43 @@ from collections.abc import Iterable
 from .constraint import Constraint, Reading
 from .verifier import check
 
-# %% ../../nbs/api/constraints/10_spans.ipynb #c1479d1f
+# %% ../../nbs/api/constraints/10_spans.ipynb #5375c7fb
 def words_of(text:str)->list[tuple[int, int]]:
     "Spans (start, end) of the words, line breaks and marks of a text."
     return [m.span() for m in re.finditer(r'\w+|\n+|[^\w\s]', text)]
 
-def _named_in(c, text):
-    "Spans of `text` that an argument of the constraint spells out."
-    values = [x for v in c.args.values() for x in (v if isinstance(v, (list, tuple)) else [v])]
-    found = [x for x in values if isinstance(x, str) and x.strip()]
-    return [m.span() for x in found for m in re.finditer(re.escape(x), text, re.I)]
-
 def without_spans(text:str, spans:Iterable[tuple[int, int]])->str: # in order, apart
     "The text with the spans cut out."
-    for a, b in reversed(list(spans)): text = text[:a] + text[b:]
+    for start, end in reversed(list(spans)): text = text[:start] + text[end:]
     return text
 
-# %% ../../nbs/api/constraints/10_spans.ipynb #5375c7fb
+# %% ../../nbs/api/constraints/10_spans.ipynb #a44b1aa3
+def _copies_in(text):
+    "The spans of each word, copy by copy."
+    copies = {}
+    for start, end in words_of(text):
+        copies.setdefault(text[start:end].lower(), []).append((start, end))
+    return list(copies.values())
+
+# %% ../../nbs/api/constraints/10_spans.ipynb #7bf3d1e5
+def _named_in(c, text):
+    "Spans of `text` that an argument of the constraint spells out."
+    found = []
+    for value in c.args.values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(part, str) or not part.strip(): continue
+            found += [m.span() for m in re.finditer(re.escape(part), text, re.I)]
+    return found
+
+# %% ../../nbs/api/constraints/10_spans.ipynb #660724f1
 def deciding(
     c:Constraint, response:str,
     budget:int=400_000,  # characters that the checks may read in all
     reading:Reading='official')->list[tuple[int, int]]:
-    "Spans (start, end) of the words without which the verdict would change, or of those that the constraint names."
-    ok, words, alike, left = check(c, response, reading), words_of(response), {}, budget
-    for a, b in words: alike.setdefault(response[a:b].lower(), []).append((a, b))
-    for trials in ([[w] for w in words], alike.values()):             # each alone, then all that are the same
+    "Spans (start, end) without which the verdict would change, or that the constraint names."
+    ok, left = check(c, response, reading), budget
+    alone = [[span] for span in words_of(response)]
+    for trials in (alone, _copies_in(response)):
         found = []
         for spans in trials:
             left -= len(response)

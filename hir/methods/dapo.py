@@ -40,11 +40,12 @@ def _dynamic_rows(s, instructions, ctx):
     B, kept, drawn = len(instructions), [], 0
     for turn in range(s.draws):
         rows = ctx.draw(_asked_in(turn, instructions, ctx), ctx.sizes.m, 'sample' if turn == 0 else f'more {turn}')
-        rows = [_softened(row, s.soft, ctx.sizes.max_new_tokens) for row in rows]
-        kept += _varied(rows); drawn += B
+        kept += _varied(rows)
+        drawn += B
         if len(kept) >= B: break
     ctx.metrics |= {'groups': drawn, 'groups/kept': min(len(kept), B)}
-    return with_sources([row for group in kept[:B] for row in group])
+    rows = [row for group in kept[:B] for row in group]
+    return with_sources([_softened(row, s.soft, ctx.sizes.max_new_tokens) for row in rows])
 
 # %% ../../nbs/methods/dapo.ipynb #cf138bef
 def dapo(

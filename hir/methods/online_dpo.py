@@ -8,9 +8,11 @@ __all__ = ['PairMemory', 'online_dpo']
 # %% ../../nbs/methods/online_dpo.ipynb #28a53df9
 import random
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from ..schema import Positive, Where, resolved
+from ..files import DataError, parsed_json, whole_text
 from .dpo import best_worst, pair_loss, pair_prepare, pair_rows
 from ..policies.rollout import as_rollout, record_of_rollout
 from ..replays.reward import Row
@@ -35,19 +37,33 @@ class PairMemory:
         self.pairs = [tuple(row(*x) for x in pair) for pair in found['pairs']]
 
 # %% ../../nbs/methods/online_dpo.ipynb #ca8c170f
-def _remembered_rows(memory, instructions, ctx):
+def _remembered_rows(memory, sampler, instructions, ctx):
     "As many pairs as there are instructions, of all so far."
-    new = best_worst(ctx.draw(instructions, ctx.sizes.m))
+    drawn = [] if sampler == 'none' else ctx.draw(instructions, ctx.sizes.m, who=sampler)
+    new = best_worst(drawn)
     memory.add(new)
     chosen = random.Random(ctx.seed('pairs')).sample(memory.pairs, min(len(instructions), len(memory.pairs)))
     ctx.metrics |= {'pairs': len(new), 'pairs/all': len(memory.pairs)}
     return pair_rows(chosen)
 
+# %% ../../nbs/methods/online_dpo.ipynb #885ff690
+def _pairs_at(path, memory):
+    "Fill a memory with the pairs that a checkpoint holds."
+    try: memory.load_state_dict(parsed_json(whole_text(path), path))
+    except (DataError, KeyError, TypeError) as e:
+        raise ValueError(f'pairs: {path} holds no pairs ({e}); name the method.json of a checkpoint') from None
+    memory.pairs = memory.pairs[-memory.most:]
+
+# %% ../../nbs/methods/online_dpo.ipynb #528f1523
 def online_dpo(
     beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference
     memory:Positive=1024, # pairs kept, the oldest leaving first
+    sampler:Literal['policy', 'reference', 'none']='policy', # who draws the responses; none: nothing is drawn
+    pairs:str='',         # method.json of a checkpoint, whose pairs the memory begins with
 )->Method:
     "Iterated preference optimisation on the best and the worst of m, on all data so far (arXiv 2405.07863)."
     s = resolved(online_dpo, locals()); kept = PairMemory(s.memory)
-    return Method(partial(_remembered_rows, kept), partial(pair_loss, s.beta), pair_prepare, needs=('reference',),
-                  state=kept, counts=lambda m: (m, 2))
+    if s.pairs: _pairs_at(Path(s.pairs), kept)
+    elif s.sampler == 'none': raise ValueError('sampler none draws nothing: name the pairs to learn from')
+    return Method(partial(_remembered_rows, kept, s.sampler), partial(pair_loss, s.beta), pair_prepare,
+                  needs=('reference',), state=kept, counts=lambda m: (m*(s.sampler != 'none'), 2))

@@ -55,4 +55,5 @@ def sft(
 )->Method:
     "Supervised fine-tuning on one's own responses: best of m (RAFT, arXiv 2304.06767), successes, hindsight."
     s = resolved(sft, locals())
-    return Method(partial(_chosen, s.on), nll, needs=getattr(s.on, 'needs', ()))
+    return Method(partial(_chosen, s.on), nll, needs=getattr(s.on, 'needs', ()),
+                  counts=lambda m: (m, 1 if s.on is best else m))

@@ -21,6 +21,7 @@ from ..policies.importance import mismatch
 from ..policies.policy import layout_for
 from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
 from ..replays.guard import guard_counts, guarded
+from ..replays.noise import with_noise
 from ..replays.reward import Row, original_rows, score, zero_signal
 from .batch import Batch, collate, micro_batches, on_device, take
 from .method import Method, Parts, Rules, Sizes
@@ -198,7 +199,8 @@ def _sampled(ctx, prompts, n, tag, who, sampling):
             drawn = [without_trace(r, ctx.rules.thinking) for r in _checked_verdicts(drawn, len(mine), n)]
             drawn = [replace(r, instruction=instruction_of(prompts[mine[r.group]]), response=read(r.response))
                      for r in drawn]
-            return score(drawn, ctx.rules.check, ctx.rules.judge, ctx.rules.reading, 'keep')
+            drawn = score(drawn, ctx.rules.check, ctx.rules.judge, ctx.rules.reading, 'keep')
+            return with_noise(drawn, ctx.rules.noise, ctx.rules.annotators)
     return _shared(work, len(prompts), ctx.parts.accelerator)
 
 # %% ../../nbs/api/training/04_context.ipynb #40d01d34

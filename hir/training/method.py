@@ -72,6 +72,8 @@ class Rules:
     overlong:Overlong = kept   # truncated rollout -> its `Use`
     old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
     judge:Callable|None = None      # a `Judge`, for soft constraints
+    noise:float = 0.           # of `with_noise`, in training alone
+    annotators:int = 13
     guard:Guards = ()          # each: rollout -> does it earn nothing, whatever its verdict?
     importance:Importance = unweighted # (weights, cap) -> weights as they are used
     importance_level:Level = token_weights # log ratios -> weights

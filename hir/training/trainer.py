@@ -8,7 +8,7 @@ __all__ = ['Run', 'TrainingError', 'trackers_of', 'Job', 'resume', 'fit', 'check
 # %% ../../nbs/api/training/10_trainer.ipynb #b478fb75
 import json, math, os, shutil, time
 import torch
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType, gather_object, set_seed
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,7 @@ from ..policies.processes import (Bell, Gathering, Stopped, check_shared, device
 from .checkpoint import (checkpoints, chosen_checkpoint, first_error, load_checkpoint, own_weights, publish,
                                      save_checkpoint, save_policy)
 from .config import (ConfigError, HirConfig, chat_of, engine_of, function_named, method_of, read_known,
-                                 rules_of, save_config, sizes_of)
+                                 is_over, rules_of, save_config, sizes_of)
 from .context import SharedEngine
 from .method import Parts
 from .folder import changes, check_folder, claimed, cut_back, data_sums, write_mark
@@ -225,6 +225,11 @@ def resume(cfg:HirConfig, job:Job)->Path|None:
     job.accelerator.wait_for_everyone()
     return found
 
+# %% ../../nbs/api/training/10_trainer.ipynb #97b4d410
+def _longest(accelerator, seconds:float):
+    "What the slowest process took: all must agree when a run is over."
+    return max(gather_object([seconds])) if accelerator.num_processes > 1 else seconds
+
 # %% ../../nbs/api/training/10_trainer.ipynb #1657187b
 def _train_step(cfg:HirConfig, job:Job, train, rules):
     "The next step; its metrics and rows. The run's counters move."
@@ -238,7 +243,7 @@ def _train_step(cfg:HirConfig, job:Job, train, rules):
     if bad < cfg.minibatches: job.scheduler.step()      # a step without any update has not happened for it
     run.step, run.sampled, run.skipped = s, run.sampled + metrics['sampled'], run.skipped + bad
     run.in_a_row = run.in_a_row + 1 if bad else 0
-    run.seconds += time.perf_counter() - t; run.cpu_seconds += time.process_time() - cpu
+    run.seconds += _longest(job.accelerator, time.perf_counter() - t); run.cpu_seconds += time.process_time() - cpu
     job.whole = True
     if bad: _check_finite(cfg, job)
     totals = dict(step=s, sampled_total=run.sampled, seconds=run.seconds, cpu_seconds=run.cpu_seconds,
@@ -323,7 +328,9 @@ def _model_marks(cfg, model):
     return {n: said for n, said in (('model', commit_of(model)), ('weights', weights_sum(cfg.model))) if said}
 
 # %% ../../nbs/api/training/10_trainer.ipynb #9cdf26c8
-def _due(every:int, s:int, last:int): return s == last or (every > 0 and s % every == 0)
+def _over(cfg:HirConfig, run:Run): return is_over(cfg, run.step, run.sampled, run.seconds)
+
+def _due(every:int, cfg:HirConfig, run:Run): return _over(cfg, run) or (every > 0 and run.step % every == 0)
 
 def fit(
     cfg:HirConfig, model:nn.Module, tokenizer:Any, # of `transformers`
@@ -354,7 +361,7 @@ def _steps(cfg:HirConfig, job:Job, train, rules, evaluate, progress, on_step):
     if not found: last = _log_eval(cfg, job, evaluate)
     with (bar(total=cfg.steps, initial=job.run.step, desc=visible(Path(cfg.out).name),
               progress=progress and job.accelerator.is_main_process) as shown, Bell(job.accelerator) as bell):
-        while job.run.step < cfg.steps:
+        while not _over(cfg, job.run):
             try: last = _advance(cfg, job, train, rules, evaluate, last, shown, on_step)
             except (Exception, Stopped) as e: _rescue(cfg, job, e); raise
             if bell.heard(): _leave(cfg, job)
@@ -397,9 +404,9 @@ def _rescue(cfg:HirConfig, job:Job, error:BaseException):
 def _advance(cfg:HirConfig, job:Job, train, rules, evaluate, last:dict, shown, on_step):
     "One step with all that is due after it; returns the latest evaluation."
     metrics, rows = _train_step(cfg, job, train, rules)
-    _log_step(cfg, job, metrics, rows); s = job.run.step
-    if _due(cfg.eval_every, s, cfg.steps): last = _log_eval(cfg, job, evaluate)
-    if _due(cfg.save_every, s, cfg.steps): _save_now(cfg, job)
+    _log_step(cfg, job, metrics, rows)
+    if _due(cfg.eval_every, cfg, job.run): last = _log_eval(cfg, job, evaluate)
+    if _due(cfg.save_every, cfg, job.run): _save_now(cfg, job)
     told = {n: f'{metrics[n]:.3f}' for n in ('ila', 'cla') if n in metrics}
     shown.set_postfix(told | ({'heldout': f'{last["ila"]:.3f}'} if 'ila' in last else {})); shown.update()
     if on_step: on_step(metrics, rows)
