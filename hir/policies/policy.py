@@ -73,12 +73,12 @@ class Clock:
         signal.setitimer(signal.ITIMER_REAL, *self.left)
         signal.signal(signal.SIGALRM, self.before or signal.SIG_DFL)
 
-# %% ../../nbs/api/policies/00_policy.ipynb #f3d05876
+# %% ../../nbs/api/policies/00_policy.ipynb #316a6ec8
 _PATIENT = 10. # seconds for a chat template
 
 def _too_long(): raise TimeoutError(f'it was not done after {_PATIENT:g} seconds')
 
-def _bounded(tokenizer, chat, more):
+def _within_bounds(tokenizer, chat, more):
     "The chat as a text, within bounds of time and length."
     with Clock(_PATIENT, _too_long):
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True,
@@ -87,10 +87,10 @@ def _bounded(tokenizer, chat, more):
     if len(text) > most: raise OverflowError(f'it makes {len(text):,} characters')
     return text
 
-# %% ../../nbs/api/policies/00_policy.ipynb #d06c513c
+# %% ../../nbs/api/policies/00_policy.ipynb #ab2dd9d3
 def _rendered(tokenizer, chat, more):
     "The chat as a text, by a template that may be anybody's."
-    try: return _bounded(tokenizer, chat, more)
+    try: return _within_bounds(tokenizer, chat, more)
     except (TemplateError, TimeoutError, OverflowError, MemoryError, RecursionError) as e:
         roles = ', '.join(str(m.get('role')) for m in chat[:9])
         name = tokenizer.name_or_path or 'the tokenizer'
