@@ -1,4 +1,5 @@
-"""Draws the house: `python .ci/house.py` writes nbs/images/house.svg from the imports of hir/.
+"""Draws the house: `python .ci/house.py` writes nbs/images/house.svg from the imports of hir/, and for each module a
+picture of where it sits, nbs/images/modules/NAME.svg.
 
 Rooms from top to bottom; an arrow leads from a room to one that imports it. Where others lead there as well, it is faint."""
 import ast, re
@@ -171,7 +172,52 @@ def picture():
     for room in there: out += box(room, place[room], names[room])
     return '\n'.join(out + ['</svg>', ''])
 
+# ---- where a module sits
+
+MODULES, MOST = 'nbs/images/modules', 9             # names in a column at most
+
+def short(module): return name_of(module).removeprefix('hir.')
+
+def neighbours(module):
+    "(what it imports, what imports it), in the order of the house."
+    def sorted_(ms): return sorted(ms, key=lambda m: (ROOMS.index(room_of(m)), m))
+    return sorted_(project_imports(module)), sorted_(m for m in modules() if module in project_imports(m))
+
+def column(names, x, y, anchor):
+    "Names one below the other, the rest as a number; and the heights of their lines."
+    shown = names if len(names) <= MOST else names[:MOST - 1] + [f'and {len(names) - MOST + 1} more']
+    top = y - 10*(len(shown) - 1)
+    at = [top + 20*i for i in range(len(shown))]
+    return [text(x, h + 4.5, n, 13, INK, text_anchor=anchor) for n, h in zip(shown, at)], at
+
+def here(module):
+    "A module between what it imports and what imports it, as SVG."
+    uses, used = ([*map(short, ms)] for ms in neighbours(module))
+    tall = 44 + 20*max(2, *(min(len(names), MOST) for names in (uses, used)))
+    y, room = tall/2 + 12, room_of(module)
+    said = f'{short(module)} imports {", ".join(uses) or "no module of hir"}; it is imported by {", ".join(used) or "none"}.'
+    (left, from_), (right, to) = column(uses, 270, y, 'end'), column(used, 530, y, 'start')
+    lines = [f'<path d="M278 {h:g} C310 {h:g} 300 {y:g} 326 {y:g}" fill="none" stroke="{LINE}" stroke-opacity=".6"/>' for h in from_]
+    lines += [f'<path d="M474 {y:g} C500 {y:g} 490 {h:g} 522 {h:g}" fill="none" stroke="{LINE}" stroke-opacity=".6"/>' for h in to]
+    kind = 'light' if room in LIGHT else 'ground' if ROOMS.index(room) > ROOMS.index('adapters') else 'middle'
+    name = short(module).rpartition('.')[2]
+    return '\n'.join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {tall:g}" width="800" height="{tall:g}" '
+        f'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" role="img" aria-label="{said}">',
+        f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>', text(270, 18, 'imports', 12, QUIET, text_anchor='end'),
+        text(400, 18, room, 12, QUIET, text_anchor='middle'), text(530, 18, 'is imported by', 12, QUIET), *lines,
+        f'<rect x="326" y="{y - 17:g}" width="148" height="34" rx="8" fill="{FILLS[kind]}" stroke="{LINE}" stroke-width="1.6"/>',
+        text(400, y + 5, name, 15, INK, text_anchor='middle', font_weight='bold'), *left, *right, '</svg>', ''])
+
+def pictures():
+    "Path -> SVG, of every module."
+    return {f'{MODULES}/{short(m)}.svg': here(m) for m in modules()}
+
 
 if __name__ == '__main__':
     (ROOT/PICTURE).write_text(picture(), encoding='utf-8')
+    drawn = pictures(); (ROOT/MODULES).mkdir(exist_ok=True)
+    for old in (ROOT/MODULES).glob('*.svg'):
+        if f'{MODULES}/{old.name}' not in drawn: old.unlink()
+    for path, svg in drawn.items(): (ROOT/path).write_text(svg, encoding='utf-8')
     print(f'{PICTURE}: {len(arrows())} arrows, {len(needed(arrows()))} of them needed')

@@ -1,5 +1,5 @@
 "The rules of the house: what the notebooks as a whole must keep to, and no single one can test."
-import ast, importlib.util, json, re, subprocess, sys
+import ast, importlib.util, json, posixpath, re, subprocess, sys
 from functools import lru_cache
 from importlib.metadata import packages_distributions, requires
 
@@ -105,6 +105,17 @@ def test_the_picture_of_the_house_is_that_of_the_code():
     between = {(house.room_of(o), house.room_of(m)) for m in MODULES for o in project_imports(m)}
     assert sorted(arrows) == sorted(p for p in between if p[0] != p[1])
     assert all(ROOMS.index(a) < ROOMS.index(b) for a, b in arrows)
+
+@pytest.mark.parametrize('book', API)
+def test_a_notebook_opens_with_where_its_module_sits(book):
+    module = 'hir/' + default_exp(book)[0].replace('.', '/') + '.py'
+    path = f'{house.MODULES}/{house.short(module)}.svg'
+    assert (ROOT/path).read_text(encoding='utf-8') == house.here(module), 'run `make house`'
+    link = posixpath.relpath(path, posixpath.dirname(book))
+    assert any(f']({link})' in source(c) for c in cells(book)[:3]), f'{book}: no picture {link} in its first cells'
+
+def test_no_picture_is_left_of_a_module_that_is_gone():
+    assert {str(f.relative_to(ROOT)) for f in (ROOT/house.MODULES).iterdir()} == set(house.pictures())
 
 def test_dark_arrows_alone_lead_wherever_arrows_lead():
     assert house.needed({('a', 'b'), ('b', 'c'), ('a', 'c'), ('a', 'd')}) == {('a', 'b'), ('b', 'c'), ('a', 'd')}
