@@ -12,26 +12,30 @@ from typing import Any
 
 from .policy import Policy
 
-# %% ../../nbs/api/policies/14_average.ipynb #09c68bf5
+# %% ../../nbs/api/policies/14_average.ipynb #76572b12
+def _weights_at(ctx): return ctx.parts.accelerator.unwrap_model(ctx.parts.policy).model
+
+# %% ../../nbs/api/policies/14_average.ipynb #02b6ba8c
 class AveragePolicy:
-    "An exponential moving average of the policy in training; made at its first use, from the weights of then."
+    "An exponential moving average of the policy in training; made at its first use."
     def __init__(self, rate:float): # share of the new weights in each step, in [0, 1]
         self.rate, self.policy, self.waiting = rate, None, {}
 
     def of(self, ctx:Any)->Policy: # `Context` of a method
         "The average, to score with: `ctx.logps(rows, average.of(ctx))`."
         if self.policy is None:
-            self.policy = Policy(deepcopy(_weights_at(ctx)).requires_grad_(False).eval(), share=False)
+            model = deepcopy(_weights_at(ctx)).requires_grad_(False).eval()
+            self.policy = Policy(model, share=False)
             if self.waiting: self.policy.model.load_state_dict(self.waiting)
         return self.policy
 
     @torch.no_grad()
     def follow(self, ctx:Any)->None: # a method's `after`
         "Move towards the policy."
-        for mine, new in zip(self.of(ctx).model.parameters(), _weights_at(ctx).parameters()): mine.lerp_(new, self.rate)
+        mine, theirs = self.of(ctx).model.parameters(), _weights_at(ctx).parameters()
+        for own, new in zip(mine, theirs): own.lerp_(new, self.rate)
 
     def state_dict(self)->dict[str, torch.Tensor]:
-        return {k: v.clone() for k, v in self.policy.model.state_dict().items()} if self.policy else dict(self.waiting)
+        if self.policy is None: return dict(self.waiting)
+        return {k: v.clone() for k, v in self.policy.model.state_dict().items()}
     def load_state_dict(self, found:dict)->None: self.policy, self.waiting = None, dict(found)
-
-def _weights_at(ctx): return ctx.parts.accelerator.unwrap_model(ctx.parts.policy).model

@@ -17,7 +17,7 @@ from typing import Any
 from .policy import Policy
 from .processes import is_sharded, said
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #c8ffaec2
+# %% ../../nbs/api/policies/13_capacity.ipynb #4b91e907
 @dataclass(frozen=True)
 class Shape:
     "What decides how much memory a token takes."
@@ -29,16 +29,23 @@ class Shape:
     vocab:int    # V
     adapted:int = 0 # inputs of all layers with an adapter
 
+# %% ../../nbs/api/policies/13_capacity.ipynb #0b417f38
+def _adapted(model):
+    "Inputs of all layers that have an adapter."
+    return sum(m.in_features for m in model.modules()
+               if hasattr(m, 'lora_A') and hasattr(m, 'in_features'))
+
+# %% ../../nbs/api/policies/13_capacity.ipynb #fa674594
 def shape_of(model:nn.Module)->Shape: # a causal LM
     "Its shape, from its configuration; what is adapted, from its layers."
     c = model.config.get_text_config()
     d = getattr(c, 'head_dim', None) or c.hidden_size//c.num_attention_heads
     kv = getattr(c, 'num_key_value_heads', None) or c.num_attention_heads
     inner = getattr(c, 'intermediate_size', None) or 4*c.hidden_size
-    adapted = sum(m.in_features for m in model.modules() if hasattr(m, 'lora_A') and hasattr(m, 'in_features'))
-    return Shape(c.num_hidden_layers, c.hidden_size, c.num_attention_heads*d, kv*d, inner, c.vocab_size, adapted)
+    return Shape(c.num_hidden_layers, c.hidden_size, c.num_attention_heads*d, kv*d, inner,
+                 c.vocab_size, _adapted(model))
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #58b70f28
+# %% ../../nbs/api/policies/13_capacity.ipynb #8aaf8a8e
 def activations(
     shape:Shape,
     tokens:int,      # of a micro-batch
@@ -46,28 +53,33 @@ def activations(
     recomputed:bool=False)->int: # are they computed again, layer by layer (gradient_checkpointing)?
     "Bytes that the backward pass of a micro-batch needs."
     layer = tokens*size*(6*shape.width + 3*shape.heads + 2*shape.kv + 4*shape.inner)
-    if shape.adapted and size == 2: layer += 4*tokens*shape.adapted//shape.layers   # adapters compute in float32
-    return size*tokens*shape.width*shape.layers + layer if recomputed else layer*shape.layers
+    if shape.adapted and size == 2: layer += 4*tokens*shape.adapted//shape.layers   # float32
+    if recomputed: return size*tokens*shape.width*shape.layers + layer
+    return layer*shape.layers
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #e079cfd9
+# %% ../../nbs/api/policies/13_capacity.ipynb #a317759f
 def free_bytes(device:torch.device|str)->int:
     "Memory of the device that is free for us."
     device = torch.device(device)
-    if device.type == 'mps': return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    if device.type == 'mps':
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     if device.type != 'cuda': return psutil.virtual_memory().available
-    return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device))
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
+# %% ../../nbs/api/policies/13_capacity.ipynb #5496fac4
 def _still_to_come(
     policy,    # in training
     optimizer, # of it
     half):     # is arithmetic in 16 bits?
-    "Bytes that an update allocates besides: gradients, at first the optimizer's averages, weights in 16 bits."
-    trained = sum(p.numel()*p.element_size() for p in policy.parameters() if p.requires_grad and p.grad is None)
-    copied = 2*sum(p.numel() for p in policy.parameters() if p.dtype == torch.float32) if half else 0
-    return trained + (0 if optimizer is None or optimizer.state else 2*trained) + copied
+    "Bytes that an update allocates besides: gradients, at first averages, weights in 16 bits."
+    gradients = sum(p.numel()*p.element_size() for p in policy.parameters()
+                    if p.requires_grad and p.grad is None)
+    averages = 0 if optimizer is None or optimizer.state else 2*gradients
+    whole = sum(p.numel() for p in policy.parameters() if p.dtype == torch.float32)
+    return gradients + averages + (2*whole if half else 0)
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #f028f08e
+# %% ../../nbs/api/policies/13_capacity.ipynb #3dde0acf
 CPU_TOKENS = 4096  # of a micro-batch; more is not faster
 
 def fitting_tokens(
@@ -75,18 +87,20 @@ def fitting_tokens(
     device:torch.device|str,
     half:bool=False, # is arithmetic in 16 bits?
     free:int|None=None)->tuple[int, int]: # bytes; None: those of `free_bytes`
-    "Tokens of a micro-batch that fit, and tokens that are projected onto the vocabulary at a time; at least 1 each."
+    "Tokens of a micro-batch that fit, and how many are projected at a time; at least 1 each."
     shape, cpu = shape_of(policy.model), torch.device(device).type == 'cpu'
-    left = .8*(free_bytes(device) if free is None else free) - _still_to_come(policy, optimizer, half)
+    free = free_bytes(device) if free is None else free
+    left = .8*free - _still_to_come(policy, optimizer, half)
     word = 6*4*shape.vocab
     chunk = policy.chunk if cpu else max(64, int(left/8/word))
     size = 2 if half else next(policy.parameters()).element_size()
     checkpointed = getattr(policy.model, 'is_gradient_checkpointing', False)
     each = activations(shape, 1, size, checkpointed)
-    tokens = int(max(left/(each + word), (left - word*chunk)/each))                 # all projected at once, or not
+    at_once, in_chunks = left/(each + word), (left - word*chunk)/each
+    tokens = int(max(at_once, in_chunks))
     return max(1, min(tokens, CPU_TOKENS) if cpu else tokens), chunk
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #3f5e9946
+# %% ../../nbs/api/policies/13_capacity.ipynb #5b88b3fa
 @dataclass
 class Room:
     "The size of micro-batches that memory allows, for all processes."
@@ -94,36 +108,42 @@ class Room:
     news:str = ''  # what to tell the user, until it is told
 
     def look(self, policy:nn.Module, optimizer:Any, accelerator:Accelerator)->int:
-        "Tokens of a micro-batch; at the first call by what is free now, the least of all processes."
+        "Tokens of a micro-batch; at first by what is free now, the least of all processes."
         if self.tokens: return self.tokens
-        bare = getattr(policy, 'module', policy)
-        half = accelerator.mixed_precision != 'no'
+        bare, half = getattr(policy, 'module', policy), accelerator.mixed_precision != 'no'
         found = said(accelerator, fitting_tokens(bare, optimizer, accelerator.device, half))
         self.tokens, bare.chunk = (min(x) for x in zip(*found))
         chunk = min(bare.chunk, self.tokens)
-        self.news = f'micro_tokens {self.tokens:,} (auto), of which {chunk:,} are projected at a time'
+        self.news = (f'micro_tokens {self.tokens:,} (auto), '
+                     f'of which {chunk:,} are projected at a time')
         return self.tokens
 
     def halve(self, policy:nn.Module, shortest:int)->None: # tokens of the shortest row
         "Half as many from now on; a RuntimeError where a micro-batch is a single row already."
-        if self.tokens < shortest: raise RuntimeError(
-            'out of memory with a single row in a micro-batch; see max_new_tokens, gradient_checkpointing, lora_rank')
+        if self.tokens < shortest: raise RuntimeError(_ONE_ROW)
         bare = getattr(policy, 'module', policy)
         self.tokens, bare.chunk = self.tokens//2, max(1, bare.chunk//2)
         self.news = f'out of memory: micro_tokens {self.tokens:,} from now on'
 
-# %% ../../nbs/api/policies/13_capacity.ipynb #f3c55084
+_ONE_ROW = ('out of memory with a single row in a micro-batch; '
+            'see max_new_tokens, gradient_checkpointing, lora_rank')
+
+# %% ../../nbs/api/policies/13_capacity.ipynb #5f8bcff7
 def may_retry(accelerator:Accelerator)->bool:
     "Can a minibatch begin again on all processes where memory runs out on one?"
     return not is_sharded(accelerator) and accelerator.distributed_type != DistributedType.DEEPSPEED
 
+# %% ../../nbs/api/policies/13_capacity.ipynb #79052afa
 _FULL = 'CUDA error: out of memory', 'CUBLAS_STATUS_ALLOC_FAILED'    # as CUDA's own calls say it
+
+def _is_full(error): return should_reduce_batch_size(error) or any(x in str(error) for x in _FULL)
 
 def if_it_fits(accelerator:Accelerator, work:Callable)->Any:
     "What `work` gives; None where memory ran out on any process, what it held given back."
     try: found = work()
     except RuntimeError as e:
-        if not (should_reduce_batch_size(e) or any(x in str(e) for x in _FULL)): raise
+        if not _is_full(e): raise
         found = None
     if not any(said(accelerator, found is None)): return found
-    found = None; clear_device_cache(garbage_collection=True)
+    found = None
+    clear_device_cache(garbage_collection=True)

@@ -20,107 +20,126 @@ from transformers.masking_utils import sdpa_mask
 
 from .policy import PolicyError
 
-# %% ../../nbs/api/policies/01_generate.ipynb #575778b3
+# %% ../../nbs/api/policies/01_generate.ipynb #aec7a697
 def _pick(
     probs, # (R,V) probabilities; need not sum to 1
     u):    # (R,) uniform in [0,1)
     "The token (R,) at which the cumulative probability first exceeds u."
     cdf = probs.cumsum(-1)
     total = cdf[:, -1:]
-    at = torch.minimum(u[:, None]*total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)      # NaN finds no place
+    below = total.nextafter(torch.zeros_like(total))
+    at = torch.minimum(u[:, None]*total, below)
+    token = torch.searchsorted(cdf, at, right=True)[:, 0]
+    return token.clamp(max=probs.shape[-1] - 1)      # NaN finds no place
 
-# %% ../../nbs/api/policies/01_generate.ipynb #29397cc2
-def _truncate(
-    probs,      # (R,V)
-    top_k=0,    # keep the k likeliest; 0 keeps all
-    top_p=1.):  # keep the likeliest whose mass before them is below p
-    "`probs` with everything outside top-k and top-p set to 0."
-    if top_k and top_k < probs.shape[-1]:
-        probs = probs.masked_fill(probs < probs.topk(top_k).values[:, -1:], 0.)
-    if top_p < 1:
-        order = probs.sort(descending=True, stable=True)
-        before = order.values.cumsum(-1) - order.values
-        ahead = before < top_p*probs.sum(-1, keepdim=True)
-        probs = probs.masked_fill(~torch.zeros_like(ahead).scatter(1, order.indices, ahead), 0.)
-    return probs
-
-# %% ../../nbs/api/policies/01_generate.ipynb #9571bf04
+# %% ../../nbs/api/policies/01_generate.ipynb #82f6f8b1
 def uniforms(
     rows:int,   # responses
     length:int, # tokens at most
-    generator:torch.Generator|Sequence[int]|None)->torch.Tensor: # one for all, or a list of seeds, one per row
+    generator:torch.Generator|Sequence[int]|None)->torch.Tensor: # one for all, or a seed per row
     "A uniform number (rows, length) in [0,1) for every token that may be drawn."
-    if isinstance(generator, (list, tuple)):
-        if len(generator) != rows: raise ValueError(f'{len(generator)} seeds for {rows} responses')
-        each = [torch.Generator().manual_seed(s) for s in generator]
-        return torch.stack([torch.rand(length, generator=g) for g in each])
-    return torch.rand(rows, length, generator=generator)
+    if not isinstance(generator, (list, tuple)):
+        return torch.rand(rows, length, generator=generator)
+    if len(generator) != rows: raise ValueError(f'{len(generator)} seeds for {rows} responses')
+    each = [torch.Generator().manual_seed(s) for s in generator]
+    return torch.stack([torch.rand(length, generator=g) for g in each])
 
-# %% ../../nbs/api/policies/01_generate.ipynb #2896bad9
+# %% ../../nbs/api/policies/01_generate.ipynb #39f8c3cb
+def _top_k(
+    probs, # (R,V)
+    k):    # 0 keeps all
+    "`probs` with everything but the k likeliest set to 0."
+    if not k or k >= probs.shape[-1]: return probs
+    least = probs.topk(k).values[:, -1:]
+    return probs.masked_fill(probs < least, 0.)
+
+# %% ../../nbs/api/policies/01_generate.ipynb #6b86b814
+def _top_p(
+    probs, # (R,V)
+    p):    # 1 keeps all
+    "`probs` with everything set to 0 that has a mass of p or more before it."
+    if p >= 1: return probs
+    order = probs.sort(descending=True, stable=True)
+    before = order.values.cumsum(-1) - order.values
+    ahead = before < p*probs.sum(-1, keepdim=True)              # in the order of the sort
+    stays = torch.zeros_like(ahead).scatter(1, order.indices, ahead)
+    return probs.masked_fill(~stays, 0.)
+
+# %% ../../nbs/api/policies/01_generate.ipynb #38d0d48c
 def score_draw(
     logits:torch.Tensor,   # (R,V)
     u:torch.Tensor,        # (R,) uniform
     temperature:float=1.,  # 0 means greedy, scored at temperature 1
     top_k:int=0, top_p:float=1.)->tuple[torch.Tensor, ...]: # 0 and 1 are off
-    "Next token (R,), its log-probability (R,), the entropy (R,) of the softmax; its odds (R,) in what truncation kept."
+    "Token (R,), its log-probability, the entropy of the softmax; its odds in what truncation kept."
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logp_all = (logits if temperature in (0, 1) else logits / temperature).log_softmax(-1)
     probs = logp_all.exp()
     entropy = -(probs * logp_all.clamp(min=-1e4)).sum(-1)
-    kept = _truncate(probs, top_k, top_p) if temperature else probs
+    kept = _top_p(_top_k(probs, top_k), top_p) if temperature else probs
     token = _pick(kept, u) if temperature else probs.argmax(-1)
-    found = token, logp_all.gather(-1, token[:, None])[:, 0], entropy
-    return found if kept is probs else (*found, found[1] - kept.sum(-1).log())
+    logp = logp_all.gather(-1, token[:, None])[:, 0]
+    if kept is probs: return token, logp, entropy
+    return token, logp, entropy, logp - kept.sum(-1).log()
 
+# %% ../../nbs/api/policies/01_generate.ipynb #fad276d3
 def check_entropies(entropies:torch.Tensor)->None: # of `score_draw`
     "Raise a PolicyError if one is NaN."
     if entropies.isnan().any(): raise PolicyError('the policy gives NaN; lower lr, or use float32')
 
-# %% ../../nbs/api/policies/01_generate.ipynb #f8264664
+# %% ../../nbs/api/policies/01_generate.ipynb #3c0e9375
 _CACHED = 2**18 # numbers, of 4 bytes
 
 def _next_token(logits, u, *sampling):
     "`score_draw`, on a CPU of a few rows at a time."
     rows = max(1, _CACHED//logits.shape[1]) if logits.device.type == 'cpu' else len(logits)
-    parts = map(lambda x, y: score_draw(x, y, *sampling), logits.split(rows), u.split(rows))
-    new = tuple(map(torch.cat, zip(*parts))); check_entropies(new[2])
+    parts = [score_draw(x, y, *sampling) for x, y in zip(logits.split(rows), u.split(rows))]
+    new = tuple(torch.cat(each) for each in zip(*parts))
+    check_entropies(new[2])
     return new
 
-# %% ../../nbs/api/policies/01_generate.ipynb #9e793d21
+# %% ../../nbs/api/policies/01_generate.ipynb #d28d4ed9
 class _FixedLayer(DynamicLayer):
-    "Keys and values of one layer in buffers of fixed size; `keys` and `values` are views of what is filled."
-    def __init__(self,
-        layer, # a `DynamicLayer` that has read P prompts
-        m:int, more:int): # rows per prompt, tokens to come
+    "Keys and values of one layer in buffers of fixed size, and views of what is filled."
+    def __init__(self, layer, m:int, more:int): # has read P prompts; rows of each, tokens to come
         super().__init__()
-        (P, H, n, _), self.dtype, self.device, self.is_initialized = layer.keys.shape, layer.dtype, layer.device, True
-        self.room = [x.new_empty(P*m, H, n + more, x.shape[-1]) for x in (layer.keys, layer.values)]
-        for room, x in zip(self.room, (layer.keys, layer.values)): room.unflatten(0, (P, m))[..., :n, :] = x[:, None]
-        self.show(P*m, n)
+        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.device, True
+        self.room = [_roomy(x, m, more) for x in (layer.keys, layer.values)]
+        self.show(len(layer.keys)*m, layer.keys.shape[2])
 
     def show(self, rows, n): self.keys, self.values = (x[:rows, :, :n] for x in self.room)
 
     def update(self, key_states, value_states, *args, **kwargs):
         "Write tokens behind those that are there; all keys and values so far."
-        n = self.get_seq_length(); end = n + key_states.shape[-2]
+        n = self.get_seq_length()
+        end = n + key_states.shape[-2]
         for room, new in zip(self.room, (key_states, value_states)): room[:len(new), :, n:end] = new
         self.show(len(key_states), end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices):
         "Row i becomes the former row `indices[i]`; only rows that change are copied."
-        to, n = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0], self.get_seq_length()
+        n, own = self.get_seq_length(), torch.arange(len(indices), device=indices.device)
+        to = (indices != own).nonzero()[:, 0]
         for room in self.room: room[to, :, :n] = room[indices[to], :, :n]
         self.show(len(indices), n)
 
-# %% ../../nbs/api/policies/01_generate.ipynb #8531a77f
+# %% ../../nbs/api/policies/01_generate.ipynb #341fc14c
+def _roomy(x, m:int, more:int): # (P,H,n,D) of the prompts; rows of each, tokens to come
+    "A buffer (P·m,H,n+more,D) that begins with every prompt m times."
+    P, H, n, D = x.shape
+    room = x.new_empty(P*m, H, n + more, D)
+    room.unflatten(0, (P, m))[..., :n, :] = x[:, None]
+    return room
+
+# %% ../../nbs/api/policies/01_generate.ipynb #9c67a3d2
 def _fix(
     cache,            # of `transformers`, having read the prompts
     m:int, more:int): # rows per prompt, tokens to come
     "Every row m times, in buffers of fixed size where the layer is a plain one."
     for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.is_initialized: cache.layers[i] = _FixedLayer(layer, m, more)
+        plain = type(layer) is DynamicLayer and layer.is_initialized
+        if plain: cache.layers[i] = _FixedLayer(layer, m, more)
         else: layer.batch_repeat_interleave(m)
 
 # %% ../../nbs/api/policies/01_generate.ipynb #22e38950
@@ -131,7 +150,7 @@ def _closed_up(go): # (R,) bool: does the row stay?
     order[~go[:n]] = n + go[n:].nonzero()[:, 0]
     return order
 
-# %% ../../nbs/api/policies/01_generate.ipynb #f7031391
+# %% ../../nbs/api/policies/01_generate.ipynb #41a21936
 @dataclass
 class _Rows:
     "Responses that are being written."
@@ -145,33 +164,41 @@ class _Rows:
         "Next-token logits (R,V) after a token more (R,)."
         self.width += 1
         mask = None if self.mask is None else self.mask[:, :self.width]
-        out = model(input_ids=token[:, None], attention_mask=mask, position_ids=self.position[:, None],
-                    past_key_values=self.cache, use_cache=True)
+        out = model(input_ids=token[:, None], attention_mask=mask, use_cache=True,
+                    position_ids=self.position[:, None], past_key_values=self.cache)
         self.position = self.position + 1
         return out.logits[:, -1]
 
     def keep(self, order):
         "Leave only those rows."
         self.cache.batch_select_indices(order)
-        self.mask, self.position, self.number = (x if x is None else x[order]
-                                                 for x in (self.mask, self.position, self.number))
+        self.position, self.number = self.position[order], self.number[order]
+        if self.mask is not None: self.mask = self.mask[order]
 
-# %% ../../nbs/api/policies/01_generate.ipynb #51bcc664
+# %% ../../nbs/api/policies/01_generate.ipynb #e03b71f9
+def _padded_left(prompts, pad, device=None):
+    "Tokens and mask, (P,W) each, of prompts that all end in the last column."
+    width = max(map(len, prompts))
+    ids = [[pad]*(width - len(p)) + list(p) for p in prompts]
+    mask = [[0]*(width - len(p)) + [1]*len(p) for p in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+def _uneven(prompts): return len(set(map(len, prompts))) > 1
+
+# %% ../../nbs/api/policies/01_generate.ipynb #75a852cb
 def read_prompts(
     model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM; P lists of token ids
     pad:int)->tuple[torch.Tensor, Cache, torch.Tensor]: # id to fill with
-    "Next-token logits (P,V) after every prompt, what the model keeps of them, and the mask (P,W) of their tokens."
+    "Next-token logits (P,V), what the model keeps of the prompts, the mask (P,W) of their tokens."
     if not all(prompts): raise PolicyError('an empty prompt cannot be continued')
-    width, device = max(map(len, prompts)), model.device
-    ids = torch.tensor([[pad]*(width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0]*(width - len(p)) + [1]*len(p) for p in prompts], device=device)
-    cache, at = DynamicCache(config=model.config), (mask.cumsum(-1) - 1).clamp(min=0)
-    padded = len(set(map(len, prompts))) > 1
-    out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=at,
+    ids, mask = _padded_left(prompts, pad, model.device)
+    cache = DynamicCache(config=model.config)
+    at = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask if _uneven(prompts) else None, position_ids=at,
                 past_key_values=cache, use_cache=True, logits_to_keep=1)
     return out.logits[:, -1], cache, mask
 
-# %% ../../nbs/api/policies/01_generate.ipynb #b8122de4
+# %% ../../nbs/api/policies/01_generate.ipynb #4e048102
 def _prefill(
     model,     # causal LM
     prompts,   # P lists of token ids
@@ -182,26 +209,31 @@ def _prefill(
     logits, cache, mask = read_prompts(model, prompts, pad)
     _fix(cache, m, more)
     position, width = mask.sum(-1).repeat_interleave(m), mask.shape[1]
-    padded = len(set(map(len, prompts))) > 1
-    mask = torch.cat([mask, mask.new_ones(len(mask), more)], 1).repeat_interleave(m, 0) if padded else None
-    order = torch.arange(len(position), device=logits.device)
-    return logits.repeat_interleave(m, 0), _Rows(cache, mask, position, order, width)
+    mask = torch.cat([mask, mask.new_ones(len(mask), more)], 1).repeat_interleave(m, 0)
+    number = torch.arange(len(position), device=logits.device)
+    rows = _Rows(cache, mask if _uneven(prompts) else None, position, number, width)
+    return logits.repeat_interleave(m, 0), rows
 
-# %% ../../nbs/api/policies/01_generate.ipynb #5b42fa67
-def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
+# %% ../../nbs/api/policies/01_generate.ipynb #979eed5b
+def _grouped_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kw):
     "Attention in which heads share keys and values without copies of them."
-    plain = attention_mask is None or query.shape[1] == key.shape[1] or kwargs.get('position_bias') is not None
-    if plain: return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=True)
+    own_keys = query.shape[1] == key.shape[1]
+    if attention_mask is None or own_keys or kw.get('position_bias') is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling,
+                                      **kw)
+    out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling,
+                                       enable_gqa=True)
     return out.transpose(1, 2).contiguous(), None
 
 AttentionInterface.register('hir_grouped', _grouped_attention)
 AttentionMaskInterface.register('hir_grouped', sdpa_mask)
 
+# %% ../../nbs/api/policies/01_generate.ipynb #8f50b951
 def takes_attention(model:nn.Module)->bool: # of `transformers`
-    "Does it attend by whatever function is named? Some (Falcon, Bloom) look at the name only, and do otherwise."
+    "Does it attend by whatever function is named?"
     return bool(getattr(model, '_supports_attention_backend', False))
 
+# %% ../../nbs/api/policies/01_generate.ipynb #ea942187
 @contextmanager
 def _sharing_keys(model):
     "Inside, a model on a CPU attends without copies of its keys."
@@ -211,26 +243,34 @@ def _sharing_keys(model):
     try: yield
     finally: model.config._attn_implementation = own
 
-# %% ../../nbs/api/policies/01_generate.ipynb #d5e88869
-_WORTH = 2**24, 2**30 # weights of a model that are laid out anew: not in a cache, and not too many to copy
+# %% ../../nbs/api/policies/01_generate.ipynb #d0c3da3f
+_WORTH = 2**24, 2**30 # weights of a model laid out anew: not in a cache, and not too many to copy
 
 def pays_by_columns(numbers:int)->bool: # weights of plain linear layers, in float32 on a CPU
     "Are they laid out anew, in a second copy, while `generate` is at work?"
     return _WORTH[0] <= numbers <= _WORTH[1] and torch.backends.mkl.is_available()
 
+# %% ../../nbs/api/policies/01_generate.ipynb #d1a89106
+def _plain_matrices(model):
+    "Weights of plain linear layers in float32 on a CPU, those that are tied once."
+    weights = {id(x.weight): x.weight for x in model.modules() if type(x) is nn.Linear}.values()
+    return [p for p in weights if type(p) is nn.Parameter and p.device.type == 'cpu'
+            and p.dtype == torch.float32]
+
+# %% ../../nbs/api/policies/01_generate.ipynb #be57c181
 @contextmanager
 def _by_columns(model:nn.Module)->Iterator[None]:
-    "Inside, the matrices of a large float32 model on an x86 CPU lie column by column; their values are the same."
-    kept = [(p, p.data) for p in {id(x.weight): x.weight for x in model.modules() if type(x) is nn.Linear}.values()
-            if type(p) is nn.Parameter and p.device.type == 'cpu' and p.dtype == torch.float32]
-    if torch.is_autocast_enabled('cpu') or not pays_by_columns(sum(x.numel() for _, x in kept)): kept = []
+    "Inside, the matrices of a large float32 model on an x86 CPU lie column by column."
+    kept = [(p, p.data) for p in _plain_matrices(model)]
+    pays = pays_by_columns(sum(x.numel() for _, x in kept))
+    if torch.is_autocast_enabled('cpu') or not pays: kept = []
     try:
         for p, x in kept: p.data = x.t().contiguous().t()
         yield
     finally:
         for p, x in kept: p.data = x
 
-# %% ../../nbs/api/policies/01_generate.ipynb #7a312143
+# %% ../../nbs/api/policies/01_generate.ipynb #7548f630
 @dataclass(frozen=True)
 class Sample:
     "One response in tokens, with what the policy thought of each."
@@ -238,37 +278,39 @@ class Sample:
     logps:list     # T log-probabilities at the sampling temperature
     entropies:list # T entropies (nats) of the softmax, before any truncation
     stopped:bool   # ended by a stop token, not by the length limit
-    drawn:list|None=None # T log-probabilities in the truncated distribution that it was drawn from; None: not truncated
+    drawn:list|None=None # T log-probabilities in what it was drawn from; None: it was not truncated
 
-# %% ../../nbs/api/policies/01_generate.ipynb #47bf61bf
+# %% ../../nbs/api/policies/01_generate.ipynb #3e161807
 class _Said:
-    "Tokens, log-probabilities and entropies of all responses, and their odds in a truncated distribution."
-    def __init__(self, shape): # (R,T)
-        self.shape, self.each = shape, None
+    "What is said of all responses: tokens, log-probabilities, entropies, odds if truncated."
+    def __init__(self, shape): self.shape, self.each = shape, None # (R,T)
 
     def add(self, t:int, number, new): # new: three or four (R,) of the responses `number`
         if self.each is None:
             self.length = new[0].new_zeros(self.shape[0])
             self.each = [x.new_zeros(self.shape) for x in new]
-        for x, y in zip(self.each, new, strict=True): x[number, t] = y
+        for table, x in zip(self.each, new, strict=True): table[number, t] = x
         self.length[number] = t + 1
 
     def samples(self, stop:set):
         "A `Sample` per response."
-        if self.each is None: return [Sample([], [], [], False)]*self.shape[0]    # no token was asked for
-        cut = ((x[:n] for x in row) for *row, n in zip(*(x.tolist() for x in self.each), self.length.tolist()))
-        return [Sample(i, l, e, bool(i) and i[-1] in stop, *drawn) for i, l, e, *drawn in cut]
+        if self.each is None: return [Sample([], [], [], False)]*self.shape[0] # none was asked for
+        found = []
+        for *row, n in zip(*(table.tolist() for table in self.each), self.length.tolist()):
+            ids, logps, entropies, *drawn = (x[:n] for x in row)
+            found.append(Sample(ids, logps, entropies, bool(ids) and ids[-1] in stop, *drawn))
+        return found
 
-# %% ../../nbs/api/policies/01_generate.ipynb #6ba71a8a
+# %% ../../nbs/api/policies/01_generate.ipynb #e7c7c802
 @torch.no_grad()
 def generate(
     model:nn.Module, prompts:Sequence[Sequence[int]], # causal LM in eval mode; P lists of token ids
     m:int=1,              # samples per prompt
     max_new_tokens:int=256,
     stop:Iterable[int]=(),# ids that end a response
-    pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # temperature 0 is greedy; top_k 0 and top_p 1 are off
-    generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds, one for each sample
-    "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or a policy that gives NaN."
+    pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # 0 is greedy; 0 and 1 are off
+    generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds
+    "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or for NaN."
     with _sharing_keys(model), _by_columns(model):
         logits, rows = _prefill(model, prompts, pad, m, max(0, max_new_tokens - 1))
         u = uniforms(len(logits), max_new_tokens, generator).to(logits.device)
@@ -278,6 +320,9 @@ def generate(
             said.add(t, rows.number, new)
             token, go = new[0], ~torch.isin(new[0], stop)
             if t == max_new_tokens - 1 or not go.any(): break
-            if not go.all(): rows.keep(order := _closed_up(go)); token = token[order]
+            if not go.all():
+                order = _closed_up(go)
+                rows.keep(order)
+                token = token[order]
             logits = rows.read(model, token)
     return said.samples(set(stop.tolist()))

@@ -17,42 +17,56 @@ from ..fetch import SOURCES, FetchError, fetch, source_named, sum_of
 from .policy import load_policy, quiet
 from ..progress import watched
 
-# %% ../../nbs/api/policies/08_get.ipynb #fdb22573
+# %% ../../nbs/api/policies/08_get.ipynb #ae960abe
 def _converted(file, folder):
     "Make a plain model folder of a .gguf file; the versions of what did it."
     if watched(): print(f'unpacking {file.name}', file=sys.stderr)
-    parts = load_policy(file, dtype='float32')
+    model, tokenizer = load_policy(file, dtype='float32')
     try:
-        with quiet(): [part.save_pretrained(folder) for part in parts]
-    except SafetensorError as e: raise FetchError(f'{folder.parent}: could not be written: {e}') from e    # a full disk
+        with quiet():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as e:                            # a full disk
+        raise FetchError(f'{folder.parent}: could not be written: {e}') from e
     return {name: version(name) for name in ('transformers', 'gguf', 'torch')}
 
-# %% ../../nbs/api/policies/08_get.ipynb #cbf4c0ba
-_FILES = ['config.json', 'generation_config.json', 'model.safetensors', 'tokenizer*.json', 'special_tokens_map.json',
-          'vocab.json', 'merges.txt']
+# %% ../../nbs/api/policies/08_get.ipynb #aa128fde
+_FILES = ['config.json', 'generation_config.json', 'model.safetensors', 'tokenizer*.json',
+          'special_tokens_map.json', 'vocab.json', 'merges.txt']
 
+def _download(name, source, folder):
+    "The files of a model, at its commit; a FetchError where the hub does not send them."
+    try:
+        snapshot_download(source.of, revision=source.revision, local_dir=folder,
+                          allow_patterns=_FILES)
+    except Exception as e:                      # a dozen kinds, from no network to no such commit
+        said = f'{" ".join(str(e).split()):.200}'
+        raise FetchError(f'{name}: {source.of} could not be fetched from the hub ({said}); check '
+                         'the network, or take smollm2, which comes from the package index') from e
+    shutil.rmtree(folder/'.cache', ignore_errors=True)
+
+# %% ../../nbs/api/policies/08_get.ipynb #2e6329c8
 def _from_hub(name):
     "What fills a folder with a model of the hub."
     source = SOURCES[name]
     def fill(file, folder):
-        try: snapshot_download(source.of, revision=source.revision, local_dir=folder, allow_patterns=_FILES)
-        except Exception as e:              # a dozen kinds, from no network to no such commit
-            said = f'{" ".join(str(e).split()):.200}'
-            raise FetchError(f'{name}: {source.of} could not be fetched from the hub ({said}); check the network, or '
-                             'take smollm2, which comes from the package index') from e
-        shutil.rmtree(folder/'.cache', ignore_errors=True)
-        if not (weights := folder/'model.safetensors').is_file() or sum_of(weights) != source.sha256:
-            raise FetchError(f'{name}: the hub sent other weights than those of {source.revision} (SHA-256 differs)')
+        _download(name, source, folder)
+        weights = folder/'model.safetensors'
+        if not weights.is_file() or sum_of(weights) != source.sha256:
+            raise FetchError(f'{name}: the hub sent other weights than those of {source.revision} '
+                             '(SHA-256 differs)')
     return fill
 
-# %% ../../nbs/api/policies/08_get.ipynb #d81344da
+# %% ../../nbs/api/policies/08_get.ipynb #cd898c70
 def get_model(
     name:str,                # smollm2 | smollm2-full
     out:str|Path='',         # the model folder; empty: in the cache
     wheel:str|Path='')->Path:# the wheel, if it is here already
-    "The folder of a model, which is brought here unless it is; a FetchError or PolicyError says what to do."
+    "The folder of a model, brought here unless it is; a FetchError or PolicyError says what to do."
     source = source_named(name)
-    if wheel and not source.project: raise FetchError(f'{name}: comes from the hub, not from a wheel')
+    if wheel and not source.project:
+        raise FetchError(f'{name}: comes from the hub, not from a wheel')
     if source.project and not find_spec('gguf'):
-        raise FetchError(f"{name}: needs the package `gguf` to be unpacked: pip install 'hir[gguf]'")
+        raise FetchError(f'{name}: needs the package `gguf` to be unpacked: '
+                         "pip install 'hir[gguf]'")
     return fetch(name, _converted if source.project else _from_hub(name), out, wheel)

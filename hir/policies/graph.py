@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['why_looped', 'FixedSampler']
 
-# %% ../../nbs/api/policies/10_graph.ipynb #0def0ea9
+# %% ../../nbs/api/policies/10_graph.ipynb #919c500a
 import torch, warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,11 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .generate import Sample, check_entropies, read_prompts, score_draw, takes_attention, uniforms
+from .generate import (Sample, check_entropies, read_prompts, score_draw,
+                                   takes_attention, uniforms)
 from .precision import why_uncopied
 
-# %% ../../nbs/api/policies/10_graph.ipynb #ace72de7
+# %% ../../nbs/api/policies/10_graph.ipynb #3404e8a1
 class _SlotLayer(StaticLayer):
     "Keys and values of one layer in given buffers; new ones go to the column `at`."
     def __init__(self, keys, values, at): # (R,H,W,D) each; (1,)
@@ -33,21 +34,24 @@ class _SlotLayer(StaticLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         "Write one token; all columns, whatever they hold."
         for kept, new in ((self.keys, key_states), (self.values, value_states)):
-            kept.index_copy_(2, self.cumulative_length, new.to(kept.dtype))          # autocast mixes them
+            kept.index_copy_(2, self.cumulative_length, new.to(kept.dtype))    # autocast mixes them
         return self.keys, self.values
 
-# %% ../../nbs/api/policies/10_graph.ipynb #476438f2
-def _one_token_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
-    "Attention of one new token without copies of keys and values; of more tokens, that of `transformers`."
+# %% ../../nbs/api/policies/10_graph.ipynb #fc4ad902
+def _one_token_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kw):
+    "Attention of one new token without copies of keys and values; of more, that of `transformers`."
     (R, H, n, D), K = query.shape, key.shape[1]
-    if n > 1 or kwargs.get('position_bias') is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    out = scaled_dot_product_attention(query.reshape(R, K, H//K, D), key, value, attention_mask, dropout, scale=scaling)
+    if n > 1 or kw.get('position_bias') is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling,
+                                      **kw)
+    query = query.reshape(R, K, H//K, D)                    # H/K queries of each of K heads
+    out = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
     return out.reshape(R, 1, H, -1), None
 
 AttentionInterface.register('hir_one_token', _one_token_attention)
 AttentionMaskInterface.register('hir_one_token', sdpa_mask)
 
+# %% ../../nbs/api/policies/10_graph.ipynb #ec5070cb
 @contextmanager
 def _attending(model):
     "Inside, a model attends with `_one_token_attention` where it did so by torch's function."
@@ -56,94 +60,123 @@ def _attending(model):
     try: yield
     finally: model.config._attn_implementation = own
 
-# %% ../../nbs/api/policies/10_graph.ipynb #dea04c37
+# %% ../../nbs/api/policies/10_graph.ipynb #352c9234
 class _Room:
     "Buffers of R responses, each of up to W tokens with its prompt, T of them drawn."
-    def __init__(self, cache, V:int, new, R:int, W:int, T:int): # as those of `read_prompts` and of `score_draw`
-        def zeros(*shape, dtype=torch.long): return torch.zeros(shape, dtype=dtype, device=new[0].device)
+    def __init__(self, cache, V:int, new, R:int, W:int, T:int): # as of `read_prompts`, `score_draw`
+        zeros = partial(torch.zeros, dtype=torch.long, device=new[0].device)
+        def columns(x): return zeros((R, x.shape[1], W, x.shape[3]), dtype=x.dtype)
         self.size = R, W, T
-        self.kv = [tuple(zeros(R, x.shape[1], W, x.shape[3], dtype=x.dtype) for x in (layer.keys, layer.values))
-                   for layer in cache.layers]
-        self.mask = zeros(R, 1, 1, W, dtype=self.kv[0][0].dtype)             # is added: 0, or minus infinity
-        self.token, self.position, self.done = zeros(R), zeros(R), zeros(R, dtype=torch.bool)    # of the last token
-        self.said = [zeros(R, T, dtype=x.dtype) for x in new]                # ids, log-probabilities …
-        self.u, self.ends = zeros(R, T, dtype=torch.float32), zeros(V, dtype=torch.bool)    # ends a token a response?
-        self.at, self.t = zeros(1), zeros(1)                                 # next column of `kv`, of `said`
+        self.kv = [(columns(layer.keys), columns(layer.values)) for layer in cache.layers]
+        self.mask = zeros((R, 1, 1, W), dtype=self.kv[0][0].dtype)   # added: 0, or minus infinity
+        self.token, self.position = zeros(R), zeros(R)               # of the last token
+        self.done = zeros(R, dtype=torch.bool)
+        self.said = [zeros((R, T), dtype=x.dtype) for x in new]      # ids, log-probabilities …
+        self.u = zeros((R, T), dtype=torch.float32)
+        self.ends = zeros(V, dtype=torch.bool)                       # ends a token a response?
+        self.at, self.t = zeros(1), zeros(1)                         # next column of `kv`, `said`
 
-    def rows(self): # all buffers that have a row per response
-        return [*(x for kv in self.kv for x in kv), self.mask, self.token, self.position, self.done, *self.said, self.u]
+    def rows(self):
+        "All buffers that have a row per response."
+        kv = [x for pair in self.kv for x in pair]
+        return [*kv, self.mask, self.token, self.position, self.done, *self.said, self.u]
 
     def bytes(self): return sum(x.numel()*x.element_size() for x in self.rows())
 
-# %% ../../nbs/api/policies/10_graph.ipynb #88f65d73
+# %% ../../nbs/api/policies/10_graph.ipynb #eb46cede
 def _view(room, R, W):
     "The first R rows and W columns of a room, as a room that a model can read from."
     small = copy(room)
-    small.kv = [tuple(x[:R, :, :W] for x in kv) for kv in room.kv]
-    small.mask, small.said = room.mask[:R, ..., :W], [x[:R] for x in room.said]
-    small.token, small.position, small.done, small.u = (x[:R] for x in (room.token, room.position, room.done, room.u))
-    small.cache = Cache(layers=[_SlotLayer(*kv, room.at) for kv in small.kv])
+    small.kv = [(keys[:R, :, :W], values[:R, :, :W]) for keys, values in room.kv]
+    small.mask, small.said, small.u = room.mask[:R, ..., :W], [x[:R] for x in room.said], room.u[:R]
+    small.token, small.position, small.done = room.token[:R], room.position[:R], room.done[:R]
+    small.cache = Cache(layers=[_SlotLayer(keys, values, room.at) for keys, values in small.kv])
     return small
 
-# %% ../../nbs/api/policies/10_graph.ipynb #31aab9b8
+# %% ../../nbs/api/policies/10_graph.ipynb #33c968d4
+def _put_each(room, x, m): # (P·m,H,W,D), (P,H,w,D)
+    "Write every prompt m times into the first columns."
+    room.unflatten(0, (len(x), m))[..., :x.shape[2], :] = x[:, None]
+
+# %% ../../nbs/api/policies/10_graph.ipynb #5c2f1a90
 def _enter(
     room, cache, mask, # that have read the prompts (P,W)
     m, u, stop):       # rows per prompt, (P·m,T) uniform numbers, ids that end a response
     "Begin anew with every prompt m times; rows beyond them are done."
-    (P, W), n = mask.shape, len(u)
+    n, W = len(u), mask.shape[1]
     for x in [*room.rows(), room.ends, room.t]: x.zero_()
-    for kv, layer in zip(room.kv, cache.layers):
-        for x, new in zip(kv, (layer.keys, layer.values)): x[:n].unflatten(0, (P, m))[..., :W, :] = new[:, None]
-    seen = mask.bool().repeat_interleave(m, 0)
-    room.mask.fill_(float('-inf')); room.mask[:n, 0, 0, :W].masked_fill_(seen, 0.)
-    room.at.fill_(W); room.position[:n] = seen.sum(-1) - 1; room.u[:n, :u.shape[1]] = u
-    room.ends[[s for s in stop if 0 <= s < len(room.ends)]] = True; room.done[n:] = True
+    for (keys, values), layer in zip(room.kv, cache.layers):
+        _put_each(keys[:n], layer.keys, m)
+        _put_each(values[:n], layer.values, m)
+    seen = mask.bool().repeat_interleave(m, 0)              # (P·m,W)
+    room.mask.fill_(float('-inf'))
+    room.mask[:n, 0, 0, :W].masked_fill_(seen, 0.)
+    room.at.fill_(W)
+    room.position[:n] = seen.sum(-1) - 1
+    room.u[:n, :u.shape[1]] = u
+    room.ends[[s for s in stop if 0 <= s < len(room.ends)]] = True
+    room.done[n:] = True
 
-# %% ../../nbs/api/policies/10_graph.ipynb #3f23fbf1
+# %% ../../nbs/api/policies/10_graph.ipynb #579ca519
 def _write(room, new): # (R,) each, of `score_draw`
     "Note the token that was drawn for each row."
-    for x, y in zip(room.said, new): x.index_copy_(1, room.t, y[:, None])
+    for said, x in zip(room.said, new): said.index_copy_(1, room.t, x[:, None])
     room.done.logical_or_(room.ends.index_select(0, new[0]))
-    room.position.add_(~room.done); room.token.copy_(new[0]); room.t.add_(1)
+    room.position.add_(~room.done)
+    room.token.copy_(new[0])
+    room.t.add_(1)
 
+# %% ../../nbs/api/policies/10_graph.ipynb #646335c7
 def _step(model, room, sampling): # a view; (temperature, top_k, top_p)
     "Read the last token of every row and draw the next."
     room.mask.index_fill_(3, room.at, 0.)
-    out = model(input_ids=room.token[:, None], attention_mask=room.mask, position_ids=room.position[:, None],
-                past_key_values=room.cache, use_cache=True)
+    out = model(input_ids=room.token[:, None], attention_mask=room.mask, use_cache=True,
+                position_ids=room.position[:, None], past_key_values=room.cache)
     room.at.add_(1)
-    _write(room, score_draw(out.logits[:, -1], room.u.index_select(1, room.t)[:, 0], *sampling))
+    u = room.u.index_select(1, room.t)[:, 0]
+    _write(room, score_draw(out.logits[:, -1], u, *sampling))
 
-# %% ../../nbs/api/policies/10_graph.ipynb #25f62f01
+# %% ../../nbs/api/policies/10_graph.ipynb #1e572408
 @contextmanager
 def _casting_anew():
     "Inside, autocast keeps no copies of weights."
     on, kind = torch.is_autocast_enabled('cuda'), torch.get_autocast_dtype('cuda')
     with torch.autocast('cuda', kind, on, cache_enabled=False): yield
 
+# %% ../../nbs/api/policies/10_graph.ipynb #35f996e2
 def _take_aside(step, side): # a stream
     "Take a step on a stream of its own, as CUDA wants it before a record."
-    now = torch.cuda.current_stream(); side.wait_stream(now)
+    now = torch.cuda.current_stream()
+    side.wait_stream(now)
     with _casting_anew(), torch.cuda.stream(side): step()
     now.wait_stream(side)
 
+# %% ../../nbs/api/policies/10_graph.ipynb #dbe18f1b
 def _graph_of(step, pool): # from `graph_pool_handle`
     "The step as a CUDA graph; it is not taken."
     graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    with _casting_anew(), torch.cuda.stream(now):                # where an error leaves the stream, it is put back
+    with _casting_anew(), torch.cuda.stream(now):      # an error may leave another stream: put back
         with torch.cuda.graph(graph, pool, capture_error_mode='thread_local'): step()
     return graph
 
-# %% ../../nbs/api/policies/10_graph.ipynb #7efc1ee8
+# %% ../../nbs/api/policies/10_graph.ipynb #59e3d0f1
+def _stretches(model):
+    "Are positions computed anew for longer texts?"
+    kinds = ' '.join({str(getattr(m, 'rope_type', '')) for m in model.modules()})
+    return 'dynamic' in kinds or 'longrope' in kinds
+
+# %% ../../nbs/api/policies/10_graph.ipynb #5101282e
 def why_looped(model:nn.Module)->str: # a causal LM
     "Why the steps of a model cannot be over fixed buffers; '' if they can."
-    own, rope = model.config._attn_implementation, {str(getattr(m, 'rope_type', '')) for m in model.modules()}
-    kinds = [type(layer) for layer in DynamicCache(config=model.config).layers if type(layer) is not DynamicLayer]
-    if kinds: return f'its cache has a {kinds[0].__name__}'
+    own = model.config._attn_implementation
+    kinds = [type(layer) for layer in DynamicCache(config=model.config).layers]
+    odd = [kind for kind in kinds if kind is not DynamicLayer]
+    if odd: return f'its cache has a {odd[0].__name__}'
     if own not in ('sdpa', 'eager'): return f'its attention is {own}'
-    if 'dynamic' in (found := ' '.join(rope)) or 'longrope' in found: return 'its positions depend on the length'
+    if _stretches(model): return 'its positions depend on the length'
     if not takes_attention(model): return 'it attends by means of its own'
-    if not getattr(model, '_can_compile_fullgraph', False): return 'transformers does not say that it can be recorded'
+    if not getattr(model, '_can_compile_fullgraph', False):
+        return 'transformers does not say that it can be recorded'
     if model.device.type == 'cuda' and model.device.index != torch.cuda.current_device():
         return 'it is not on the current device'
     return why_uncopied(model)
@@ -155,13 +188,14 @@ def _rounded(n:int, least:int=1):
     power = 1 << (parts - 1).bit_length()
     return least*(3*power//4 if 4*parts <= 3*power else power)
 
-# %% ../../nbs/api/policies/10_graph.ipynb #e1965213
+# %% ../../nbs/api/policies/10_graph.ipynb #31b4c633
 def _close_up(room, rows): # numbers of the rows that go on
     "Row i becomes the former row `rows[i]`."
     index = torch.tensor(rows, device=room.t.device)
     for x in room.rows(): x[:len(rows)] = x[index]
     room.done[len(rows):] = True
 
+# %% ../../nbs/api/policies/10_graph.ipynb #235ed173
 def _samples(said, rows, length, stop): # (R,T) each
     "What those rows have said in `length` tokens, each up to what ended it."
     for ids, *more in zip(*(x[:, :length][rows].tolist() for x in said)):
@@ -169,7 +203,7 @@ def _samples(said, rows, length, stop): # (R,T) each
         logps, entropies, *drawn = (x[:n] for x in more)
         yield Sample(ids[:n], logps, entropies, n > 0 and ids[n - 1] in stop, *drawn)
 
-# %% ../../nbs/api/policies/10_graph.ipynb #6a874e47
+# %% ../../nbs/api/policies/10_graph.ipynb #2aa79c92
 class FixedSampler:
     "Samples as `generate` does, over fixed buffers; on a GPU, steps are replayed as graphs."
     def __init__(self, model:nn.Module, # causal LM that `why_looped` has nothing against
@@ -182,79 +216,95 @@ class FixedSampler:
         self.side = torch.cuda.Stream() if self.record else None
         self.forget()
 
-    def forget(self)->None: self.room, self.place, self.steps = None, None, OrderedDict()    # gives the memory back
+    def forget(self)->None: self.room, self.place, self.steps = None, None, OrderedDict()
 
     def rest(self)->None:
         "Give back a room that is larger than what is kept from call to call."
         if self.room and self.room.bytes() > self.kept: self.forget()
 
     def generate(self, prompts:Sequence[Sequence[int]], # P lists of token ids
-                 m:int=1,                               # samples per prompt
-                 max_new_tokens:int=256,
+                 m:int=1, max_new_tokens:int=256,       # samples per prompt, tokens of each
                  stop:Iterable[int]=(),                 # ids that end a response
-                 pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # as `generate` has them
-                 generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]: # or P·m seeds
-        "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or a policy that gives NaN."
-        return _generate_fixed(self, prompts, m, max_new_tokens, set(stop), pad, (temperature, top_k, top_p), generator)
+                 pad:int=0, temperature:float=1., top_k:int=0, top_p:float=1., # as of `generate`
+                 generator:torch.Generator|list[int]|tuple[int, ...]|None=None)->list[Sample]:
+        "P·m samples, those of a prompt together; a PolicyError for an empty prompt, or for NaN."
+        sampling = temperature, top_k, top_p
+        return _generate_fixed(self, prompts, m, max_new_tokens, set(stop), pad, sampling,
+                               generator)
 
-# %% ../../nbs/api/policies/10_graph.ipynb #9f9280ac
+# %% ../../nbs/api/policies/10_graph.ipynb #2bdc6389
 def _make_room(sampler, cache, V, new, W, T):
-    "A room for rows of W + T tokens; the one there is, if it is large enough and the weights are where they were."
-    place = [p.data_ptr() for p in sampler.model.parameters()], [k.keys.dtype for k in cache.layers], new[1].dtype
+    "A room for rows of W + T tokens: the one there is, where it will do."
+    weights = [p.data_ptr() for p in sampler.model.parameters()]
+    place = weights, [layer.keys.dtype for layer in cache.layers], new[1].dtype
     need = _rounded(len(new[0])), _rounded(W + T, 64), max(1, T), len(new)
-    if place == sampler.place and all(a >= b for a, b in zip((*sampler.room.size, len(sampler.room.said)), need)):
-        return sampler.room
+    if place == sampler.place:
+        have = *sampler.room.size, len(sampler.room.said)
+        if all(a >= b for a, b in zip(have, need)): return sampler.room
     sampler.forget()
     sampler.room, sampler.place = _Room(cache, V, new, *need[:3]), place
     return sampler.room
 
-# %% ../../nbs/api/policies/10_graph.ipynb #cfd94a3a
-def _autocast_to(kind): return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-
-def _take_step(sampler, R, W, sampling):
-    "A step of the first R rows and W columns: the first time as it is, then as a graph where there is a GPU."
-    key = R, W, sampling, _autocast_to(sampler.model.device.type)
-    if key in sampler.steps: sampler.steps.move_to_end(key); return sampler.steps[key]()
-    step = sampler.steps[key] = partial(_step, sampler.model, _view(sampler.room, R, W), sampling)
-    try: _take_aside(step, sampler.side) if sampler.record else step()
-    except BaseException: sampler.steps.pop(key); raise          # so that the next one records it
-    if sampler.record: _record(sampler, key)
-    if len(sampler.steps) > sampler.most: sampler.steps.popitem(last=False)
-
+# %% ../../nbs/api/policies/10_graph.ipynb #9c262ec0
 def _record(sampler, key):
-    "Put a graph in the place of a step; where that fails, say so, and launch steps one by one from now on."
-    if len(sampler.steps) == 1: sampler.pool = torch.cuda.graph_pool_handle()   # a pool ends with its last graph
+    "Put a graph in the place of a step."
+    if len(sampler.steps) == 1:
+        sampler.pool = torch.cuda.graph_pool_handle()     # a pool ends with its last graph
     try: sampler.steps[key] = _graph_of(sampler.steps[key], sampler.pool).replay
     except RuntimeError as e:
         sampler.record, sampler.why = False, str(e).partition('\n')[0]
         warnings.warn(f'sampling is not recorded: {type(sampler.model).__name__}: {sampler.why}')
 
-# %% ../../nbs/api/policies/10_graph.ipynb #0fbcaaa7
-def _decode(sampler, new, W, T, stop, sampling): # what was drawn for R rows after prompts of W tokens
+# %% ../../nbs/api/policies/10_graph.ipynb #8b7024a3
+def _autocast_to(kind):
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+def _take_step(sampler, R, W, sampling):
+    "A step of the first R rows and W columns: first as it is, then as a graph if there is a GPU."
+    key = R, W, sampling, _autocast_to(sampler.model.device.type)
+    if key in sampler.steps:
+        sampler.steps.move_to_end(key)
+        return sampler.steps[key]()
+    step = partial(_step, sampler.model, _view(sampler.room, R, W), sampling)
+    if sampler.record: _take_aside(step, sampler.side)
+    else: step()
+    sampler.steps[key] = step
+    if sampler.record: _record(sampler, key)
+    if len(sampler.steps) > sampler.most: sampler.steps.popitem(last=False)
+
+# %% ../../nbs/api/policies/10_graph.ipynb #62abd441
+def _decode(sampler, new, W, T, stop, sampling): # new: drawn for R rows after prompts of W tokens
     "A `Sample` per row."
-    room, found, number, t = sampler.room, {}, list(range(len(new[0]))), -1   # number: of the response in each row
-    def leave(rows, t): found.update(zip([number[i] for i in rows], _samples(room.said[:len(new)], rows, t, stop)))
-    for t in range(T):
-        if t: _take_step(sampler, _rounded(len(number)), _rounded(W + t, 64), sampling)
-        else: _write(_view(room, len(number), W), new)
-        if (t + 1) % sampler.look and t + 1 < T: continue
-        check_entropies(room.said[2][:len(number), :t + 1])
+    room, found, length = sampler.room, {}, 0
+    number = list(range(len(new[0])))                       # of the response in each row
+    def leave(rows):
+        said = _samples(room.said[:len(new)], rows, length, stop)
+        found.update(zip([number[i] for i in rows], said))
+
+    for length in range(1, T + 1):
+        if length == 1: _write(_view(room, len(number), W), new)
+        else: _take_step(sampler, _rounded(len(number)), _rounded(W + length - 1, 64), sampling)
+        if length % sampler.look and length < T: continue
+        check_entropies(room.said[2][:len(number), :length])
         done = room.done[:len(number)].tolist()
-        if t + 1 == T or all(done): break
+        if length == T or all(done): break
         if 2*sum(done) < len(done): continue
-        leave([i for i, x in enumerate(done) if x], t + 1)
-        going = [i for i, x in enumerate(done) if not x]
-        _close_up(room, going); number = [number[i] for i in going]
-    leave(range(len(number)), t + 1)
+        leave([i for i, ended in enumerate(done) if ended])
+        going = [i for i, ended in enumerate(done) if not ended]
+        _close_up(room, going)
+        number = [number[i] for i in going]
+    leave(range(len(number)))
     return [found[i] for i in range(len(new[0]))]
 
-# %% ../../nbs/api/policies/10_graph.ipynb #d5fb7498
+# %% ../../nbs/api/policies/10_graph.ipynb #1228eeed
 @torch.no_grad()
 def _generate_fixed(sampler, prompts, m, T, stop, pad, sampling, generator):
+    "`FixedSampler.generate`."
     with _attending(sampler.model):
         logits, cache, mask = read_prompts(sampler.model, prompts, pad)
-        u, (W, V) = uniforms(len(prompts)*m, max(1, T), generator).to(logits.device), (mask.shape[1], logits.shape[1])
+        u = uniforms(len(prompts)*m, max(1, T), generator).to(logits.device)
+        W, V = mask.shape[1], logits.shape[1]
         new = score_draw(logits.repeat_interleave(m, 0), u[:, 0], *sampling)
-        _enter(_make_room(sampler, cache, V, new, W, T), cache, mask, m, u, stop)
-        found = _decode(sampler, new, W, T, stop, sampling)
-    return found
+        room = _make_room(sampler, cache, V, new, W, T)
+        _enter(room, cache, mask, m, u, stop)
+        return _decode(sampler, new, W, T, stop, sampling)

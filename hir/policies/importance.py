@@ -17,9 +17,9 @@ from typing import Annotated
 from ..schema import Choice
 from .rollout import Rollout
 
-# %% ../../nbs/api/policies/11_importance.ipynb #a141ade2
+# %% ../../nbs/api/policies/11_importance.ipynb #18385e86
 def log_ratios(rollouts:Sequence[Rollout])->Tensor: # B, of T tokens at most
-    "log π − log μ of every token (B,T), 0 beyond the response and where the engine's numbers are the trainer's."
+    "log π − log μ of every token (B,T); 0 beyond the response, and where both are the same."
     each = [torch.tensor(r.logps) - torch.tensor(r.engine_logps or r.logps) for r in rollouts]
     return pad_sequence(each, batch_first=True)
 
@@ -34,7 +34,7 @@ def sequence_weights(log_ratio:Tensor)->Tensor: # (B,T), 0 beyond the response
 
 Level = Annotated[Callable, Choice(dict(token=token_weights, sequence=sequence_weights), own=False)]
 
-# %% ../../nbs/api/policies/11_importance.ipynb #de824b0a
+# %% ../../nbs/api/policies/11_importance.ipynb #0f253da1
 def unweighted(w:Tensor, cap:float)->Tensor: # (B,T) or (B,1)
     "Every weight 1."
     return torch.ones_like(w)
@@ -47,7 +47,8 @@ def mask_above(w:Tensor, cap:float)->Tensor:
     "w, or 0 where it is above C."
     return w.where(w <= cap, 0.)
 
-Importance = Annotated[Callable, Choice(dict(off=unweighted, truncate=truncate, mask=mask_above), own=False)]
+_CUTS = dict(off=unweighted, truncate=truncate, mask=mask_above)
+Importance = Annotated[Callable, Choice(_CUTS, own=False)]
 
 # %% ../../nbs/api/policies/11_importance.ipynb #5886351d
 def ess(w:Tensor)->float: # any shape, none below 0
@@ -55,18 +56,21 @@ def ess(w:Tensor)->float: # any shape, none below 0
     w = w.double()
     return (w.sum().square()/(w.numel()*w.square().sum())).item()
 
-# %% ../../nbs/api/policies/11_importance.ipynb #62f507f5
-def _both_known(r): return bool(r.engine_logps) and not math.isnan(sum(r.engine_logps) + sum(r.logps))
+# %% ../../nbs/api/policies/11_importance.ipynb #0e9480f7
+def _both_known(r):
+    return bool(r.engine_logps) and not math.isnan(sum(r.engine_logps) + sum(r.logps))
 
+# %% ../../nbs/api/policies/11_importance.ipynb #9fede1eb
 def mismatch(
     rollouts:Sequence[Rollout],
     level:Callable=token_weights, # of `Level`
     cap:float=2.)->dict[str, float]: # above which a weight is cut
-    "How far engine and trainer were apart, where both are known; {} where they are not, or are the same."
+    "How far engine and trainer were apart, where both are known; {} where not, or the same."
     rollouts = [r for r in rollouts if _both_known(r)]
     if not rollouts: return {}
-    diff = log_ratios(rollouts); w = level(diff)                               # (B,T); (B,T) or (B,1)
+    diff = log_ratios(rollouts)                                       # (B,T)
+    weights = level(diff)                                             # (B,T), or (B,1)
     on = pad_sequence([torch.ones(len(r.ids)) for r in rollouts], batch_first=True) > 0
-    away, w = diff[on].abs(), w[on[:, :w.shape[1]]]
+    away, w = diff[on].abs(), weights[on[:, :weights.shape[1]]]
     return {'old_diff': away.mean().item(), 'old_diff_max': away.max().item(),
             'importance/ess': ess(w), 'importance/cut': (w > cap).double().mean().item()}

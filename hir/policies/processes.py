@@ -6,15 +6,15 @@
 __all__ = ['LaunchError', 'device_for', 'start', 'told', 'said', 'check_shared', 'is_sharded', 'gathered', 'Gathering', 'wrap',
            'wrap_frozen', 'recomputing', 'Stopped', 'Bell']
 
-# %% ../../nbs/api/policies/05_processes.ipynb #0ab394e0
+# %% ../../nbs/api/policies/05_processes.ipynb #a4e7cec8
 import importlib, os, signal, threading, uuid
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import (DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs,
-                              broadcast_object_list, gather_object)
+from accelerate.utils import (DistributedDataParallelKwargs, DistributedType,
+                              InitProcessGroupKwargs, broadcast_object_list, gather_object)
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from torch import nn
@@ -37,46 +37,59 @@ class _HirAccelerator(Accelerator):
             with super().no_sync(model): yield
         finally: self.gradient_state._set_sync_gradients(True)
 
-# %% ../../nbs/api/policies/05_processes.ipynb #a0d80331
+# %% ../../nbs/api/policies/05_processes.ipynb #13179dca
 def _own_threads():
-    "No more threads of arithmetic than this process's share of the cores: those beyond would wait for each other."
+    "No more threads of arithmetic than this process's share of the cores: others would only wait."
     share = max(1, cores()//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     torch.set_num_threads(min(torch.get_num_threads(), share))
 
-# %% ../../nbs/api/policies/05_processes.ipynb #22daff32
+# %% ../../nbs/api/policies/05_processes.ipynb #32604292
 def device_for(cpu:bool=False)->str: # on the CPU, even where there is a GPU?
     "The kind of device that is used: 'cuda', 'mps' or 'cpu'."
-    have = {'cuda': torch.cuda.is_available, 'mps': torch.backends.mps.is_available}
-    return next((kind for kind, there in have.items() if not cpu and there()), 'cpu')
+    if cpu: return 'cpu'
+    if torch.cuda.is_available(): return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-# %% ../../nbs/api/policies/05_processes.ipynb #f9f1a0ee
+# %% ../../nbs/api/policies/05_processes.ipynb #c2b62041
 def _was_other(before, cpu, precision):
     "Had an earlier run another precision, or, alone, another kind of device?"
     alone = before.num_processes == 1
     return before.mixed_precision != precision or alone and before.device.type != device_for(cpu)
 
+def _forget_other(cpu, precision):
+    "Forget an earlier run in this process that was another."
+    if AcceleratorState._shared_state and _was_other(AcceleratorState(), cpu, precision):
+        alone = AcceleratorState().num_processes == 1
+        AcceleratorState._reset_state(reset_partial_state=alone)
+
+# %% ../../nbs/api/policies/05_processes.ipynb #d1da54cc
+def _check_launch(accelerator):
+    "Raise a LaunchError for fp16 on a CPU, and where processes were launched that have no GPU."
+    if accelerator.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
+        raise LaunchError('mixed_precision fp16 scales gradients on GPUs only; '
+                          'on a CPU take no or bf16')
+    launched = int(os.environ.get('WORLD_SIZE', 1))
+    if launched > 1 and accelerator.num_processes == 1:
+        raise LaunchError(f'{launched} processes were launched, but there is no GPU for them; '
+                          'set cpu to true to run them on the CPU')
+
+# %% ../../nbs/api/policies/05_processes.ipynb #4fcf7f11
 def start(
     cpu:bool=False,            # use the CPU even where there is a GPU
     mixed_precision:str='no', # 'bf16' or 'fp16'; 'no': what the launch file says
     **kw)->Accelerator:       # passed to `Accelerator`
     "The accelerator of this process; a LaunchError where processes were launched that have no GPU."
     asked = None if mixed_precision == 'no' else mixed_precision
-    wanted = asked or os.environ.get('ACCELERATE_MIXED_PRECISION', 'no')
-    if AcceleratorState._shared_state and _was_other(AcceleratorState(), cpu, wanted): # an earlier run in this process
-        AcceleratorState._reset_state(reset_partial_state=AcceleratorState().num_processes == 1)
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))   # one may hash a checkpoint while others wait
-    alike = DistributedDataParallelKwargs(broadcast_buffers=False) # none changes, and who is out of memory sends none
-    accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=[patient, alike], **kw)
+    _forget_other(cpu, asked or os.environ.get('ACCELERATE_MIXED_PRECISION', 'no'))
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=3))
+    alike = DistributedDataParallelKwargs(broadcast_buffers=False)
+    handlers = [patient, alike]
+    accelerator = _HirAccelerator(cpu=cpu, mixed_precision=asked, kwargs_handlers=handlers, **kw)
     _own_threads()
-    if accelerator.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
-        raise LaunchError('mixed_precision fp16 scales gradients on GPUs only; on a CPU take no or bf16')
-    launched = int(os.environ.get('WORLD_SIZE', 1))
-    if launched > 1 and accelerator.num_processes == 1:
-        raise LaunchError(f'{launched} processes were launched, but there is no GPU for them; '
-                          'set cpu to true to run them on the CPU')
+    _check_launch(accelerator)
     return accelerator
 
-# %% ../../nbs/api/policies/05_processes.ipynb #b8762f47
+# %% ../../nbs/api/policies/05_processes.ipynb #ae5ece92
 def told(accelerator:Accelerator, value:Any)->Any:
     "What the first process has for `value`, on all of them."
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
@@ -85,53 +98,52 @@ def said(accelerator:Accelerator, value:Any)->list:
     "The values of all processes, in their order."
     return gather_object([value]) if accelerator.num_processes > 1 else [value]
 
+# %% ../../nbs/api/policies/05_processes.ipynb #9022d941
 def check_shared(
     accelerator:Accelerator,
     folder:str|Path)->None:   # of the run
     "Raise a LaunchError on every process unless all of them see the first one's files in `folder`."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     name = told(accelerator, f'.{uuid.uuid4().hex}')
     if accelerator.is_main_process: (folder/name).touch()
     accelerator.wait_for_everyone()
-    blind = [i for i, sees in enumerate(said(accelerator, (folder/name).exists())) if not sees]
+    seen = said(accelerator, (folder/name).exists())
     if accelerator.is_main_process: (folder/name).unlink()
-    if blind: raise LaunchError(f'{folder}: process {blind[0]} does not see the files of process 0; setting out must '
-                                'name a folder that all machines share')
+    if not all(seen):
+        raise LaunchError(f'{folder}: process {seen.index(False)} does not see the files of '
+                          'process 0; setting out must name a folder that all machines share')
 
-# %% ../../nbs/api/policies/05_processes.ipynb #f22740fb
+# %% ../../nbs/api/policies/05_processes.ipynb #80194daf
 def _is_zero3(accelerator):
     "Does DeepSpeed hold the weights in pieces?"
-    return (accelerator.distributed_type == DistributedType.DEEPSPEED
-            and accelerator.state.deepspeed_plugin.zero_stage == 3)
+    if accelerator.distributed_type != DistributedType.DEEPSPEED: return False
+    return accelerator.state.deepspeed_plugin.zero_stage == 3
 
 def is_sharded(accelerator:Accelerator)->bool:
     "Do processes hold parts of the weights?"
     return accelerator.distributed_type == DistributedType.FSDP or _is_zero3(accelerator)
 
-@contextmanager
-def gathered(accelerator:Accelerator, policy:nn.Module)->Iterator[None]: # from `wrap`
-    "Inside, every process has the whole weights of `policy`."
-    if _is_zero3(accelerator):
-        with _gathered_zero3(policy): yield
-    elif accelerator.is_fsdp2:
-        with _gathered_fsdp2(accelerator, policy): yield
-    else: yield
-
-# %% ../../nbs/api/policies/05_processes.ipynb #74bcafef
+# %% ../../nbs/api/policies/05_processes.ipynb #87783fb4
 @contextmanager
 def _gathered_fsdp2(accelerator, policy):
-    "The same for FSDP2: layers stay gathered after their forward pass."
+    "Inside, layers stay gathered after their forward pass."
     from torch.distributed.fsdp import FSDPModule
     parts = [m for m in policy.modules() if isinstance(m, FSDPModule)]
-    for m in parts: m.unshard(); m.set_reshard_after_forward(False, recurse=False)
+    for m in parts:
+        m.unshard()
+        m.set_reshard_after_forward(False, recurse=False)
     try: yield
     finally:
         again = accelerator.state.fsdp_plugin.reshard_after_forward
-        for m in parts: m.set_reshard_after_forward(again and m is not policy, recurse=False); m.reshard()
+        for m in parts:
+            m.set_reshard_after_forward(again and m is not policy, recurse=False)
+            m.reshard()
 
+# %% ../../nbs/api/policies/05_processes.ipynb #db896eaa
 @contextmanager
 def _gathered_zero3(policy):
-    "The same for ZeRO-3, whose hooks would take the weights apart after each layer."
+    "Inside, the weights are whole, and no hook takes them apart."
     deepspeed = importlib.import_module('deepspeed')       # who launches with it has it
     offload = policy.optimizer.parameter_offload
     for p in policy.parameters(): p.ds_active_sub_modules.clear()
@@ -141,10 +153,20 @@ def _gathered_zero3(policy):
         with deepspeed.zero.GatheredParameters(list(policy.parameters())): yield
     finally: offload._register_deepspeed_module(offload.module)
 
-# %% ../../nbs/api/policies/05_processes.ipynb #22fc92d0
+# %% ../../nbs/api/policies/05_processes.ipynb #2fc68494
+@contextmanager
+def gathered(accelerator:Accelerator, policy:nn.Module)->Iterator[None]: # from `wrap`
+    "Inside, every process has the whole weights of `policy`."
+    if _is_zero3(accelerator): whole = _gathered_zero3(policy)
+    elif accelerator.is_fsdp2: whole = _gathered_fsdp2(accelerator, policy)
+    else: whole = nullcontext()
+    with whole: yield
+
+# %% ../../nbs/api/policies/05_processes.ipynb #707ba2a6
 class Gathering:
     "An engine that works on the whole weights of a policy in pieces."
-    def __init__(self, engine:Any, accelerator:Accelerator, policy:nn.Module): # an `Engine`; from `wrap`
+    def __init__(self, engine:Any, # an `Engine`
+        accelerator:Accelerator, policy:nn.Module): # from `wrap`
         self.engine, self.accelerator, self.policy = engine, accelerator, policy
 
     def __getattr__(self, name): return getattr(self.engine, name)
@@ -155,21 +177,29 @@ class Gathering:
     def sync(self, *args, **kw)->None:
         with gathered(self.accelerator, self.policy): return self.engine.sync(*args, **kw)
 
-# %% ../../nbs/api/policies/05_processes.ipynb #8f2944b7
-def _full_outputs(accelerator):
-    "Let FSDP2 reduce in float32 and not cast what a policy returns: in bfloat16 it is off by hundredths of a nat."
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-
-# %% ../../nbs/api/policies/05_processes.ipynb #e98d6659
+# %% ../../nbs/api/policies/05_processes.ipynb #c47e5e99
 def _in_step(accelerator, policy):
-    "The policy, made to call its layers equally often on every process where weights lie in pieces."
+    "The policy, made to call its layers equally often on every process if weights lie in pieces."
     policy._no_split_modules = getattr(policy.model, '_no_split_modules', None)
     if is_sharded(accelerator) and policy.share: unshare(policy, 'its weights lie in pieces')
     if _is_zero3(accelerator): policy.agree = lambda chunks: max(said(accelerator, chunks))
     return policy
 
+# %% ../../nbs/api/policies/05_processes.ipynb #3d67e59e
+def _full_outputs(accelerator):
+    "Let FSDP2 reduce in float32 and not cast what a policy returns."
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+    accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+# %% ../../nbs/api/policies/05_processes.ipynb #84465efd
+@torch.no_grad()
+def _wake(policy, device):
+    "One forward pass through the root: FSDP2 would take the first layer that is called for it."
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    policy(ids, torch.ones(1, dtype=torch.long, device=device), torch.ones(1, 1, device=device))
+
+# %% ../../nbs/api/policies/05_processes.ipynb #60f4bba8
 def wrap(
     accelerator:Accelerator, policy:Policy, optimizer:torch.optim.Optimizer,
     micro:int, # rows of a micro-batch, per process; for DeepSpeed
@@ -177,36 +207,34 @@ def wrap(
     "Policy and optimizer, prepared for the processes there are."
     _in_step(accelerator, policy)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        accelerator.state.deepspeed_plugin.deepspeed_config |= dict(train_micro_batch_size_per_gpu=micro,
-                                                                    gradient_clipping=max_grad_norm)
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config |= dict(train_micro_batch_size_per_gpu=micro, gradient_clipping=max_grad_norm)
     if accelerator.is_fsdp2 and accelerator.mixed_precision == 'bf16': _full_outputs(accelerator)
     policy, optimizer = accelerator.prepare(policy, optimizer)
     if accelerator.is_fsdp2: _wake(policy, accelerator.device)
     return policy, optimizer
 
-@torch.no_grad()
-def _wake(policy, device):
-    "One forward pass through the root: before it, FSDP2 would take the first layer called for the root."
-    policy(torch.zeros(1, 2, dtype=torch.long, device=device), torch.ones(1, dtype=torch.long, device=device),
-           torch.ones(1, 1, device=device))
-
-# %% ../../nbs/api/policies/05_processes.ipynb #ddef80aa
+# %% ../../nbs/api/policies/05_processes.ipynb #827f0e2e
 def wrap_frozen(accelerator:Accelerator, policy:Policy)->nn.Module:
     "A frozen policy that is only read, spread like the one in training."
     policy = _in_step(accelerator, policy.requires_grad_(False).eval())
     if accelerator.is_fsdp2:
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
         return fsdp2_prepare_model(accelerator, policy)
-    if _is_zero3(accelerator):
-        deepspeed = importlib.import_module('deepspeed')
-        keys = ('train_micro_batch_size_per_gpu', 'bf16', 'fp16')
-        config = {k: v for k, v in accelerator.state.deepspeed_plugin.deepspeed_config.items() if k in keys}
-        return deepspeed.initialize(model=policy, config=config | {'zero_optimization': {'stage': 3}})[0]
+    if _is_zero3(accelerator): return _frozen_zero3(accelerator, policy)
     policy = policy.to(accelerator.device)
-    policy.forward = accelerator.autocast()(policy.forward)    # in the precision of the one in training
+    policy.forward = accelerator.autocast()(policy.forward)
     return policy
 
-# %% ../../nbs/api/policies/05_processes.ipynb #fb605c95
+def _frozen_zero3(accelerator, policy):
+    "The same in pieces of ZeRO-3, by DeepSpeed's own engine."
+    deepspeed = importlib.import_module('deepspeed')
+    keys = ('train_micro_batch_size_per_gpu', 'bf16', 'fp16')
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    config = {k: v for k, v in config.items() if k in keys} | {'zero_optimization': {'stage': 3}}
+    return deepspeed.initialize(model=policy, config=config)[0]
+
+# %% ../../nbs/api/policies/05_processes.ipynb #ee26f87f
 def _without_dropout(model):
     "The model with every dropout probability at 0."
     for m in model.modules():
@@ -215,23 +243,29 @@ def _without_dropout(model):
             if 'drop' in name and isinstance(value, float): setattr(m, name, 0.)
     return model
 
+# %% ../../nbs/api/policies/05_processes.ipynb #40de8f7a
 def recomputing(model:nn.Module)->nn.Module:
     "The model in training mode, keeping few activations: the backward pass computes them again."
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
     return _without_dropout(model).train()
 
-# %% ../../nbs/api/policies/05_processes.ipynb #71f440c4
+# %% ../../nbs/api/policies/05_processes.ipynb #1b3e77aa
 class Stopped(SystemExit):
     "The run was asked to stop; it ends with the status of a process ended by SIGTERM."
-    def __init__(self, why:str=''): super().__init__(128 + signal.SIGTERM); self.why = why  # if not between two steps
+    def __init__(self, why:str=''): # if not between two steps
+        super().__init__(128 + signal.SIGTERM)
+        self.why = why
 
+# %% ../../nbs/api/policies/05_processes.ipynb #43128b24
 _PATIENCE = 5. # seconds that a check may be at work in a run that was asked to stop
 
 def _break_off():
     "Raise `Stopped` if a check does not end."
     seconds, kind = check_at_work()
-    if seconds > _PATIENCE: raise Stopped(f'the check of {kind} did not end within {seconds:.0f} seconds')
+    if seconds > _PATIENCE:
+        raise Stopped(f'the check of {kind} did not end within {seconds:.0f} seconds')
 
+# %% ../../nbs/api/policies/05_processes.ipynb #629df5f3
 class Bell:
     "Notes SIGTERM while it is open, in the main thread; elsewhere it stays silent."
     def __init__(self, accelerator:Accelerator):

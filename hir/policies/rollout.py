@@ -18,7 +18,7 @@ from ..constraints.verifier import split_thinking
 from ..instructions.instruction import Instruction, as_instruction, record_of
 from ..files import DataError, records, write_jsonl
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #a4df86cc
+# %% ../../nbs/api/policies/02_rollout.ipynb #d213b553
 @dataclass(frozen=True)
 class Rollout:
     "One sampled response, and what was known when it was sampled."
@@ -32,25 +32,25 @@ class Rollout:
     seed:int               # reproduces this response alone (in float32)
     group:int=0            # position of its instruction in the step's batch
     verdict:Verdict|None=None     # set by `score`
-    engine_logps:tuple|None=None  # T of what it was drawn from, where that is not `logps`; None: it is
+    engine_logps:tuple|None=None  # T of what it was drawn from, where not `logps`; None: it is
     trace:str=''                  # what was thought before the answer, cut off
     reading:str|None=None         # by which it was verified: official or meant
 
     @property
-    def entropy(self)->float: return sum(self.entropies) / len(self.entropies) # H(y), the mean over its tokens, in nats
+    def entropy(self)->float: return sum(self.entropies) / len(self.entropies) # mean H(y), in nats
     @property
     def logp(self)->float: return sum(self.logps)                              # log pi_old(y | q)
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #b88e1c29
+# %% ../../nbs/api/policies/02_rollout.ipynb #5b734410
 def without_trace(
     r:Rollout,
     thinking:str='cut')->Rollout: # of `split_thinking`
-    "The rollout with its answer as the response and the trace beside it; one that was split before stays as it is."
+    "The rollout with its answer as the response and the trace beside it; one split before stays."
     trace, answer, ended = split_thinking(r.response, thinking)
     if r.trace or not trace: return r
     return replace(r, response=answer, trace=trace, stopped=r.stopped and ended)
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #b6f77a83
+# %% ../../nbs/api/policies/02_rollout.ipynb #0ddf3e76
 @dataclass(frozen=True)
 class Prompt:
     "What a model reads in an instruction's place; an engine takes either."
@@ -61,62 +61,74 @@ class Prompt:
     def __post_init__(self):
         if self.messages is None: object.__setattr__(self, 'messages', self.instruction.messages)
 
-def instruction_of(prompt:Instruction|Prompt)->Instruction: return getattr(prompt, 'instruction', prompt)
+# %% ../../nbs/api/policies/02_rollout.ipynb #6c5c6d00
+def instruction_of(prompt:Instruction|Prompt)->Instruction:
+    return getattr(prompt, 'instruction', prompt)
 
 def as_prompt(
     q:Instruction|Prompt,
-    ask:Callable[[Instruction, None], list|None]|None=None)->Prompt: # of the method: (instruction, None) -> messages
+    ask:Callable[[Instruction, None], list|None]|None=None)->Prompt: # of the method: -> messages
     "The `Prompt` that is meant."
     return q if isinstance(q, Prompt) else Prompt(q, ask(q, None) if ask else None)
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #14f861c2
+# %% ../../nbs/api/policies/02_rollout.ipynb #466faffe
 @dataclass(frozen=True)
 class Gives:
     "What an engine gives and takes, known before one is made."
     entropies:bool=True # beside log-probabilities?
-    copy:str=''         # of the weights: '' none, 'beside' the trainer's, 'elsewhere' on devices of its own
+    copy:str=''         # of the weights: '' none, 'beside' the trainer's, or 'elsewhere'
     package:str=''      # that it needs
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #fda13f2f
+# %% ../../nbs/api/policies/02_rollout.ipynb #74fad71e
 class Engine(Protocol):
     "Turns instructions into rollouts."
     gives:Gives # of the class
     exact:bool  # are log-probabilities and entropies the trainer's own, to float32 precision?
-    def generate(self, instructions:list[Instruction|Prompt], m:int, seeds:list[int], **sampling)->list[Rollout]: ...
+    def generate(self, instructions:list[Instruction|Prompt], m:int, seeds:list[int],
+                 **sampling)->list[Rollout]: ...
     def sync(self, model:Any)->None: ...   # a `transformers` model, or one of peft
     def close(self)->None: ...
 
+# %% ../../nbs/api/policies/02_rollout.ipynb #9ec4636d
 class EngineError(RuntimeError):
-    "An engine that cannot sample, or would sample from other weights than the trainer's; says what to do."
+    "An engine that cannot sample, or would do so from other weights than the trainer's."
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #b5103ca6
+# %% ../../nbs/api/policies/02_rollout.ipynb #c02bc350
 def seed_for(*parts:int|str)->int:
     "A seed in [0, 2^63) from any number of ints and strings; same parts, same seed."
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), 'big') >> 1
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'big') >> 1
 
 def seeds_for(seeds:int|Sequence[int], n:int)->Sequence[int]:
     "One seed per instruction: the n given, or n derived from a single one."
     return [seed_for(seeds, i) for i in range(n)] if isinstance(seeds, int) else seeds
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #9d3be7ab
+# %% ../../nbs/api/policies/02_rollout.ipynb #e978868d
 def stop_ids(model:Any, tokenizer:Any)->set[int]: # of `transformers`
     "Every token id that ends a response: the tokenizer's and the generation config's."
     eos = getattr(model.generation_config, 'eos_token_id', None)
     return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
+# %% ../../nbs/api/policies/02_rollout.ipynb #15d241e7
+def _drawn_rollout(q, prompt, sample, text, seed, group):
+    "The `Rollout` of a sample and its text."
+    return Rollout(q, text, tuple(prompt), tuple(sample.ids), tuple(sample.logps),
+                   tuple(sample.entropies), sample.stopped, seed, group,
+                   engine_logps=sample.drawn and tuple(sample.drawn))
+
 def rollouts_of(
     tokenizer:Any,                              # of `transformers`
     instructions:Sequence[Instruction|Prompt],  # P that were answered
     prompts:Sequence[Sequence[int]],            # their P lists of token ids
-    samples:Sequence, seeds:Sequence[int])->list[Rollout]: # P·m `Sample`s, those of a prompt together; a seed for each
+    samples:Sequence, seeds:Sequence[int])->list[Rollout]: # P·m `Sample`s; a seed for each
     "A `Rollout` for each sample; those of one instruction stand together."
-    m, texts = len(samples)//len(prompts), tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
-    return [Rollout(instruction_of(instructions[j//m]), text, tuple(prompts[j//m]), tuple(s.ids), tuple(s.logps),
-                    tuple(s.entropies), s.stopped, seed, group=j//m, engine_logps=s.drawn and tuple(s.drawn))
+    m = len(samples)//len(prompts)
+    texts = tokenizer.batch_decode([s.ids for s in samples], skip_special_tokens=True)
+    return [_drawn_rollout(instruction_of(instructions[j//m]), prompts[j//m], s, text, seed, j//m)
             for j, (s, text, seed) in enumerate(zip(samples, texts, seeds))]
 
-# %% ../../nbs/api/policies/02_rollout.ipynb #d5c194b7
-_MAY_LACK = 'engine_logps', 'trace', 'reading'     # fields of a rollout that a record may be without
+# %% ../../nbs/api/policies/02_rollout.ipynb #db4825ee
+_MAY_LACK = 'engine_logps', 'trace', 'reading'     # fields that a record may be without
 
 def record_of_rollout(r:Rollout)->dict[str, Any]:
     "The JSON object of a rollout."
@@ -125,17 +137,31 @@ def record_of_rollout(r:Rollout)->dict[str, Any]:
     found |= dict(instruction=record_of(r.instruction), verdict=verdict)
     return {k: v for k, v in found.items() if k not in _MAY_LACK or v}
 
-def as_rollout(record:dict, where:str)->Rollout: # where: 'file:line', for errors
-    "The `Rollout` that a record describes, or a DataError."
+# %% ../../nbs/api/policies/02_rollout.ipynb #b71bc191
+def _check_fields(record, where):
+    "Raise a DataError if a field is missing or unknown."
     names = set(Rollout.__dataclass_fields__)
-    if odd := names ^ {*record, *_MAY_LACK}:
-        raise DataError(f'{where}: missing or unknown field {sorted(odd)[0]!r}')
-    q = as_instruction(record['instruction'], f"{where}: field 'instruction'")
+    odd = names ^ {*record, *_MAY_LACK}
+    if odd: raise DataError(f'{where}: missing or unknown field {sorted(odd)[0]!r}')
+
+# %% ../../nbs/api/policies/02_rollout.ipynb #7c6ecf95
+def _check_lengths(record, q, where): # q: the instruction of the record
+    "Raise a DataError if lists differ in length that must not."
     if len({len(record[k]) for k in ('ids', 'logps', 'entropies')}) != 1:
         raise DataError(f"{where}: fields 'ids', 'logps' and 'entropies' differ in length")
-    if record['verdict'] and len(record['verdict']) != len(q):
-        raise DataError(f"{where}: field 'verdict' has {len(record['verdict'])} answers to {len(q)} constraints")
-    lists = {k: tuple(record[k]) for k in ('prompt_ids', 'ids', 'logps', 'entropies', 'engine_logps') if k in record}
+    verdict, n = record['verdict'], len(q)
+    if verdict and len(verdict) != n:
+        raise DataError(f"{where}: field 'verdict' has {len(verdict)} answers to {n} constraints")
+
+# %% ../../nbs/api/policies/02_rollout.ipynb #e1a6fa67
+_LISTS = 'prompt_ids', 'ids', 'logps', 'entropies', 'engine_logps'
+
+def as_rollout(record:dict, where:str)->Rollout: # where: 'file:line', for errors
+    "The `Rollout` that a record describes, or a DataError."
+    _check_fields(record, where)
+    q = as_instruction(record['instruction'], f"{where}: field 'instruction'")
+    _check_lengths(record, q, where)
+    lists = {k: tuple(record[k]) for k in _LISTS if k in record}
     verdict = Verdict(record['verdict']) if record['verdict'] else None
     return Rollout(**(record | lists | dict(instruction=q, verdict=verdict)))
 

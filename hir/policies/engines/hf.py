@@ -19,28 +19,26 @@ from ..graph import FixedSampler, why_looped
 from ..precision import follow, half_copy, why_uncopied
 from ..rollout import Gives, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
 
-# %% ../../../nbs/api/policies/12_hf.ipynb #d1bc0222
+# %% ../../../nbs/api/policies/12_hf.ipynb #ba340373
 class HFEngine:
     "Samples in process, with the `transformers` model that is being trained."
-    def __init__(self,
-        model:nn.Module, tokenizer:PreTrainedTokenizerBase,
-        max_new_tokens:int=256,   # length limit of a response
-        rows:int=256, chat:dict|None=None, # responses sampled at a time; passed to the chat template
-        temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
-        autocast:str='', progress:bool=False, # 'bf16' or 'fp16', as a trainer in mixed precision; show a bar
-        graph:bool|None=None,     # fixed buffers, recorded where there is a GPU; None: where there is one
-        half:bool|None=None):     # sample from a copy in 16 bits; None: of float32 weights on a GPU, with autocast
-        self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
-        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-        self.autocast, self.progress, self.graph, self.half = autocast, progress, graph, half
-        self.copy, self.fixed, self.why = (None, None), None, '' # (model, in 16 bits); sampler; why none
-
-    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
-                 **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
-        "m rollouts per instruction, those of one together; one seed per instruction, or one for all."
-        return _sample(self, list(instructions), m, seeds_for(seeds, len(instructions)), self.sampling | sampling)
-
     gives = Gives()
+    def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
+        max_new_tokens:int=256,   # length limit of a response
+        rows:int=256, chat:dict|None=None, # responses sampled at a time; for the chat template
+        temperature:float=1., top_p:float=1., top_k:int=0, # 0 is greedy; 1 and 0 are off
+        autocast:str='', progress:bool=False, # 'bf16' or 'fp16', as in mixed precision; show a bar
+        graph:bool|None=None,     # fixed buffers, recorded on a GPU; None: where there is one
+        half:bool|None=None):     # from a copy in 16 bits; None: of float32 on a GPU, with autocast
+        self.model, self.tokenizer, self.chat, self.rows = model, tokenizer, chat or {}, rows
+        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature,
+                             top_p=top_p, top_k=top_k)
+        self.autocast, self.progress, self.graph, self.half = autocast, progress, graph, half
+        self.copy, self.fixed, self.why = (None, None), None, '' # (model, copy); sampler; why none
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # or `Prompt`s
+                 **sampling)->list[Rollout]:   # max_new_tokens … that differ from the engine's
+        "m rollouts per instruction, those of one together; one seed for each, or one for all."
+        return _sample(self, list(instructions), m, seeds, self.sampling | sampling)
     @property
     def exact(self)->bool:
         "Are log-probabilities and entropies the trainer's own?"
@@ -48,7 +46,7 @@ class HFEngine:
     def sync(self, model:nn.Module)->None: self.model = model
     def close(self)->None: self.copy, self.fixed = (None, None), None
 
-# %% ../../../nbs/api/policies/12_hf.ipynb #956dd71b
+# %% ../../../nbs/api/policies/12_hf.ipynb #495af824
 _HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def _is_whole(model): return {p.dtype for p in model.parameters()} <= {torch.float32, torch.float64}
@@ -56,40 +54,63 @@ def _is_whole(model): return {p.dtype for p in model.parameters()} <= {torch.flo
 def _halves(engine):
     "Does it sample from a copy in 16 bits?"
     model, asked = engine.model, engine.half
-    if asked is None: asked = engine.autocast and model.device.type == 'cuda' and model.dtype == torch.float32
+    if asked is None:
+        asked = engine.autocast and model.device.type == 'cuda' and model.dtype == torch.float32
     return asked and not why_uncopied(model)
 
+# %% ../../../nbs/api/policies/12_hf.ipynb #2fc7fe14
 def _model_sampled(engine):
     "The model, or its copy in 16 bits, up to date."
-    if not _halves(engine): engine.copy = None, None; return engine.model
-    if engine.copy[0] is engine.model: follow(engine.copy[1], engine.model)
-    else: engine.copy = engine.model, half_copy(engine.model, _HALF.get(engine.autocast, torch.bfloat16))
+    if not _halves(engine):
+        engine.copy = None, None
+        return engine.model
+    of, copy = engine.copy
+    if of is engine.model: follow(copy, engine.model)
+    else:
+        dtype = _HALF.get(engine.autocast, torch.bfloat16)
+        engine.copy = engine.model, half_copy(engine.model, dtype)
     return engine.copy[1]
 
+# %% ../../../nbs/api/policies/12_hf.ipynb #b45e486e
+def _fixes(engine, model):
+    "Does it sample over fixed buffers? Where it should and cannot, a warning says why, once."
+    wanted = model.device.type == 'cuda' if engine.graph is None else engine.graph
+    if not wanted: return False
+    why = why_looped(model)
+    if why and why != engine.why:
+        warnings.warn(f'sampling over growing buffers: {type(model).__name__}: {why}')
+    engine.why = why
+    return not why
+
+# %% ../../../nbs/api/policies/12_hf.ipynb #28e1f78d
 def _way_of(engine, model):
     "What samples from a model: `generate`, or the same over fixed buffers."
-    if not (model.device.type == 'cuda' if engine.graph is None else engine.graph): return partial(generate, model)
-    if engine.why != (why := why_looped(model)):
-        engine.why = why
-        if why: warnings.warn(f'sampling over growing buffers: {type(model).__name__}: {why}')
-    if why: return partial(generate, model)
+    if not _fixes(engine, model): return partial(generate, model)
     if engine.fixed is None or engine.fixed.model is not model: engine.fixed = FixedSampler(model)
     return engine.fixed.generate
 
-# %% ../../../nbs/api/policies/12_hf.ipynb #843955e7
+# %% ../../../nbs/api/policies/12_hf.ipynb #5cbc483a
+def _lowered(engine, model):
+    "Inside, arithmetic in 16 bits where the engine was told so."
+    dtype = _HALF.get(engine.autocast) if model is engine.model else None
+    return torch.autocast(model.device.type, dtype, bool(dtype))
+
+# %% ../../../nbs/api/policies/12_hf.ipynb #0f7c9d85
 def _sample(engine, instructions, m, seeds, sampling):
     "Rollouts for all instructions, at most `engine.rows` responses at a time."
-    tok, drawn, per, model = engine.tokenizer, [], max(1, engine.rows // m), _model_sampled(engine)
-    each = [seed_for(s, j) for s in seeds for j in range(m)]
-    prompts = [encode_chat(tok, q.messages, **engine.chat) for q in instructions]
-    kw, draw = dict(stop=stop_ids(model, tok), pad=tok.pad_token_id) | sampling, _way_of(engine, model)
-    was, low = model.training, _HALF.get(engine.autocast) if model is engine.model else None   # a copy is in 16 bits
-    lower = torch.autocast(model.device.type, low, bool(low))
+    tokenizer, model = engine.tokenizer, _model_sampled(engine)
+    seeds = [seed_for(s, j) for s in seeds_for(seeds, len(instructions)) for j in range(m)]
+    prompts = [encode_chat(tokenizer, q.messages, **engine.chat) for q in instructions]
+    kw = dict(stop=stop_ids(model, tokenizer), pad=tokenizer.pad_token_id) | sampling
+    draw, lower, was = _way_of(engine, model), _lowered(engine, model), model.training
+    drawn, per = [], max(1, engine.rows // m)                   # prompts at a time
+    starts = range(0, len(prompts), per)
     model.eval()
     try:
-        for a in bar(range(0, len(prompts), per), f'sampling {m} × {len(prompts)}', progress=engine.progress):
-            with lower: drawn += draw(prompts[a:a + per], m, generator=each[a*m:(a + per)*m], **kw)
+        for a in bar(starts, f'sampling {m} × {len(prompts)}', progress=engine.progress):
+            own = seeds[a*m:(a + per)*m]
+            with lower: drawn += draw(prompts[a:a + per], m, generator=own, **kw)
     finally:
         model.train(was)
         if engine.fixed: engine.fixed.rest()
-    return rollouts_of(tok, instructions, prompts, drawn, each) if drawn else []
+    return rollouts_of(tokenizer, instructions, prompts, drawn, seeds) if drawn else []

