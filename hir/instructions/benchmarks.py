@@ -360,21 +360,21 @@ def _as_cfbench(q, key):
     texts = [c.args['criterion'] for c in q.constraints]
     return {'idx': key, 'prompt': q.prompt, 'criteria': [[text, '主需', '', ''] for text in texts]}
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #a0177933
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #7bdde543
 SUITES = {'ifeval': {'ifeval'}, 'ifbench': {'ifbench'}, 'iftrain': {'ifeval', 'iftrain'}}  # by id
 
 def _homes(q:Instruction):
     "The suite that each kind comes from."
     return [get_kind(c.kind).check.__module__.split('.')[-1] for c in q.constraints]
 
-def _type_of(q):
+def _hir16k_type(q):
     homes = set(_homes(q))
     if homes == {'muldimif'}: return 'type3'
     return 'type1' if homes <= SUITES['iftrain'] else 'type2'
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f8a92997
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #fda20aa4
 def _as_hir16k(q, key):
-    source = _type_of(q)
+    source = _hir16k_type(q)
     truth = _tripled(q) if source == 'type3' else _as_list(q)
     return {'id': key, 'messages': q.messages, 'prompt': q.prompt, 'source': source,
             'rubrics': list(map(describe, q.constraints)),
