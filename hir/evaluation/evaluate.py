@@ -41,12 +41,14 @@ def bootstrap(
     low, high = np.quantile(resampled(values, n, seed), [(1 - level)/2, (1 + level)/2])
     return float(values.mean()), float(low), float(high)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #39fb7cbf
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #3e05629b
 def _by_instruction(rollouts):
     "Lists of the rollouts of each instruction, in the order of the instructions."
     out = {}
     for r in rollouts: out.setdefault(r.group, []).append(r)
     return [out[group] for group in sorted(out)]
+
+def _instructions_of(rollouts): return [rs[0].instruction for rs in _by_instruction(rollouts)]
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #34e84167
 def _sound(rollouts):
@@ -61,7 +63,7 @@ def _sound(rollouts):
             raise ValueError(f'{where}: its rollouts answer different instructions')
         if len(rs) != n: raise ValueError(f'{where} has {len(rs)} responses, the first has {n}')
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #be76320c
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #2922e3f8
 @dataclass(frozen=True)
 class Answers:
     "Scored rollouts, equally many per instruction, and what they say."
@@ -74,14 +76,13 @@ class Answers:
     def per_instruction(self, metric:Callable[[Verdict], float]=ila)->list[float]:
         "The mean of the metric over the responses to each instruction."
         return [sum(metric(r.verdict) for r in rs)/len(rs) for rs in _by_instruction(self.rollouts)]
-    def interval(
-        self, metric:Callable[[Verdict], float]=ila, **kw)->tuple[float, float, float]: # of `bootstrap`
+    def interval(self, metric:Callable[[Verdict], float]=ila,
+                 **kw)->tuple[float, float, float]: # kw: of `bootstrap`
         return bootstrap(self.per_instruction(metric), **kw)
     @property
     def reading(self)->str|None: return self.rollouts[0].reading   # by which all were verified
     @property
-    def instructions(self)->list[Instruction]:
-        return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
+    def instructions(self)->list[Instruction]: return _instructions_of(self.rollouts)
     @property
     def ila(self)->float: return sum(ila(r.verdict) for r in self.rollouts)/len(self.rollouts)
     @property
@@ -253,11 +254,11 @@ def compare_text(
         tables.append(aligned(rows))
     return '\n\n'.join(tables)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #c3fd31b5
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #22f7f336
 _RESULT_FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
 def runs_of(rows:Sequence[dict])->dict[tuple[str, int], list[dict]]: # one per evaluation
-    "(method, seed) → its rows by step, methods as they first appear; a ValueError if a field lacks."
+    "(method, seed) → its rows by step, methods as they appear; a ValueError if a field lacks."
     if not rows: raise ValueError('no rows: nothing has been evaluated')
     runs = {}
     for i, row in enumerate(rows):
