@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['constraint_lab', 'replay_explorer', 'run_monitor']
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #99288f29
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #e15d67fa
 import json, re, threading, time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,8 +17,8 @@ from ..constraints.constraint import Constraint, ConstraintError, describe, get_
 from ..replays.select import at_random, both, diversity, integrity, rarity
 from ..training.runlog import read_log
 from .plot import Card, element
-from .view import (Recorded, entropies_known, recorded_batch, replay_batch, response_names,
-                                 show_explorer, show_run, show_sample, show_verdicts)
+from .view import (Recorded, entropies_known, recorded_batch, replay_batch,
+                                 response_names, show_explorer, show_run, show_sample, show_verdicts)
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #a09dc3bf
 class _Shell(VBox):
