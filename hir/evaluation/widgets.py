@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['constraint_lab', 'replay_explorer', 'run_monitor']
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #e15d67fa
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #ff4f62bd
 import json, re, threading, time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +18,8 @@ from ..replays.select import at_random, both, diversity, integrity, rarity
 from ..training.runlog import read_log
 from .plot import Card, element
 from .view import (Recorded, entropies_known, recorded_batch, replay_batch,
-                                 response_names, show_explorer, show_run, show_sample, show_verdicts)
+                                 response_names, show_explorer, show_run, show_sample,
+                                 show_verdicts)
 
 # %% ../../nbs/api/evaluation/04_widgets.ipynb #a09dc3bf
 class _Shell(VBox):
