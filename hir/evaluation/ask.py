@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['constraint_in', 'answer_text', 'answers_text']
 
-# %% ../../nbs/api/evaluation/05_ask.ipynb #05bb0d38
+# %% ../../nbs/api/evaluation/05_ask.ipynb #20e86227
 import json, textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from ..constraints.constraint import Constraint, ConstraintError, describe
 from ..constraints.judge import is_soft
@@ -24,38 +25,49 @@ def constraint_in(word:str)->Constraint: # e.g. 'keywords:existence {"keywords":
         if isinstance(e, ConstraintError): raise
         raise ConstraintError(f'{id}: the arguments are not valid JSON: {args!r} ({e})') from None
 
-# %% ../../nbs/api/evaluation/05_ask.ipynb #e11f6a82
+# %% ../../nbs/api/evaluation/05_ask.ipynb #93c8013e
 def _deciders(c, r, most=4):
     "The words that decide a verdict, in quotes; '' where none does."
     spans = [] if is_soft(c) else deciding(c, r.response, reading=r.reading or 'official')
     words = list(dict.fromkeys(r.response[a:b].strip() or '⏎' for a, b in spans))
-    said = ' '.join(f'“{w}”' for w in words[:most]) + ' …'*(len(words) > most)
-    return f'  ← {said}' if 0 < len(words) <= 2*most else ''
+    if not 0 < len(words) <= 2*most: return ''
+    said = ' '.join(f'“{word}”' for word in words[:most])
+    return f'  ← {said} …' if len(words) > most else f'  ← {said}'
 
+# %% ../../nbs/api/evaluation/05_ask.ipynb #117ac456
 def answer_text(r:Rollout)->str: # scored
     "A mark for every constraint, with the words that decide, and the answer below."
-    marks = [f'{"✓" if ok else "✗"} {" ".join(describe(c).split())}{_deciders(c, r)}'
-             for c, ok in zip(r.instruction.constraints, r.verdict)]
-    notes = [n for n, holds in (('cut off by the length limit', not r.stopped), ('after a trace', r.trace)) if holds]
-    head = f'{r.verdict}  {len(r.ids)} tokens{"".join(", " + n for n in notes)}'
+    head = f'{r.verdict}  {len(r.ids)} tokens'
+    if not r.stopped: head += ', cut off by the length limit'
+    if r.trace: head += ', after a trace'
+    marks = []
+    for c, ok in zip(r.instruction.constraints, r.verdict):
+        sentence = ' '.join(describe(c).split())
+        marks.append(f'{"✓" if ok else "✗"} {sentence}{_deciders(c, r)}')
     return visible('\n'.join([head, *marks, '', r.response.strip() or '(no answer)']))
 
-# %% ../../nbs/api/evaluation/05_ask.ipynb #d362647a
+# %% ../../nbs/api/evaluation/05_ask.ipynb #a2b75fdf
+def _wrapped(text, width):
+    "The lines of a text, none longer than the width."
+    return [part for line in text.split('\n') for part in textwrap.wrap(line, width) or ['']]
+
 def _columns(texts, width):
     "Texts side by side, each wrapped to its share of the width."
     share = max(20, (width - 3*(len(texts) - 1))//len(texts))
-    cut = [[part for line in t.split('\n') for part in textwrap.wrap(line, share) or ['']] for t in texts]
-    high = max(map(len, cut))
-    rows = zip(*(lines + ['']*(high - len(lines)) for lines in cut))
+    columns = [_wrapped(text, share) for text in texts]
+    rows = zip_longest(*columns, fillvalue='')
     return '\n'.join(' │ '.join(x.ljust(share) for x in row).rstrip() for row in rows)
 
+# %% ../../nbs/api/evaluation/05_ask.ipynb #3a77bb31
 def answers_text(
-    answers:Mapping[str, Sequence[Rollout]], # name of a policy -> its scored answers to one instruction
+    answers:Mapping[str, Sequence[Rollout]], # name of a policy -> its scored answers to one prompt
     width:int=100)->str:                     # of a line
     "The prompt, and all answers below it; those of several policies side by side."
     first = next(iter(answers.values()))[0]
-    blocks = ['\n'.join(textwrap.fill(visible(line), width) for line in first.instruction.said.split('\n'))]
+    lines = first.instruction.said.split('\n')
+    blocks = ['\n'.join(textwrap.fill(visible(line), width) for line in lines)]
     if len(answers) > 1: blocks.append(_columns([visible(name) for name in answers], width))
     for i, row in enumerate(zip(*answers.values()), 1):
-        blocks.append(f'── {i} ' + '─'*(width - 4 - len(str(i))) + '\n' + _columns(list(map(answer_text, row)), width))
+        rule = f'── {i} ' + '─'*(width - 4 - len(str(i)))
+        blocks.append(rule + '\n' + _columns(list(map(answer_text, row)), width))
     return '\n\n'.join(blocks)

@@ -20,18 +20,19 @@ from ..replays.reward import score
 from ..policies.processes import said
 from ..training.context import SharedEngine
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #db6f47d4
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #d1435aed
 def resampled(values:np.ndarray, n:int, seed:int)->np.ndarray: # (N,)
     "(n,) means of n resamples of the N values."
     rng, N = np.random.default_rng(seed), len(values)
     return np.array([values[rng.integers(N, size=N)].mean() for _ in range(n)])
 
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #43d09e64
 def bootstrap(
     values:Sequence[float]|np.ndarray, # one finite number per instruction
     level:float=.95, # coverage wanted, in (0, 1)
     n:int=2000,      # resamples
     seed:int=0)->tuple[float, float, float]:
-    "Mean of `values` and its percentile interval: (mean, low, high). A ValueError if there are none."
+    "Mean of `values` and its percentile interval: (mean, low, high); a ValueError without any."
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or not len(values): raise ValueError('no values; give one per instruction')
     finite = np.isfinite(values)
@@ -40,25 +41,29 @@ def bootstrap(
     low, high = np.quantile(resampled(values, n, seed), [(1 - level)/2, (1 + level)/2])
     return float(values.mean()), float(low), float(high)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #07e501f5
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #3e05629b
 def _by_instruction(rollouts):
     "Lists of the rollouts of each instruction, in the order of the instructions."
     out = {}
     for r in rollouts: out.setdefault(r.group, []).append(r)
-    return [out[g] for g in sorted(out)]
+    return [out[group] for group in sorted(out)]
 
+def _instructions_of(rollouts): return [rs[0].instruction for rs in _by_instruction(rollouts)]
+
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #34e84167
 def _sound(rollouts):
     "Complain unless all are scored and every instruction has equally many responses."
     groups = _by_instruction(rollouts)
     for rs in groups:
         where, q, n = f'instruction {rs[0].group}', rs[0].instruction, len(groups[0])
         if any(r.verdict is None for r in rs): raise ValueError(f'{where}: call score first')
-        if len({r.reading for r in rollouts}) > 1: raise ValueError('the verdicts are by different readings')
+        if len({r.reading for r in rollouts}) > 1:
+            raise ValueError('the verdicts are by different readings')
         if any(r.instruction != q for r in rs):
             raise ValueError(f'{where}: its rollouts answer different instructions')
         if len(rs) != n: raise ValueError(f'{where} has {len(rs)} responses, the first has {n}')
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #e67a40c1
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #2922e3f8
 @dataclass(frozen=True)
 class Answers:
     "Scored rollouts, equally many per instruction, and what they say."
@@ -71,12 +76,13 @@ class Answers:
     def per_instruction(self, metric:Callable[[Verdict], float]=ila)->list[float]:
         "The mean of the metric over the responses to each instruction."
         return [sum(metric(r.verdict) for r in rs)/len(rs) for rs in _by_instruction(self.rollouts)]
-    def interval(self, metric:Callable[[Verdict], float]=ila, **kw)->tuple[float, float, float]: # kw: of `bootstrap`
+    def interval(self, metric:Callable[[Verdict], float]=ila,
+                 **kw)->tuple[float, float, float]: # kw: of `bootstrap`
         return bootstrap(self.per_instruction(metric), **kw)
     @property
     def reading(self)->str|None: return self.rollouts[0].reading   # by which all were verified
     @property
-    def instructions(self)->list[Instruction]: return [rs[0].instruction for rs in _by_instruction(self.rollouts)]
+    def instructions(self)->list[Instruction]: return _instructions_of(self.rollouts)
     @property
     def ila(self)->float: return sum(ila(r.verdict) for r in self.rollouts)/len(self.rollouts)
     @property
@@ -85,7 +91,7 @@ class Answers:
     def kinds(self)->dict[str, tuple[int, int]]: # kind → (passed, asked)
         return per_kind((r.instruction.constraints, r.verdict) for r in self.rollouts)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #29f4b835
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #99bb0ac6
 @dataclass(frozen=True)
 class Report(Answers):
     "What an evaluation found: sampled responses, and greedy ones beside them."
@@ -109,22 +115,23 @@ class Report(Answers):
     def summary(self)->dict[str, float]: return _summary_of(self)
     def records(self)->list[dict]:
         "Its answers, sampled and greedy, a dict each."
-        return [_answer_record(r, False) for r in self.rollouts] + [_answer_record(r, True) for r in self.greedy]
+        sampled = [_answer_record(r, False) for r in self.rollouts]
+        return sampled + [_answer_record(r, True) for r in self.greedy]
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #50b81960
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #3cf0fb60
 def _part(
     report:Report,
     keep): # Instruction -> bool
     "The report on those instructions alone."
-    kept = [[r for r in rs if keep(r.instruction)] for rs in (report.rollouts, report.greedy)]
-    return Report(*kept)
+    sampled = [r for r in report.rollouts if keep(r.instruction)]
+    return Report(sampled, [r for r in report.greedy if keep(r.instruction)])
 
 def sizes(report:Report)->dict[int, Report]:
     "Number of constraints → the report on the instructions that have so many."
     found = sorted({len(q) for q in report.instructions})
     return {K: _part(report, lambda q: len(q) == K) for K in found}
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #a714ad4c
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #b8aac4f8
 def _summary_of(report:Report):
     "ILA and CLA with their 95% intervals, greedy ones if there are any, and the sample's size."
     out = {}
@@ -136,19 +143,27 @@ def _summary_of(report:Report):
 
 def _answer_record(r, greedy):
     "What a log keeps of an answer; `q` is the position of its instruction."
-    return dict(q=r.group, greedy=greedy, marks=str(r.verdict), tokens=len(r.ids), stopped=r.stopped,
-                response=r.response)
+    return dict(q=r.group, greedy=greedy, marks=str(r.verdict), tokens=len(r.ids),
+                stopped=r.stopped, response=r.response)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #674d41fa
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #5202a57a
 def _scored_rollouts(engine, rollouts, *rules): # rules: as of `score`
-    "The rollouts with their verdicts; processes that share an engine each score those of some instructions."
+    "The rollouts with their verdicts; processes that share an engine score some instructions each."
     if not isinstance(engine, SharedEngine): return score(rollouts, *rules)
     rank, n = engine.accelerator.process_index, engine.accelerator.num_processes
     mine = score([r for r in rollouts if r.group % n == rank], *rules)
     parts = [iter(part) for part in said(engine.accelerator, mine)]
     return [next(parts[r.group % n]) for r in rollouts]
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #4f3e3cb1
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #a1ba5a1d
+def _judged(rollouts, best):
+    "Both without the instructions that have an unjudged response; a ValueError if none is left."
+    groups = {r.group for r in rollouts}
+    lost = {r.group for r in [*rollouts, *best] if r.verdict is None}
+    if lost == groups: raise ValueError('the judge left every instruction unjudged')
+    return [[r for r in rs if r.group not in lost] for rs in (rollouts, best)]
+
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #74c268f4
 def evaluate(
     engine:Any,        # an `Engine`, see `rollout`
     instructions:Iterable[Instruction], # held out; a ValueError without any
@@ -167,10 +182,9 @@ def evaluate(
     def ask(m, **sampling):
         drawn = engine.generate(instructions, m, seeds, **sampling)
         return _scored_rollouts(engine, drawn, check, judge, reading, thinking)
-    found, best = ask(n), ask(1, temperature=0.) if greedy else []
-    lost = {r.group for r in [*found, *best] if r.verdict is None}
-    if len(lost) == len(instructions): raise ValueError('the judge left every instruction unjudged')
-    return Report(*([r for r in rs if r.group not in lost] for rs in (found, best)))
+    found = ask(n)
+    best = ask(1, temperature=0.) if greedy else []
+    return Report(*_judged(found, best))
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #4fa2218c
 def compare_reports(
@@ -186,75 +200,91 @@ def compare_reports(
     pairs = zip(a.per_instruction(metric), b.per_instruction(metric))
     return bootstrap([x - y for x, y in pairs], **kw)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #0db51935
-def aligned(rows:Iterable[Sequence], gap:str='   ')->str: # rows: of equally many cells; gap: between columns
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #a3282076
+def aligned(
+    rows:Iterable[Sequence], # of equally many cells
+    gap:str='   ')->str:     # between columns
     "Rows of cells as text: first column to the left, the others to the right."
     rows = [[f'{x:.3f}' if isinstance(x, float) else str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    pad = lambda first, *rest: [first.ljust(wide[0]), *map(str.rjust, rest, wide[1:])]
-    return '\n'.join(gap.join(pad(*row)).rstrip() for row in rows)
+    out = []
+    for first, *rest in rows:
+        cells = [first.ljust(wide[0]), *map(str.rjust, rest, wide[1:])]
+        out.append(gap.join(cells).rstrip())
+    return '\n'.join(out)
 
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #d334a5c5
 def interval_text(found:Sequence[float])->str: # (mean, low, high)
     return f'[{found[1]:.3f}, {found[2]:.3f}]'
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #4fe29a78
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #d51fbfae
+def _overall_rows(report):
+    "ILA and CLA, sampled and greedy."
+    greedy = [report.greedy_ila, report.greedy_cla] if report.greedy else ['-', '-']
+    yield '', 'sampled', '95% interval', 'greedy'
+    for name, metric, best in zip(('ILA', 'CLA'), (ila, cla), greedy):
+        found = report.interval(metric)
+        yield name, found[0], interval_text(found), best
+
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #18815530
 def evaluation_text(report:Report)->str:
     "A report as a printable table."
-    greedy = [report.greedy_ila, report.greedy_cla] if report.greedy else ['-', '-']
-    overall = [['', 'sampled', '95% interval', 'greedy']]
-    for name, metric, g in zip(('ILA', 'CLA'), (ila, cla), greedy):
-        found = report.interval(metric)
-        overall.append([name, found[0], interval_text(found), g])
     per_kind = [['kind', 'share', 'passed', 'asked']]
-    per_kind += [[k, ok/asked, ok, asked] for k, (ok, asked) in report.kinds.items()]
+    for kind, (ok, asked) in report.kinds.items(): per_kind.append([kind, ok/asked, ok, asked])
     per_size = [['constraints', 'instructions', 'ILA', 'CLA']]
-    per_size += [[K, n, i, c] for K, (i, c, n) in report.by_size.items()]
+    for K, (i, c, n) in report.by_size.items(): per_size.append([K, n, i, c])
     head = (f'{len(report.instructions)} instructions, {report.samples} sampled responses each; '
             f'reading: {report.reading}')
-    return '\n\n'.join([head, *map(aligned, (overall, per_kind, per_size))])
+    return '\n\n'.join([head, *map(aligned, (_overall_rows(report), per_kind, per_size))])
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #ca59d056
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #51124b40
 def compare_text(
     reports:Mapping[str, Report])->str: # by name; the first is the baseline
     "Reports side by side, as a printable table."
-    (base, first), *_ = reports.items()
-    out = []
+    first = next(iter(reports.values()))
+    tables = []
     for name, metric in (('ILA', ila), ('CLA', cla)):
         rows = [[name, 'mean', '95% interval', 'minus the first', '95% interval']]
         for key, r in reports.items():
-            d = compare_reports(r, first, metric) if r is not first else None
-            own = r.interval(metric)
-            rows.append([key, own[0], interval_text(own),
-                         f'{d[0]:+.3f}' if d else '', f'[{d[1]:+.3f}, {d[2]:+.3f}]' if d else ''])
-        out.append(aligned(rows))
-    return '\n\n'.join(out)
+            own, by = r.interval(metric), ['', '']
+            if r is not first:
+                difference, low, high = compare_reports(r, first, metric)
+                by = [f'{difference:+.3f}', f'[{low:+.3f}, {high:+.3f}]']
+            rows.append([key, own[0], interval_text(own), *by])
+        tables.append(aligned(rows))
+    return '\n\n'.join(tables)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #77699f67
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #22f7f336
 _RESULT_FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
 def runs_of(rows:Sequence[dict])->dict[tuple[str, int], list[dict]]: # one per evaluation
-    "(method, seed) → its rows by step, methods as they first appear; a ValueError if there are none, or a field lacks."
+    "(method, seed) → its rows by step, methods as they appear; a ValueError if a field lacks."
     if not rows: raise ValueError('no rows: nothing has been evaluated')
-    out = {}
+    runs = {}
     for i, row in enumerate(rows):
         for f in _RESULT_FIELDS:
             if f not in row: raise ValueError(f'row {i} has no {f!r}')
-        out.setdefault(row['method'], {}).setdefault(row['seed'], []).append(row)
-    return {(method, seed): sorted(run, key=lambda r: r['step'])
-            for method, seeds in out.items() for seed, run in seeds.items()}
+        runs.setdefault(row['method'], {}).setdefault(row['seed'], []).append(row)
+    out = {}
+    for method, seeds in runs.items():
+        for seed, run in seeds.items(): out[method, seed] = sorted(run, key=lambda r: r['step'])
+    return out
 
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #fc9d1d7c
 def mean_range(values:Iterable[float])->tuple[float, float, float]: # at least one
     "(mean, smallest, largest)."
     values = list(values)
     return sum(values)/len(values), min(values), max(values)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #47bc4779
 def summarise(rows:Sequence[dict])->list[dict]: # of `runs_of`
     "One row per method, at the last step of its runs: (mean, min, max) over seeds."
     ends = {}
     for (method, _), run in runs_of(rows).items(): ends.setdefault(method, []).append(run[-1])
-    spread = lambda last: {f: mean_range(r[f] for r in last) for f in _RESULT_FIELDS[2:]}
-    return [dict(method=m, seeds=len(last)) | spread(last) for m, last in ends.items()]
+    out = []
+    for method, last in ends.items():
+        spread = {f: mean_range(r[f] for r in last) for f in _RESULT_FIELDS[2:]}
+        out.append(dict(method=method, seeds=len(last)) | spread)
+    return out
 
 # %% ../../nbs/api/evaluation/00_evaluate.ipynb #10fe79ab
 def _at_sampled(
@@ -271,23 +301,27 @@ def _at_sampled(
         out.append(dict(method=method, seed=seed) | at)
     return summarise(out)
 
-# %% ../../nbs/api/evaluation/00_evaluate.ipynb #4d6be4fd
-def _range_text(found, places=3): # (mean, min, max)
-    "'mean [min, max]', or the mean alone where seeds agree."
-    mean, low, high = (f'{x:.{places}f}' for x in found)
-    return mean if low == high else f'{mean} [{low}, {high}]'
-
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #65de773b
 def markdown_table(rows:Sequence[Sequence[str]])->str: # of cells; the first is the head
     "Rows as a Markdown table that reads as text, too."
     rows = [[str(x) for x in row] for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ['-'*w for w in wide])
-    return '\n'.join(f'| {" | ".join(x.ljust(w) for x, w in zip(row, wide))} |' for row in rows)
+    padded = [[x.ljust(w) for x, w in zip(row, wide)] for row in rows]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in padded)
+
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #b218639f
+def _range_text(found, places=3): # (mean, min, max)
+    "'mean [min, max]', or the mean alone where seeds agree."
+    mean, low, high = (f'{x:.{places}f}' for x in found)
+    return mean if low == high else f'{mean} [{low}, {high}]'
 
 def table_text(
     summary:Iterable[dict])->str: # of `summarise`
     "A summary as a Markdown table."
     rows = [['method', 'seeds', 'ILA mean [min, max]', 'CLA mean [min, max]', 'sampled', 'seconds']]
-    rows += [[r['method'], str(r['seeds']), _range_text(r['ila']), _range_text(r['cla']),
-              _range_text(r['sampled'], 0), _range_text(r['seconds'], 0)] for r in summary]
+    for r in summary:
+        shares, costs = (r['ila'], r['cla']), (r['sampled'], r['seconds'])
+        rows.append([r['method'], str(r['seeds']), *map(_range_text, shares),
+                     *(_range_text(found, 0) for found in costs)])
     return markdown_table(rows)

@@ -24,7 +24,7 @@ from ..policies.rollout import Rollout
 from ..replays.reward import Row
 from .evaluate import Report, mean_range, runs_of, sizes
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #c3681c5b
+# %% ../../nbs/api/evaluation/02_plot.ipynb #aa5c3110
 COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000'] # Okabe–Ito
 LINES = ['-', '--', '-.', ':']
 _MARKERS = ['o', 's', '^', 'D', 'v', 'P', 'X']
@@ -36,6 +36,7 @@ def style(i:int)->dict: # from 0
     return dict(color=COLOURS[i % 7], linestyle=LINES[i % 4], marker=_MARKERS[i % 7],
                 markersize=5, linewidth=2)
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #ce7b039c
 def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # of a new figure, in inches
     "The given axes, or those of a new figure."
     if ax is None: ax = plt.subplots(figsize=(width, height), layout='constrained')[1]
@@ -43,7 +44,7 @@ def axes(ax:Axes|None, width:float=5.6, height:float=3.2)->Axes: # of a new figu
     for part in (ax.xaxis.label, ax.yaxis.label): part.set_size(12)
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #508f69e1
+# %% ../../nbs/api/evaluation/02_plot.ipynb #2ee36cd3
 _LABELS = {
     'sampled': 'sampled responses per run', 'seconds': 'time in training steps (s)',
     'cpu_seconds': 'processor time in training steps (s)',
@@ -51,8 +52,10 @@ _LABELS = {
     'entropy': 'entropy (nats per token)', 'kl': 'KL to reference (nats per token)',
     'length': 'length (tokens)', 'truncated': 'truncated (share of responses)',
     'tokens_per_second': 'throughput (tokens per s)', 'grad_norm': 'gradient norm',
-    'zero_signal': 'groups without signal (share)', 'old_diff': 'engine to trainer (mean, nats per token)',
-    'old_diff_max': 'engine to trainer (greatest, nats)', 'importance/ess': 'effective sample size (share)',
+    'zero_signal': 'groups without signal (share)',
+    'old_diff': 'engine to trainer (mean, nats per token)',
+    'old_diff_max': 'engine to trainer (greatest, nats)',
+    'importance/ess': 'effective sample size (share)',
     'importance/cut': 'weights above the cap (share)'}
 
 def label(name:str)->str:
@@ -62,19 +65,24 @@ def label(name:str)->str:
     if name.startswith('kind/'): return f'{no_math(name)} (share passed)'
     return _LABELS.get(name, no_math(name))
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #5ec2f967
-def curves(rows:Sequence[dict], x:str, y:str)->dict[str, tuple[int, list[tuple]]]: # x, y: fields of a row
-    "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all have); a ValueError without any."
+# %% ../../nbs/api/evaluation/02_plot.ipynb #4fd8da11
+def curves(
+    rows:Sequence[dict],
+    x:str, y:str)->dict[str, tuple[int, list[tuple]]]: # fields of a row
+    "Method → (number of seeds, [(mean x, (mean, min, max) of y)] of the steps all have)."
     runs, out = runs_of(rows), {}
     for method in dict.fromkeys(m for m, _ in runs):
         seeds = [{r['step']: r for r in run} for (m, _), run in runs.items() if m == method]
         common = sorted(set.intersection(*map(set, seeds)))
         if not common: raise ValueError(f'{method}: its seeds have no step in common')
-        out[method] = len(seeds), [(mean_range(run[s][x] for run in seeds)[0],
-                                    mean_range(run[s][y] for run in seeds)) for s in common]
+        points = []
+        for step in common:
+            mean, _, _ = mean_range(run[step][x] for run in seeds)
+            points.append((mean, mean_range(run[step][y] for run in seeds)))
+        out[method] = len(seeds), points
     return out
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #5006e831
+# %% ../../nbs/api/evaluation/02_plot.ipynb #1656103e
 def plot_curves(
     rows:Sequence[dict], # evaluations of all runs, as in results.json
     x:str='sampled',     # or 'seconds', 'step'
@@ -83,14 +91,16 @@ def plot_curves(
     "Mean over seeds per method, with a band from the worst seed to the best."
     found, ax = curves(rows, x, y), axes(ax)
     for i, (method, (n, points)) in enumerate(found.items()):
-        at, (mean, low, high) = [p[0] for p in points], zip(*[p[1] for p in points])
+        at = [mean for mean, _ in points]
+        mean, low, high = zip(*[spread for _, spread in points])
         ax.plot(at, mean, label=f'{no_math(method)} ({n} seed{"s"*(n > 1)})', **style(i))
         if n > 1: ax.fill_between(at, low, high, color=COLOURS[i % 7], alpha=.2, linewidth=0)
-    ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None)); ax.locator_params(axis='x', nbins=5)
+    ax.set(xlabel=label(x), ylabel=label(y), ylim=(0, None))
+    ax.locator_params(axis='x', nbins=5)
     ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #8295844b
+# %% ../../nbs/api/evaluation/02_plot.ipynb #8697d966
 def _metric_points(history, name):
     "Steps and values of a metric, over the steps that have it."
     points = [(h['step'], h[name]) for h in history if name in h]
@@ -100,9 +110,10 @@ def _metric_points(history, name):
     hint = f'there is {", ".join(found)}' if found else 'the history is empty'
     raise ValueError(f'no step has a metric {name!r}; {hint}')
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #e2d5ea8d
 def _common(names):
     "The unit that all these metrics share, else 'value'."
-    units = {label(n).partition(' (')[2].rstrip(')') for n in names}
+    units = {label(name).partition(' (')[2].rstrip(')') for name in names}
     return units.pop() or 'value' if len(units) == 1 else 'value'
 
 def plot_history(
@@ -111,27 +122,31 @@ def plot_history(
     ax:Axes|None=None)->Axes:
     "Metrics of one run over its steps, in one pair of axes; a ValueError for one that no step has."
     names = [names] if isinstance(names, str) else list(names)
-    found, ax = [(n, *_metric_points(history, n)) for n in names], axes(ax)
+    found, ax = [(name, *_metric_points(history, name)) for name in names], axes(ax)
     for i, (name, steps, values) in enumerate(found):
         ax.plot(steps, values, label=label(name), markevery=max(1, len(steps)//10), **style(i))
     ax.set(xlabel='step', ylabel=label(names[0]) if len(names) == 1 else _common(names))
     if len(names) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1))
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #6d93a636
+# %% ../../nbs/api/evaluation/02_plot.ipynb #c954198b
 def _as_reports(reports): # dict name → Report, or one Report
     "A dict of reports, whichever was given."
     reports = {'': reports} if isinstance(reports, Report) else dict(reports)
     if not reports: raise ValueError('no reports to plot')
     return reports
 
+def _shares(report): return {k: ok/asked for k, (ok, asked) in report.kinds.items()}
+
+def _weakest_last(shares): # one dict, kind → share, per report
+    first, kinds = shares[0], {kind for share in shares for kind in share}
+    return sorted(kinds, key=lambda kind: (-first.get(kind, 1), kind))
+
+# %% ../../nbs/api/evaluation/02_plot.ipynb #d065295e
 def plot_kinds(reports:Report|Mapping[str, Report], ax:Axes|None=None)->Axes: # by name, or one
     "Share of responses that satisfy each kind; the first report's weakest kind at the top."
-    reports = _as_reports(reports)
-    share_of = lambda r: {k: ok/asked for k, (ok, asked) in r.kinds.items()}
-    shares = {name: share_of(r) for name, r in reports.items()}
-    first = next(iter(shares.values()))
-    kinds = sorted({k for s in shares.values() for k in s}, key=lambda k: (-first.get(k, 1), k))
+    shares = {name: _shares(report) for name, report in _as_reports(reports).items()}
+    kinds = _weakest_last(list(shares.values()))
     ax, wide = axes(ax, height=.8 + .24*max(8, len(kinds))), .8/len(shares)
     for i, (name, share) in enumerate(shares.items()):
         at = [(y + .4 - wide*(i + .5), share[k]) for y, k in enumerate(kinds) if k in share]
@@ -139,30 +154,30 @@ def plot_kinds(reports:Report|Mapping[str, Report], ax:Axes|None=None)->Axes: # 
                 color=COLOURS[i % 7], hatch=HATCHES[i % 4], edgecolor='white', linewidth=0)
     ax.set_yticks(range(len(kinds)), kinds, parse_math=False)
     ax.set(xlabel='share of responses that satisfy it', xlim=(0, 1))
-    if len(reports) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
+    if len(shares) > 1: ax.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #73ee3d15
+# %% ../../nbs/api/evaluation/02_plot.ipynb #be50e18d
 def plot_sizes(
     reports:Report|Mapping[str, Report], # by name, or one
     ax:Axes|None=None,
     metric:Callable[[Verdict], float]=ila,
     **kw)->Axes: # level, n, seed of the interval
     "A metric per number of constraints, with bootstrap intervals over instructions."
-    reports = _as_reports(reports)
-    ax = axes(ax)
+    reports, ax = _as_reports(reports), axes(ax)
     for i, (name, report) in enumerate(reports.items()):
-        found = [(K, *part.interval(metric, **kw)) for K, part in sizes(report).items()]
-        x, mean, low, high = map(list, zip(*found))
-        x = [K + .08*(i - (len(reports) - 1)/2) for K in x]   # beside, not on top of each other
+        parts = sizes(report)
+        mean, low, high = zip(*(part.interval(metric, **kw) for part in parts.values()))
+        aside = .08*(i - (len(reports) - 1)/2)
         down, up = [m - l for m, l in zip(mean, low)], [h - m for m, h in zip(mean, high)]
-        ax.errorbar(x, mean, [down, up], label=no_math(name), capsize=4, **style(i))
+        ax.errorbar([K + aside for K in parts], mean, [down, up], label=no_math(name), capsize=4,
+                    **style(i))
     ax.set_xticks(sorted({K for r in reports.values() for K in r.by_size}))
     ax.set(xlabel='constraints per instruction, K', ylabel=label(metric.__name__), ylim=(0, None))
     if len(reports) > 1: ax.legend(frameon=False)
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #2ed83275
+# %% ../../nbs/api/evaluation/02_plot.ipynb #aa1d375a
 def _one_instruction(rollouts):
     "The instruction that all rollouts answer, or an error."
     rollouts = list(rollouts)
@@ -173,6 +188,7 @@ def _one_instruction(rollouts):
         raise ValueError('a rollout has no verdict yet, call score')
     return rollouts[0].instruction
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #460f37bc
 def _cells(ax, i, verdict):
     "Draw row i of a grid."
     for j, ok in enumerate(verdict):
@@ -180,7 +196,17 @@ def _cells(ax, i, verdict):
         ax.add_patch(Rectangle((j - .46, i - .44), .92, .88, color=colour, linewidth=0))
         ax.text(j, i, mark, ha='center', va='center', color=ink, fontsize=13)
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #416614a5
+def _grid_axes(ax, q, m):
+    "Name the constraints below and count the responses at the side."
+    ax.set(xlim=(-.55, len(q) + 1.3), ylim=(m - .45, -.55), xlabel='constraint', ylabel='response')
+    says = [textwrap.shorten(describe(c), 28, placeholder=' …') for c in q.constraints]
+    ax.set_xticks(range(len(q)), says, rotation=30, ha='right', rotation_mode='anchor',
+                  parse_math=False)                           # a $ is a dollar
+    ax.set_yticks(range(m), range(1, m + 1))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+# %% ../../nbs/api/evaluation/02_plot.ipynb #5358a40b
 def plot_grid(
     rollouts:Iterable[Rollout], # scored, all of one instruction, or a ValueError
     chosen:Iterable[int]=(),    # positions of those that are replayed
@@ -188,7 +214,8 @@ def plot_grid(
     "Responses × constraints of one group: what holds, what does not, and which rows are replayed."
     rollouts, chosen = list(rollouts), set(chosen)
     q, m = _one_instruction(rollouts), len(rollouts)
-    if odd := chosen - set(range(m)): raise ValueError(f'no response {min(odd)}; there are {m}')
+    odd = chosen - set(range(m))
+    if odd: raise ValueError(f'no response {min(odd)}; there are {m}')
     ax = axes(ax, 1.6 + .65*len(q), 1.6 + .32*m)
     for i, r in enumerate(rollouts):
         _cells(ax, i, r.verdict)
@@ -196,15 +223,10 @@ def plot_grid(
         ax.text(len(q) - .4, i, end, va='center')
         if i in chosen: ax.add_patch(Rectangle((-.5, i - .48), len(q), .96, fill=False,
                                                edgecolor=CHOSEN, linewidth=3, zorder=3))
-    ax.set(xlim=(-.55, len(q) + 1.3), ylim=(m - .45, -.55), xlabel='constraint', ylabel='response')
-    says = [textwrap.shorten(describe(c), 28, placeholder=' …') for c in q.constraints]
-    ax.set_xticks(range(len(q)), says, rotation=30, ha='right', rotation_mode='anchor',
-                  parse_math=False)                           # a $ is a dollar
-    ax.set_yticks(range(m), range(1, m + 1))
-    ax.tick_params(length=0); ax.spines[:].set_visible(False)
+    _grid_axes(ax, q, m)
     return ax
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #ec81dddf
+# %% ../../nbs/api/evaluation/02_plot.ipynb #7776842e
 class Markup(str):
     "HTML that `element` built. Any other str is text, and is escaped."
 
@@ -214,8 +236,10 @@ def element(
     css:str='')->Markup: # never from data
     "An HTML element."
     inner = ''.join(x if isinstance(x, Markup) else html.escape(str(x)) for x in inside)
-    return Markup(f'<{tag}{f" style={chr(34)}{css}{chr(34)}" if css else ""}>{inner}</{tag}>')
+    style = f' style="{css}"' if css else ''
+    return Markup(f'<{tag}{style}>{inner}</{tag}>')
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #7637ff35
 @dataclass(frozen=True, repr=False)
 class Card:
     "Something to show: HTML where there is a browser, text where there is none."
@@ -225,7 +249,7 @@ class Card:
     def _repr_html_(self): return str(self.markup)
     def __repr__(self): return self.text
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #c8f120bb
+# %% ../../nbs/api/evaluation/02_plot.ipynb #1292f47a
 BOX = 'border:1px solid #999; border-radius:6px; padding:.6em .9em; max-width:50em; line-height:1.5'
 SAID = 'white-space:pre-wrap; border-left:4px solid #0072B2; padding-left:.7em; margin:.4em 0'
 
@@ -239,52 +263,63 @@ def _constraint_lines(
     return [element('div', yes if o else no, describe(c))
             for c, o in zip(constraints, ok, strict=True)]
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #b09ae4f1
 def _facts(r):
-    "One line of numbers about a rollout; of one without tokens, from the log of another package, its scores."
-    scores, end = f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}', '' if r.stopped else ', truncated'
+    "One line of numbers about a rollout."
+    scores = f'ILA {ila(r.verdict):.0f}, CLA {sum(r.verdict)}/{len(r.verdict)}'
     if not r.ids: return scores
-    return (f'{scores}, {len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}{end}')
+    numbers = f'{len(r.ids)} tokens, entropy {r.entropy:.2f} nats per token, log p {r.logp:.1f}'
+    return f'{scores}, {numbers}' + ('' if r.stopped else ', truncated')
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #712974b8
+# %% ../../nbs/api/evaluation/02_plot.ipynb #47627f75
 def show_rollout(rollout:Rollout|Row)->Card: # scored
     "A card: the instruction with each constraint met or not, the response, and its numbers."
-    r = _rollout_of(rollout); _one_instruction([r])
-    q = r.instruction
+    r = _rollout_of(rollout)
+    q = _one_instruction([r])
     markup = element('div', element('b', q.about), *_constraint_lines(q.constraints, r.verdict),
                      element('div', r.response, css=SAID), element('small', _facts(r)), css=BOX)
     lines = [f'  {"✓" if o else "✗"} {describe(c)}' for c, o in zip(q.constraints, r.verdict)]
     return Card(markup, '\n'.join([q.about, *lines, f'→ {r.response}', _facts(r)]))
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #afcd8afb
+# %% ../../nbs/api/evaluation/02_plot.ipynb #128fb88d
+def _unquoting(c):
+    "The arguments of a constraint without those that quote the prompt."
+    quotes = get_kind(c.kind).quotes
+    return {name: value for name, value in c.args.items() if name not in quotes}
+
 def _same_constraint(c, new):
     "Is `new` the constraint `c`, but perhaps for arguments that quote the prompt?"
-    quotes = get_kind(c.kind).quotes
-    bare = lambda x: {k: v for k, v in x.args.items() if k not in quotes}
-    return c == new or (bool(quotes) and c.kind == new.kind and bare(c) == bare(new))
+    if c == new: return True
+    return bool(get_kind(c.kind).quotes) and c.kind == new.kind and _unquoting(c) == _unquoting(new)
 
+# %% ../../nbs/api/evaluation/02_plot.ipynb #1afb2b86
 def _still_in(
     old, new): # instructions
     "Which of old's constraints are still in `new`: K bools."
     rest, out = list(new.constraints), []
     for c in old.constraints:
-        out.append(bool(rest) and _same_constraint(c, rest[0]))
-        if out[-1]: rest.pop(0)
+        kept = bool(rest) and _same_constraint(c, rest[0])
+        if kept: rest.pop(0)
+        out.append(kept)
     if rest or (old.task, old.earlier) != (new.task, new.earlier):
         raise ValueError(f'not a rewrite of {old.said!r}: {new.said!r}')
     return tuple(out)
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #49204d1d
+# %% ../../nbs/api/evaluation/02_plot.ipynb #85791882
 def _rewrite_lines(q, keep):
     "The constraints as HTML and as text, dropped ones struck through."
-    struck = lambda c: element('div', '✗ ', element('del', describe(c)), css='opacity:.65')
-    pairs = list(zip(q.constraints, keep, strict=True))
-    return ([element('div', '✓ ', describe(c)) if o else struck(c) for c, o in pairs],
-            [f'  ✓ {describe(c)}' if o else f'  ✗ {describe(c)} (dropped)' for c, o in pairs])
+    tags, lines = [], []
+    for c, kept in zip(q.constraints, keep, strict=True):
+        says = describe(c)
+        struck = element('div', '✗ ', element('del', says), css='opacity:.65')
+        tags.append(element('div', '✓ ', says) if kept else struck)
+        lines.append(f'  ✓ {says}' if kept else f'  ✗ {says} (dropped)')
+    return tags, lines
 
-# %% ../../nbs/api/evaluation/02_plot.ipynb #c23be6df
+# %% ../../nbs/api/evaluation/02_plot.ipynb #e48620bb
 def show_rewrite(
     original:Rollout|Row,        # what was asked and answered, scored
-    replayed:Rollout|Row)->Card: # the same response under its hindsight instruction, or a ValueError
+    replayed:Rollout|Row)->Card: # the same response under its hindsight instruction
     "A card: what hindsight dropped, the response, and the instruction that it satisfies."
     a, b = _rollout_of(original), _rollout_of(replayed)
     if a.response != b.response: raise ValueError('original and replay must share one response')

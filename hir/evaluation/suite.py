@@ -6,7 +6,7 @@
 __all__ = ['READ', 'fitting', 'questions', 'weights_in', 'Scores', 'differences', 'differences_text', 'read_scored', 'folder_of',
            'run_suite']
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #2bd65cf1
+# %% ../../nbs/api/evaluation/01_suite.ipynb #ec25cd55
 import re
 import numpy as np
 from collections import Counter
@@ -19,8 +19,8 @@ from ..progress import bar
 from ..constraints.constraint import Reading, get_kind
 from ..constraints.verifier import verify_both
 from ..constraints.judge import is_soft
-from ..files import (DataError, append_text, as_line, parsed_json, record_in, records, repaired, typed, whole_text,
-                       write_json, write_jsonl)
+from ..files import (DataError, append_text, as_line, parsed_json, record_in, records, repaired,
+                       typed, whole_text, write_json, write_jsonl)
 from ..instructions.instruction import as_instruction, record_of
 from ..policies.policy import local_place, weights_sum
 from ..policies.rollout import seed_for
@@ -29,40 +29,44 @@ from ..instructions.benchmarks import READERS, SUITES, Loaded, answered, file_ro
 from ..instructions.scoring import Line, constraints_in, count_line, report
 from .evaluate import aligned, interval_text, resampled
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #be66538c
+# %% ../../nbs/api/evaluation/01_suite.ipynb #743eeb94
 READ = {name: READERS[name] for name in ('ifeval', 'ifbench', 'muldimif')}
 READ |= {'own': as_instruction, 'toy': as_instruction}
 
 def _belongs(suite:str, q, where:str):
     "Complain about a kind of another suite, or one that only a judge decides."
     if suite in SUITES and q.earlier:
-        raise DataError(f'{where}: the script of {suite} reads a prompt of one message, not of {len(q.messages)}')
+        raise DataError(f'{where}: the script of {suite} reads a prompt of one message, '
+                        f'not of {len(q.messages)}')
     for i, c in enumerate(q.constraints):
         if is_soft(c):
-            raise DataError(f"{where}: field 'constraints[{i}]' holds a criterion in words, which no rule decides")
+            raise DataError(f"{where}: field 'constraints[{i}]' holds a criterion in words, "
+                            'which no rule decides')
         home = get_kind(c.kind).check.__module__.split('.')[-1]
         if suite in SUITES and home not in SUITES[suite]:
             raise wrong(where, f'instruction_id_list[{i}]', f'a kind of {suite}', c.kind)
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #03432d45
 def _read_record(suite:str, record:dict, where:str):
     "The instruction of a record, its prompt as it stands."
     q = READ[suite](record, where)
     _belongs(suite, q, where)
     return q
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #376fc684
 def fitting(record:dict, where:str)->list[str]: # where: 'file:line'
     "The names of the suites that can read a record."
     out = []
     for suite in READ:
-        try: _read_record(suite, record, where); out.append(suite)
-        except DataError: pass
+        try: _read_record(suite, record, where)
+        except DataError: continue
+        out.append(suite)
     return out
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #be03e26e
 def questions(
     suite:str,              # of `READ`
     path:str|Path)->Loaded: # its .jsonl or .json file
-    "The records of a benchmark's file as instructions; a DataError names the first that the suite cannot read."
+    "The records of a benchmark's file as instructions; a DataError names the first it cannot read."
     if suite not in READ: raise DataError(f'no suite {suite!r}; there are {", ".join(READ)}')
     out = Loaded(suite)
     for where, row in file_rows(path):
@@ -70,62 +74,74 @@ def questions(
         try: out.instructions.append(_read_record(suite, record, where))
         except DataError as e:
             fit = ' or '.join(fitting(record, where))
-            raise DataError(f'{e}; {f"it fits suite {fit}" if fit else "correct the record"}') from None
+            remedy = f'it fits suite {fit}' if fit else 'correct the record'
+            raise DataError(f'{e}; {remedy}') from None
         out.records.append(record)
     if out.instructions: return out
     raise DataError(f'{path}: holds no instructions')
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #b392a454
+# %% ../../nbs/api/evaluation/01_suite.ipynb #a851ab33
 def _response_line(data:Loaded, i:int, response:str):
     "Response to record i, as the official script and `hir verify` read it."
     q = data.instructions[i]
-    if READ[data.name] is as_instruction: return record_of(q) | {'prompt': q.prompt, 'response': response}
+    if READ[data.name] is as_instruction:
+        return record_of(q) | {'prompt': q.prompt, 'response': response}
     line = answered(data.name, data.records[i], response)
     return line if data.name in SUITES else line | {'response': response}
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #01c6cb10
 def _answered_by(data:Loaded):
-    "For each record the position of the record whose response is its own: the first with its prompt, or itself."
-    keys = [q.prompt if data.name in SUITES else i for i, q in enumerate(data.instructions)]
-    first = {k: i for i, k in reversed(list(enumerate(keys)))}
-    return [first[k] for k in keys]
+    "For each record the position of the one whose response is its own: the first with its prompt."
+    if data.name not in SUITES: return list(range(len(data.instructions)))
+    first = {}
+    return [first.setdefault(q.prompt, i) for i, q in enumerate(data.instructions)]
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #193fc8e6
+# %% ../../nbs/api/evaluation/01_suite.ipynb #cab4edcb
+def _check_line(path, n, line, data, order):
+    "A DataError unless line n of a file answers the n-th prompt."
+    if n < len(order) and line == _response_line(data, order[n], line.get('response')): return
+    which = f'record {order[n]}' if n < len(order) else 'any record'
+    raise DataError(f'{path}:{n + 1}: is no response to {which} of the data; '
+                    'delete the file, or write to another folder')
+
 def _answered_in_all(files, data:Loaded, order):
     "How many prompts are answered in every file; what exceeds that is cut off."
     found = [repaired(f) for f in files]
     done = min(map(len, found))
     for f, said in zip(files, found):
-        for n, line in enumerate(said):
-            if n < len(order) and line == _response_line(data, order[n], line.get('response')): continue
-            which = f'record {order[n]}' if n < len(order) else 'any record'
-            raise DataError(f'{f}:{n + 1}: is no response to {which} of the data; '
-                            'delete the file, or write to another folder')
+        for n, line in enumerate(said): _check_line(f, n, line, data, order)
         if len(said) > done: write_jsonl(f, said[:done])
     return done
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #4f1b377f
+# %% ../../nbs/api/evaluation/01_suite.ipynb #31a904da
 def weights_in(path:str|Path)->dict[str, Any]: # what --model names
-    "What tells weights apart: the SHA-256 of a .gguf file or of what was fetched; else file → [bytes, time in ns]."
-    if known := weights_sum(path): return {'sha256': known}
-    folder = local_place(path)
-    return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(Path(folder).glob('*.safetensors'))}
+    "What tells weights apart: the SHA-256 of a .gguf or of a fetched model; else file → [bytes, ns]."
+    known = weights_sum(path)
+    if known: return {'sha256': known}
+    files = sorted(Path(local_place(path)).glob('*.safetensors'))
+    return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files}
 
 def _same_settings(path, settings:dict):
     "Write the settings, or complain that earlier responses were made with others."
     if not Path(path).exists(): return write_json(path, settings)
-    old = parsed_json(whole_text(path), str(path), '; delete the folder, or write to another', whole=True)
+    remedy = 'delete the folder, or write to another'
+    old = parsed_json(whole_text(path), str(path), f'; {remedy}', whole=True)
     for name, value in settings.items():
         if old.get(name) == value: continue
-        raise DataError(f'{path}: the responses beside it were made with {name} {old.get(name)!r}, not {value!r}; '
-                        'delete the folder, or write to another')
+        raise DataError(f'{path}: the responses beside it were made with {name} {old.get(name)!r}, '
+                        f'not {value!r}; {remedy}')
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #b5430516
+# %% ../../nbs/api/evaluation/01_suite.ipynb #f3ae5ade
 def _append_responses(files, data:Loaded, part, drawn):
     "Add the responses to the records `part`, sample j to file j."
     for j, path in enumerate(files):
-        said = [as_line(_response_line(data, i, drawn[p*len(files) + j].response)) for p, i in enumerate(part)]
-        append_text(path, ''.join(said))
+        lines = []
+        for place, i in enumerate(part):
+            response = drawn[place*len(files) + j].response
+            lines.append(as_line(_response_line(data, i, response)))
+        append_text(path, ''.join(lines))
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #7aa36aac
 def _respond(
     make,           # () -> engine, see `rollout`
     data:Loaded,
@@ -134,103 +150,135 @@ def _respond(
     seed:int=0, rows:int=64, # responses between two writes
     progress=False):
     "Answer the records that are not answered yet."
-    order = sorted(set(_answered_by(data))); done = _answered_in_all(files, data, order); per = max(1, rows//len(files))
+    order = sorted(set(_answered_by(data)))
+    done, per = _answered_in_all(files, data, order), max(1, rows//len(files))
     if done == len(order): return
     engine = make()
     try:
         with bar(total=len(order), initial=done, desc='answering', progress=progress) as shown:
-            for part in (order[a:a + per] for a in range(done, len(order), per)):
+            for start in range(done, len(order), per):
+                part = order[start:start + per]
                 seeds = [seed_for(seed, 'suite', i) for i in part]
                 asked = [data.instructions[i] for i in part]
                 drawn = engine.generate(asked, len(files), seeds, temperature=temperature)
-                _append_responses(files, data, part, drawn); shown.update(len(part))
+                _append_responses(files, data, part, drawn)
+                shown.update(len(part))
     finally: engine.close()
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #6c9f4309
+# %% ../../nbs/api/evaluation/01_suite.ipynb #5ffc946c
 @dataclass(frozen=True)
 class Scores:
     "The verdicts of one model."
-    rows:dict # name of an instruction → (kinds, strict verdicts, loose verdicts), a verdict per sample
+    rows:dict # name of an instruction → (kinds, strict, loose), of these a verdict per sample
     reading:Reading='official' # of all verdicts
 
     def report(self)->dict:
         "What `hir verify` reports."
         tally = Counter(rejected=0)
         for kinds, *both in self.rows.values():
-            for strict, loose in zip(*both): count_line(tally, Line('', kinds, tuple(strict), tuple(loose)))
+            for strict, loose in zip(*both):
+                count_line(tally, Line('', kinds, tuple(strict), tuple(loose)))
         return report(tally, self.reading)
     def ila(self)->list[float]: # strict: share of samples that satisfy all of each
         return [np.mean([all(v) for v in strict]) for _, strict, _ in self.rows.values()]
     def held(self)->list[float]: # strict: constraints that hold of each, a mean over its samples
         return [np.mean([sum(v) for v in strict]) for _, strict, _ in self.rows.values()]
-    def asked(self)->list[int]: return [len(kinds) for kinds, *_ in self.rows.values()]    # constraints
+    def asked(self)->list[int]: # constraints
+        return [len(kinds) for kinds, *_ in self.rows.values()]
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #56b4397a
 def _score_responses(data:Loaded, files, reading='official', thinking='cut'):
     "The verdicts on the responses in these files."
-    order, by = sorted(set(_answered_by(data))), _answered_by(data)
+    by = _answered_by(data)
+    order = sorted(set(by))
     said = [dict(zip(order, (line['response'] for line in repaired(f)))) for f in files]
     rows = {}
     for i, q in enumerate(data.instructions):
         both = [verify_both(q.constraints, texts[by[i]], reading, thinking) for texts in said]
-        rows[f'record {i}'] = tuple(c.kind for c in q.constraints), *map(list, zip(*both))
+        strict, loose = map(list, zip(*both))
+        rows[f'record {i}'] = tuple(c.kind for c in q.constraints), strict, loose
     return Scores(rows, reading)
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #bdb3586d
+# %% ../../nbs/api/evaluation/01_suite.ipynb #994fa190
 def _paired(a, b, weights, n:int=2000, seed:int=0, level:float=.95):
     "(sum(b) - sum(a))/sum(weights) and its percentile interval over resampled instructions."
     gain, weights = np.subtract(b, a), np.asarray(weights, dtype=float)
-    drawn = resampled(gain, n, seed)/resampled(weights, n, seed)     # one seed: the same instructions in both
+    drawn = resampled(gain, n, seed)/resampled(weights, n, seed)   # one seed: the same instructions
     low, high = np.quantile(drawn, [(1 - level)/2, (1 + level)/2])
     return float(gain.sum()/weights.sum()), float(low), float(high)
+
+# %% ../../nbs/api/evaluation/01_suite.ipynb #a0a6b05c
+def _check_same_questions(a, b):
+    "A DataError unless both were asked the same, and verified by one reading."
+    if a.reading != b.reading:
+        raise DataError(f'cannot compare: one by the reading {a.reading}, the other {b.reading}')
+    for name in (*a.rows, *b.rows):
+        if name in a.rows and name in b.rows and a.rows[name][0] == b.rows[name][0]: continue
+        raise DataError(f'cannot pair {name}: it is not asked, with the same constraints, of both')
 
 def differences(
     a:Scores, b:Scores, # of the same instructions, or a DataError
     **kw)->dict[str, tuple[float, float, float]]: # level, n, seed of the interval
     "How much higher the strict ILA and CLA of `b` are: 'ila' and 'cla' → (difference, low, high)."
-    if a.reading != b.reading: raise DataError(f'cannot compare: one by the reading {a.reading}, the other {b.reading}')
-    for name in (*a.rows, *b.rows):
-        if not (name in a.rows and name in b.rows and a.rows[name][0] == b.rows[name][0]):
-            raise DataError(f'cannot pair {name}: it is not asked, with the same constraints, of both')
+    _check_same_questions(a, b)
     b = Scores({name: b.rows[name] for name in a.rows})
     return {'ila': _paired(a.ila(), b.ila(), [1]*len(a.rows), **kw),
             'cla': _paired(a.held(), b.held(), a.asked(), **kw)}
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #a21353c7
 def differences_text(
     first:str, second:str, # names of `a` and `b`
     found:dict)->str:      # of `differences`
     "Differences as a table."
     rows = [['', 'difference', '95% interval']]
-    rows += [[m.upper(), f'{d[0]:+.3f}', interval_text(d)] for m, d in found.items()]
+    rows += [[name.upper(), f'{d[0]:+.3f}', interval_text(d)] for name, d in found.items()]
     return f'strict, {second} minus {first}\n{aligned(rows)}'
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #f134e6ca
+# %% ../../nbs/api/evaluation/01_suite.ipynb #5c49d8d6
 def _verdict_in(record:dict, mode:str, K:int, where:str):
     "A list of K booleans."
     found = typed(record, mode, list, where)
     if len(found) == K and all(isinstance(x, bool) for x in found): return found
     raise wrong(where, mode, f'a list of {K} booleans', found)
 
+def _name_of(record, where):
+    "What the samples of one instruction share."
+    name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)
+    if not name: raise DataError(f"{where}: has no field 'key', 'id' or 'prompt' to be paired by")
+    return name
+
+# %% ../../nbs/api/evaluation/01_suite.ipynb #0848e4a9
 def read_scored(
     path:str|Path)->Scores: # what `hir verify` wrote
-    "The verdicts of a file, those of one instruction together; a DataError where a record has none."
+    "The verdicts of a file, those of one instruction together; a DataError where one is missing."
     rows, readings = {}, Counter()
     for where, record in records(path):
-        name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)
-        if not name: raise DataError(f"{where}: has no field 'key', 'id' or 'prompt' to be paired by")
+        name = _name_of(record, where)
         kinds = tuple(c.kind for c in constraints_in(record, where))
-        readings[record.get('reading', 'official')] += 1                       # older files do not say
-        if len(readings) > 1: raise DataError(f'{where}: is by another reading than the records before it')
-        row = rows.setdefault(name, (kinds, [], []))
-        if row[0] != kinds: raise DataError(f'{where}: names other constraints than an earlier record of {name:.40}')
-        for mode, found in zip(('strict', 'loose'), row[1:]): found.append(_verdict_in(record, mode, len(kinds), where))
+        readings[record.get('reading', 'official')] += 1                  # older files do not say
+        if len(readings) > 1:
+            raise DataError(f'{where}: is by another reading than the records before it')
+        asked, *both = rows.setdefault(name, (kinds, [], []))
+        if asked != kinds:
+            raise DataError(f'{where}: names other constraints than an earlier record of '
+                            f'{name:.40}')
+        for mode, verdicts in zip(('strict', 'loose'), both):
+            verdicts.append(_verdict_in(record, mode, len(kinds), where))
     if rows: return Scores(rows, *readings)
     raise DataError(f'{path}: holds no records')
 
-# %% ../../nbs/api/evaluation/01_suite.ipynb #3c27ce92
+# %% ../../nbs/api/evaluation/01_suite.ipynb #968a5040
 def folder_of(responses:str|Path, model:str)->Path: # responses: folder of all models
     "The folder of a model's responses."
     return Path(responses)/re.sub(r'[^\w.-]+', '-', str(model)).strip('.-')
 
+def _write_lists(data, files):
+    "Each file of lines as one list beside it, as MulDimIF's script reads it."
+    for f in files:
+        responses = [line['response'] for line in repaired(f)]
+        save_responses(f.with_suffix('.json'), data, responses)
+
+# %% ../../nbs/api/evaluation/01_suite.ipynb #83369463
 def run_suite(
     make:Callable[[], Any],   # makes an `Engine`; not called where all is answered
     data:Loaded,              # of `questions`
@@ -241,12 +289,12 @@ def run_suite(
     seed:int=0,
     reading:Reading='official', thinking:str='cut', # of the verdicts; see `verify_both`
     **kw)->Scores: # rows: responses between two writes; progress: show a bar?
-    "The scores of one model, its responses written; a DataError where earlier ones were made with other settings."
-    if samples > 1 and not temperature: raise DataError('greedy responses are all alike; several need a temperature')
+    "The scores of one model, its responses written; a DataError where settings have changed."
+    if samples > 1 and not temperature:
+        raise DataError('greedy responses are all alike; several need a temperature')
     files = [Path(folder)/f'{data.name}-{j}.jsonl' for j in range(1, samples + 1)]
     sampling = dict(samples=samples, temperature=temperature, seed=seed)
     _same_settings(Path(folder)/f'{data.name}.json', settings | sampling)
     _respond(make, data, files, temperature, seed, **kw)
-    if data.name == 'muldimif':
-        for f in files: save_responses(f.with_suffix('.json'), data, [line['response'] for line in repaired(f)])
+    if data.name == 'muldimif': _write_lists(data, files)
     return _score_responses(data, files, reading, thinking)

@@ -7,9 +7,10 @@ __all__ = ['show_verdicts', 'Recorded', 'save_recorded', 'load_recorded', 'recor
            'replay_batch', 'response_names', 'show_batch', 'show_diff', 'show_tokens', 'show_replay', 'show_explorer',
            'show_run', 'show_sample']
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #f2abcc22
+# %% ../../nbs/api/evaluation/03_view.ipynb #af247730
 import difflib, io, math, random, re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,60 +28,73 @@ from ..training.advantage import reinforce_pp, terminal
 from ..training.batch import collate
 from .plot import BOX, CHOSEN, MET, SAID, UNMET, Card, Markup, element, plot_history
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #8c32f454
+# %% ../../nbs/api/evaluation/03_view.ipynb #e8e6cf0f
 def _highlighted(text, spans):
     "A text as Markup, the spans highlighted."
     out, at = [], 0
     for a, b in sorted(spans):
         if a < at: continue
-        out += [text[at:a], element('mark', text[a:b], css='background:#F0E442; color:#000; padding:0 .1em')]; at = b
+        marked = element('mark', text[a:b], css='background:#F0E442; color:#000; padding:0 .1em')
+        out += [text[at:a], marked]
+        at = b
     return element('div', *out, text[at:], css=SAID)
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #121be172
-_TABLE = 'display:table; table-layout:auto; width:auto; margin:0; border-collapse:collapse; '   # as wide as its text
+# %% ../../nbs/api/evaluation/03_view.ipynb #fb34eb7d
+_TABLE = 'display:table; table-layout:auto; width:auto; margin:0; border-collapse:collapse; '
 _CELL = 'min-width:0; text-align:left; padding:.1em .7em; '
 
 def _yes_no(ok):
     "A verdict as a sign and a word, coloured."
-    return element('b', '✓ yes' if ok else '✗ no', css=f'color:{MET if ok else CHOSEN}; white-space:nowrap')
+    css = f'color:{MET if ok else CHOSEN}; white-space:nowrap'
+    return element('b', '✓ yes' if ok else '✗ no', css=css)
 
+def _verdict_table(found, focus):
+    "Constraints with their strict and loose verdicts, as Markup."
+    names = ('', 'strict', 'loose', 'constraint')
+    rows = [element('tr', *(element('th', name, css=_CELL) for name in names))]
+    for i, (c, strict, loose) in enumerate(found):
+        cells = ('▶' if i == focus else '', _yes_no(strict), _yes_no(loose), describe(c))
+        rows.append(element('tr', *(element('td', x, css=_CELL) for x in cells)))
+    return element('table', *rows, css=_TABLE)
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #00434f03
 def show_verdicts(
     constraints:Sequence[Constraint], response:str,
     focus:int|None=None,  # position of the constraint whose words are highlighted
     reading:Reading='official')->Card:
-    "A card: every constraint strict and loose, and the response with the words that decide one of them."
-    rows = []
-    found = [(c, check(c, response, reading), check_loose(c, response, reading)) for c in constraints]
-    for i, (c, strict, loose) in enumerate(found):
-        cells = ('▶' if i == focus else '', _yes_no(strict), _yes_no(loose), describe(c))
-        rows.append(element('tr', *(element('td', x, css=_CELL) for x in cells)))
-    names = ('', 'strict', 'loose', 'constraint')
-    head = element('tr', *(element('th', x, css=_CELL) for x in names))
-    spans = [] if focus is None else deciding(constraints[focus], response, reading=reading)
-    note = 'highlighted: what decides' if spans else 'no single word decides: the whole text does'
-    note = '' if focus is None else note
-    text = '\n'.join(f'{"✓" if s else "✗"}{"✓" if l else "✗"} {describe(c)}' for c, s, l in found)
-    grid = element('table', head, *rows, css=_TABLE)
-    return Card(element('div', grid, _highlighted(response, spans), element('small', note), css=BOX),
-                f'{text}\n→ {response}')
+    "A card: every constraint strict and loose, and the response with the words that decide one."
+    found = [(c, check(c, response, reading), check_loose(c, response, reading))
+             for c in constraints]
+    spans, note = [], ''
+    if focus is not None:
+        spans = deciding(constraints[focus], response, reading=reading)
+        note = 'highlighted: what decides'
+        if not spans: note = 'no single word decides: the whole text does'
+    markup = element('div', _verdict_table(found, focus), _highlighted(response, spans),
+                     element('small', note), css=BOX)
+    lines = [f'{"✓" if s else "✗"}{"✓" if l else "✗"} {describe(c)}' for c, s, l in found]
+    return Card(markup, '\n'.join(lines) + f'\n→ {response}')
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #4adef272
+# %% ../../nbs/api/evaluation/03_view.ipynb #8c7ef285
 @dataclass(frozen=True)
 class Recorded:
-    "A sampled and scored batch, with what the policy says of each response under its hindsight instruction."
+    "A sampled and scored batch, with what the policy says of its responses in hindsight."
     rollouts:list   # scored, those of an instruction together
-    hindsight:dict  # position of a rollout → its tokens' log-probabilities under the rewritten prompt
+    hindsight:dict  # position of a rollout → its tokens' log-probabilities, the prompt rewritten
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #a11ed1e4
 def save_recorded(path:str|Path, batch:Recorded)->None:
     "Write a batch, one rollout a line."
     again = batch.hindsight
-    write_jsonl(path, [record_of_rollout(r) | {'hindsight': again.get(i)} for i, r in enumerate(batch.rollouts)])
+    lines = enumerate(map(record_of_rollout, batch.rollouts))
+    write_jsonl(path, [line | {'hindsight': again.get(i)} for i, line in lines])
 
 def load_recorded(path:str|Path)->Recorded:
     "Read a batch that `save_recorded` wrote; a DataError where it is none."
     rollouts, again = [], {}
-    for i, (record, where) in enumerate((r, w) for w, r in records(path)):
-        if 'hindsight' not in record: raise DataError(f"{where}: no field 'hindsight'; this is not a recorded batch")
+    for i, (where, record) in enumerate(records(path)):
+        if 'hindsight' not in record:
+            raise DataError(f"{where}: no field 'hindsight'; this is not a recorded batch")
         found = record.pop('hindsight')
         if found: again[i] = tuple(found)
         rollouts.append(as_rollout(record, where))
@@ -94,7 +108,7 @@ def recorded_batch()->tuple[Recorded, Any]:
     tokenizer = AutoTokenizer.from_pretrained(shipped('toy/start'), trust_remote_code=False)
     return load_recorded(shipped('toy/batch.jsonl')), tokenizer
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #675bc609
+# %% ../../nbs/api/evaluation/03_view.ipynb #022f2473
 @dataclass(frozen=True)
 class Replayed:
     "A batch with its replays and the advantage of every row, with replay and without."
@@ -107,86 +121,109 @@ class Replayed:
         "Position of a replayed original → that of its replay, in `rows`."
         return {row.source: i for i, row in enumerate(self.rows) if row.replay}
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #f3ef58f4
 def _row_advantages(rows, pad):
-    "The advantage of each row: REINFORCE++ without KL gives all tokens of a row the same."
+    "The advantage of each row."
     b = collate(rows, pad)
     return reinforce_pp(terminal(b.reward, b.mask), b.mask)[:, 0].tolist()
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #ca57b0b6
-def entropies_known(batch:Recorded)->bool: return not any(math.isnan(r.entropy) for r in batch.rollouts)
+# %% ../../nbs/api/evaluation/03_view.ipynb #db100b55
+def entropies_known(batch:Recorded)->bool:
+    return not any(math.isnan(r.entropy) for r in batch.rollouts)
 
 def _own_rows(batch, reward):
     "A row for each rollout; one whose instruction cannot be taken apart is not replayed."
-    return [row if row.rollout.instruction.rewritable else replace(row, use=replace(row.use, replay=False))
-            for row in original_rows(batch.rollouts, reward)]
+    rows = original_rows(batch.rollouts, reward)
+    for i, row in enumerate(rows):
+        if row.rollout.instruction.rewritable: continue
+        rows[i] = replace(row, use=replace(row.use, replay=False))
+    return rows
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #ccf9debd
 def replay_batch(
     batch:Recorded, tokenizer:Any,
     step:int=1,            # number of the step, from 1: lambda grows with it
     k:int=2,               # replays per instruction
     reward:Callable=ila,   # verdict -> float, or rollouts -> one float each
     seed:int=0,
-    **settings)->Replayed: # of the method `hir`: select, lambda0, …; where entropies are not known, by integrity
+    **settings)->Replayed: # of the method `hir`: select, …; without entropies, by integrity
     "Select, rewrite and replay a recorded batch."
     if not entropies_known(batch): settings = dict(select='integrity') | settings
-    rows, h = _own_rows(batch, reward), switches(**settings)
-    groups, weight = len({r.group for r in batch.rollouts}), lam(step, h.lambda0, h.eta)
-    again = replays_of(rows, k*groups, tokenizer, h, weight, random.Random(seed), check, {})
-    return Replayed(rows + again, _row_advantages(rows + again, tokenizer.pad_token_id),
-                    _row_advantages(rows, tokenizer.pad_token_id))
+    rows, how = _own_rows(batch, reward), switches(**settings)
+    groups, weight = len({r.group for r in batch.rollouts}), lam(step, how.lambda0, how.eta)
+    again = replays_of(rows, k*groups, tokenizer, how, weight, random.Random(seed), check, {})
+    pad = tokenizer.pad_token_id
+    return Replayed(rows + again, _row_advantages(rows + again, pad), _row_advantages(rows, pad))
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #b1df70e3
+# %% ../../nbs/api/evaluation/03_view.ipynb #7927879a
+def response_names(done:Replayed)->dict[int, str]:
+    "Position of each original → instruction.response, both counted from 1."
+    out, seen = {}, Counter()
+    for i, row in enumerate(done.rows[:len(done.without)]):
+        group = row.rollout.group
+        seen[group] += 1
+        out[i] = f'{group + 1}.{seen[group]}'
+    return out
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #c5120cd3
 def _cell_of(ok):
     "One verdict of the grid."
     css = f'background:{MET}; color:white' if ok else f'background:{UNMET}; color:#333'
     css += '; width:1.5em; padding:0; text-align:center; border:1px solid white'
     return element('td', '✓' if ok else '✗', css=css)
 
+def _side(text): return element('td', text, css='padding:0 .6em; text-align:right')
+
 def _grid_row(done, i, name, width, focus):
     "Row i of the grid."
-    r, j = done.rows[i].rollout, done.chosen.get(i)
-    side = lambda x: element('td', x, css='padding:0 .6em; text-align:right')
-    end = [side(f'{x:+.2f}') for x in (done.without[i], done.adv[i])] + [side(f'{done.adv[j]:+.2f}' if j else '')]
-    css = f'outline:2px solid {CHOSEN}; outline-offset:-2px; '*bool(j)
-    css += 'border-top:3px solid white'*name.endswith('.1')
-    return element('tr', side('▶' if i == focus else ''), side(name), *map(_cell_of, r.verdict),
-                   *[element('td', '')]*(width - len(r.verdict)), *end, css=css)
+    r, again = done.rows[i].rollout, done.chosen.get(i)
+    advantages = [f'{done.without[i]:+.2f}', f'{done.adv[i]:+.2f}']
+    advantages.append(f'{done.adv[again]:+.2f}' if again else '')
+    gap = [element('td', '')]*(width - len(r.verdict))
+    css = f'outline:2px solid {CHOSEN}; outline-offset:-2px; ' if again else ''
+    if name.endswith('.1'): css += 'border-top:3px solid white'
+    return element('tr', _side('▶' if i == focus else ''), _side(name), *map(_cell_of, r.verdict),
+                   *gap, *map(_side, advantages), css=css)
 
-def response_names(done:Replayed)->dict[int, str]:
-    "Position of each original → instruction.response, both counted from 1."
-    out, seen = {}, {}
-    for i, row in enumerate(done.rows[:len(done.without)]):
-        g = row.rollout.group; seen[g] = seen.get(g, 0) + 1; out[i] = f'{g + 1}.{seen[g]}'
-    return out
-
-# %% ../../nbs/api/evaluation/03_view.ipynb #e11d4ecf
+# %% ../../nbs/api/evaluation/03_view.ipynb #8b5b8546
 def show_batch(
     done:Replayed,
     focus:int|None=None, # position of the response shown in detail
     groups:Iterable[int]|None=None)->Card: # instructions to show, from 0; all without it
     "A card: responses × constraints, replayed rows outlined, with their advantages."
-    named = {i: n for i, n in response_names(done).items() if groups is None or done.rows[i].rollout.group in groups}
-    width = max(len(done.rows[i].rollout.instruction) for i in named)
+    rollouts = [row.rollout for row in done.rows]
+    named = {i: name for i, name in response_names(done).items()
+             if groups is None or rollouts[i].group in groups}
+    width = max(len(rollouts[i].instruction) for i in named)
     names = ['', 'response', *range(1, width + 1), 'A without', 'A with', 'A of replay']
-    head = element('tr', *(element('th', n, css=_CELL + 'padding:0 .4em; font-weight:normal') for n in names))
-    lines = [_grid_row(done, i, n, width, focus) for i, n in named.items()]
-    signs = lambda i: ''.join('✓' if ok else '✗' for ok in done.rows[i].rollout.verdict)
-    text = '\n'.join(f'{n} {signs(i)}' + ' replayed'*(i in done.chosen) for i, n in named.items())
-    return Card(element('table', head, *lines, css=_TABLE + 'font-size:85%; line-height:1.25'), text)
+    thin = _CELL + 'padding:0 .4em; font-weight:normal'
+    head = element('tr', *(element('th', name, css=thin) for name in names))
+    lines = [_grid_row(done, i, name, width, focus) for i, name in named.items()]
+    says = [f'{name} {rollouts[i].verdict}' + ' replayed'*(i in done.chosen)
+            for i, name in named.items()]
+    css = _TABLE + 'font-size:85%; line-height:1.25'
+    return Card(element('table', head, *lines, css=css), '\n'.join(says))
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #3966a59d
+# %% ../../nbs/api/evaluation/03_view.ipynb #8800491e
 def show_diff(before:str, after:str)->Card:
     "A card: the words of two texts, what left struck through, what came underlined."
-    a, b = (re.findall(r'\s+|[^\s]+', x) for x in (before, after))
+    old, new = (re.findall(r'\s+|[^\s]+', text) for text in (before, after))
     out, text = [], []
-    for op, i, j, u, v in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        gone, new = ''.join(a[i:j]), ''.join(b[u:v])
-        if op == 'equal': out.append(gone); text.append(gone); continue
-        if gone: out.append(element('del', gone, css='background:#F4D6C6; color:#333')); text.append(f'[-{gone}-]')
-        if new: out.append(element('ins', new, css='background:#CDE9DF; color:#000')); text.append(f'{{+{new}+}}')
+    for what, i, j, u, v in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        gone, came = ''.join(old[i:j]), ''.join(new[u:v])
+        if what == 'equal':
+            out.append(gone)
+            text.append(gone)
+            continue
+        if gone:
+            out.append(element('del', gone, css='background:#F4D6C6; color:#333'))
+            text.append(f'[-{gone}-]')
+        if came:
+            out.append(element('ins', came, css='background:#CDE9DF; color:#000'))
+            text.append(f'{{+{came}+}}')
     return Card(element('div', *out, css=SAID), ''.join(text))
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #131703f6
+# %% ../../nbs/api/evaluation/03_view.ipynb #9e9ef26f
 def _shade(rho):
     "A colour for a ratio: orange below 1, white at 1, blue above; full at a factor of e."
     x = max(-1., min(1., math.log(max(rho, 1e-9))))
@@ -194,25 +231,34 @@ def _shade(rho):
     red, green, blue = (round(255 - abs(x)*(255 - c)*.8) for c in base)
     return f'rgb({red},{green},{blue})', 'white' if abs(x) > .75 else 'black'
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #5ffed32b
 def _clipped(rho, adv, clip=.2, dual_clip=3.):
     "Does the clip take this token's gradient away?"
     if adv > 0: return rho > 1 + clip
     return adv < 0 and (rho < 1 - clip or rho > dual_clip)
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #27281a97
+def _token_of(text, rho, boxed):
+    "A token, coloured by its ratio."
+    back, ink = _shade(rho)
+    css = (f'background:{back}; color:{ink}; padding:.05em .2em; margin:.1em; '
+           'display:inline-block; white-space:pre')
+    return element('span', text, css=css + ('; outline:2px solid #000' if boxed else ''))
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #df650fac
 def show_tokens(
     tokens:Sequence[str],    # T texts
     ratios:Sequence[float],  # T values of π(y_t)/π_old(y_t), at least one
     adv:float=1., clip:float=.2, dual_clip:float=3.)->Card: # of the response; of the method `hir`
     "A card: tokens coloured by their ratio; those that the clip silences are boxed."
-    off, out = [_clipped(r, adv, clip, dual_clip) for r in ratios], []
-    for t, r, o in zip(tokens, ratios, off, strict=True):
-        back, ink = _shade(r)
-        css = f'background:{back}; color:{ink}; padding:.05em .2em; margin:.1em; display:inline-block; white-space:pre'
-        out.append(element('span', t, css=css + ('; outline:2px solid #000' if o else '')))
-    share = f'{sum(off)} of {len(off)} tokens are clipped; ratios from {min(ratios):.2f} to {max(ratios):.2f}'
-    text = ' '.join(f'[{t}]' if o else t for t, o in zip(tokens, off))
-    out.append(element('div', element('small', share)))
-    return Card(element('div', *out, css='max-width:50em; line-height:1.6'), f'{text}\n{share}')
+    off = [_clipped(rho, adv, clip, dual_clip) for rho in ratios]
+    spans = [_token_of(*each) for each in zip(tokens, ratios, off, strict=True)]
+    share = (f'{sum(off)} of {len(off)} tokens are clipped; '
+             f'ratios from {min(ratios):.2f} to {max(ratios):.2f}')
+    text = ' '.join(f'[{token}]' if boxed else token for token, boxed in zip(tokens, off))
+    below = element('div', element('small', share))
+    markup = element('div', *spans, below, css='max-width:50em; line-height:1.6')
+    return Card(markup, f'{text}\n{share}')
 
 # %% ../../nbs/api/evaluation/03_view.ipynb #abb6412f
 def _replay_ratios(batch:Recorded, i:int):
@@ -222,29 +268,36 @@ def _replay_ratios(batch:Recorded, i:int):
 
 def _texts_of(tokenizer, ids): return [tokenizer.decode([t]) for t in ids]
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #8356b665
-def _cards_beside(*cards):
-    "Cards side by side, or below each other where the page is narrow."
-    box = [element('div', c.markup, css='flex:1 1 20em; min-width:20em') for c in cards]
-    return Card(element('div', *box, css='display:flex; flex-wrap:wrap; gap:1em'), '\n\n'.join(c.text for c in cards))
-
+# %% ../../nbs/api/evaluation/03_view.ipynb #066fe90a
 def _replayed_text(batch, tokenizer, r, i, adv):
     "The tokens of a replay, coloured by their ratios; its plain text where these are not recorded."
-    if i in batch.hindsight: return show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), adv)
+    if i in batch.hindsight:
+        return show_tokens(_texts_of(tokenizer, r.ids), _replay_ratios(batch, i), adv)
     note = 'no log-probabilities were recorded'
-    return Card(element('div', element('div', r.response, css=SAID), element('small', note)), f'{r.response}\n{note}')
+    markup = element('div', element('div', r.response, css=SAID), element('small', note))
+    return Card(markup, f'{r.response}\n{note}')
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #3f676a96
+# %% ../../nbs/api/evaluation/03_view.ipynb #5fc67f82
+def _said_card(text): return Card(element('div', text, css=SAID), text)
+
 def show_replay(batch:Recorded, tokenizer:Any, done:Replayed, i:int)->Card: # i: from 0
     "A card: response i, its instruction before and after, and the tokens of its replay."
-    r, j = batch.rollouts[i], done.chosen.get(i)
-    says = f'Response {response_names(done)[i]}, {"replayed" if j else "not replayed"}'
-    head = Card(element('b', says), says)
-    if j is None: parts = [Card(element('div', r.instruction.said, css=SAID), r.instruction.said),
-                           Card(element('div', r.response, css=SAID), r.response)]
-    else: parts = [show_diff(r.instruction.said, done.rows[j].rollout.instruction.said),
-                   _replayed_text(batch, tokenizer, r, i, done.adv[j])]
-    return Card(element('div', head.markup, *(p.markup for p in parts)), '\n'.join(p.text for p in [head, *parts]))
+    r, again = batch.rollouts[i], done.chosen.get(i)
+    says = f'Response {response_names(done)[i]}, {"replayed" if again else "not replayed"}'
+    parts = [Card(element('b', says), says)]
+    if again is None: parts += [_said_card(r.instruction.said), _said_card(r.response)]
+    else:
+        new = done.rows[again].rollout.instruction
+        parts += [show_diff(r.instruction.said, new.said),
+                  _replayed_text(batch, tokenizer, r, i, done.adv[again])]
+    return Card(element('div', *(p.markup for p in parts)), '\n'.join(p.text for p in parts))
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #0968d31b
+def _cards_beside(*cards):
+    "Cards side by side, or below each other where the page is narrow."
+    boxes = [element('div', card.markup, css='flex:1 1 20em; min-width:20em') for card in cards]
+    markup = element('div', *boxes, css='display:flex; flex-wrap:wrap; gap:1em')
+    return Card(markup, '\n\n'.join(card.text for card in cards))
 
 def show_explorer(
     batch:Recorded, tokenizer:Any, step:int=1, k:int=2,
@@ -252,38 +305,55 @@ def show_explorer(
     response:int=0,                # position of the one in detail
     groups:Iterable[int]|None=None)->Card: # instructions to show, from 0; all without it
     "A card: the batch as a grid, and one response in detail."
-    done = replay_batch(batch, tokenizer, step, k, **({'select': select} if select else {}))
-    return _cards_beside(show_batch(done, response, groups), show_replay(batch, tokenizer, done, response))
+    settings = {'select': select} if select else {}
+    done = replay_batch(batch, tokenizer, step, k, **settings)
+    detail = show_replay(batch, tokenizer, done, response)
+    return _cards_beside(show_batch(done, response, groups), detail)
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #63f23436
+# %% ../../nbs/api/evaluation/03_view.ipynb #2aa47a3c
 def _picture(fig, alt:str):
     "A matplotlib figure as an image with alternative text."
-    out = io.BytesIO(); fig.savefig(out, format='png')
+    out = io.BytesIO()
+    fig.savefig(out, format='png')
     data = b64encode(out.getvalue()).decode()
-    return Markup(f'<img alt="{Markup(element("i", alt))[3:-4]}" src="data:image/png;base64,{data}">')
+    escaped = Markup(element('i', alt))[3:-4]
+    return Markup(f'<img alt="{escaped}" src="data:image/png;base64,{data}">')
 
+# %% ../../nbs/api/evaluation/03_view.ipynb #e9c6f6c9
+def _where_a_run_is(history, evals):
+    "The last step in words."
+    last = history[-1] if history else {}
+    says = f'step {last.get("step", 0)}: ILA {last.get("ila", 0):.3f}, CLA {last.get("cla", 0):.3f}'
+    return f'{says}, held-out ILA {evals[-1]["ila"]:.3f}' if evals else says
+
+# %% ../../nbs/api/evaluation/03_view.ipynb #b6aa3d07
 def show_run(
     history:Sequence[dict], evals:Sequence[dict], # records of history.jsonl and eval.jsonl
     metric:str='entropy')->Card: # of the history, in the right-hand picture
     "A card: training and held-out ILA on the left, one metric of the steps on the right."
     from matplotlib.figure import Figure
     if not history and not evals: return Card(element('div', 'no step yet'), 'no step yet')
-    fig = Figure(figsize=(8.4, 2.9), dpi=90); left, right = fig.subplots(1, 2)
+    fig = Figure(figsize=(8.4, 2.9), dpi=90)
+    left, right = fig.subplots(1, 2)
     fig.subplots_adjust(.08, .18, .98, .86, .25)
-    if history: plot_history(history, ['ila', 'cla'], left); plot_history(history, metric, right)
-    if evals: left.plot([e['step'] for e in evals], [e['ila'] for e in evals], 'k*', label='held-out ILA', markersize=9)
-    left.set(ylabel='share', ylim=(0, 1)); left.legend(frameon=False, fontsize=8)
-    last = history[-1] if history else {}
-    says = f'step {last.get("step", 0)}: ILA {last.get("ila", 0):.3f}, CLA {last.get("cla", 0):.3f}' + (
-        f', held-out ILA {evals[-1]["ila"]:.3f}' if evals else '')
-    return Card(element('div', _picture(fig, f'Curves of a run. {says}.'),
-                        element('div', element('small', says))), says)
+    if history: plot_history(history, ['ila', 'cla'], left)
+    if history: plot_history(history, metric, right)
+    if evals:
+        steps, shares = zip(*((e['step'], e['ila']) for e in evals))
+        left.plot(steps, shares, 'k*', label='held-out ILA', markersize=9)
+    left.set(ylabel='share', ylim=(0, 1))
+    left.legend(frameon=False, fontsize=8)
+    says = _where_a_run_is(history, evals)
+    picture = _picture(fig, f'Curves of a run. {says}.')
+    return Card(element('div', picture, element('div', element('small', says))), says)
 
-# %% ../../nbs/api/evaluation/03_view.ipynb #356d674a
+# %% ../../nbs/api/evaluation/03_view.ipynb #b87400e4
+_TICKS = {'- [x] ': element('b', '✓ ', css=f'color:{MET}'),
+          '- [ ] ': element('b', '✗ ', css=f'color:{CHOSEN}')}
+
 def _sample_line(line):
     "A line of a sample card as HTML."
-    for start, sign in (('- [x] ', element('b', '✓ ', css=f'color:{MET}')),
-                        ('- [ ] ', element('b', '✗ ', css=f'color:{CHOSEN}'))):
+    for start, sign in _TICKS.items():
         if line.startswith(start): return element('div', sign, line[len(start):])
     named = re.match(r'## (Step \d+)|\*\*(Asked|Answered|Replayed as):\*\* ', line)
     if not named: return element('div', line or ' ', css='white-space:pre-wrap')

@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['constraint_lab', 'replay_explorer', 'run_monitor']
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #7c8b71c1
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #ff4f62bd
 import json, re, threading, time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from ipywidgets import HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text, Textarea, VBox, Widget
+from ipywidgets import (HTML, Button, Dropdown, HBox, IntSlider, Layout, SelectMultiple, Text,
+                        Textarea, VBox, Widget)
 from typing import Any
 
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind, kinds
 from ..replays.select import at_random, both, diversity, integrity, rarity
 from ..training.runlog import read_log
 from .plot import Card, element
-from .view import Recorded, entropies_known, recorded_batch, replay_batch, response_names
-from .view import show_explorer, show_run, show_sample, show_verdicts
+from .view import (Recorded, entropies_known, recorded_batch, replay_batch,
+                                 response_names, show_explorer, show_run, show_sample,
+                                 show_verdicts)
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #ea0cf5c0
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #a09dc3bf
 class _Shell(VBox):
     "Controls above the card that they decide."
     def __init__(self, view, controls, buttons=()): # view(**values) -> Card; name → control
@@ -34,64 +36,93 @@ class _Shell(VBox):
         self.card = self.view(**{name: c.value for name, c in self.controls.items()})
         self.out.value = str(self.card.markup)
 
-    def say(self, problem=''): self.errors.value = str(element('span', problem, css='color:#B00020')) if problem else ''
+    def say(self, problem=''):
+        self.errors.value = str(element('span', problem, css='color:#B00020')) if problem else ''
 
     def _repr_mimebundle_(self, **kw):
-        return super()._repr_mimebundle_(**kw) | {'text/html': str(self.card.markup)}   # for pages without a kernel
+        return super()._repr_mimebundle_(**kw) | {'text/html': str(self.card.markup)}
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #dd0a3248
-_LAB = {'punctuation:no_comma': {}, 'detectable_format:title': {}, 'keywords:existence': {'keywords': ['sea', 'salt']},
-       'length_constraints:number_words': {'relation': 'at least', 'num_words': 8},
-       'change_case:english_lowercase': {}, 'startend:quotation': {}}   # what the lab begins with
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #b94d8429
+_LAB = {'punctuation:no_comma': {}, 'detectable_format:title': {},
+        'keywords:existence': {'keywords': ['sea', 'salt']},
+        'length_constraints:number_words': {'relation': 'at least', 'num_words': 8},
+        'change_case:english_lowercase': {}, 'startend:quotation': {}}   # what the lab begins with
 
-def _labelled(constraints): return [(f'{i + 1}. {describe(c)[:70]}', i) for i, c in enumerate(constraints)]
+def _labelled(constraints):
+    return [(f'{i + 1}. {describe(c)[:70]}', i) for i, c in enumerate(constraints)]
 
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #bcbdab3b
+def _lab_controls(pool, response):
+    wide, labels = Layout(width='98%'), _labelled(pool)
+    return dict(
+        response=Textarea(response, description='response', rows=4, layout=wide),
+        picked=SelectMultiple(options=labels, value=tuple(range(len(labels))), description='check',
+                              rows=6, layout=wide),
+        focus=Dropdown(options=labels, description='look at', layout=wide))
+
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #24b42320
 class _Lab(_Shell):
     "The constraint lab: see `constraint_lab`."
     def __init__(self, constraints, response):
-        self.pool, wide = list(constraints), Layout(width='98%'); shown = _labelled(self.pool)
-        self.kind = Dropdown(options=[(k, k) for k in sorted(kinds())], value='keywords:existence', description='add')
+        self.pool = list(constraints)
+        self.kind = Dropdown(options=[(k, k) for k in sorted(kinds())], value='keywords:existence',
+                             description='add')
         self.args = Text(description='arguments', continuous_update=False, placeholder='JSON')
-        self.add = Button(description='Add constraint', tooltip='Add this kind with these arguments')
-        self.kind.observe(self.prefill, 'value'); self.prefill()
+        self.add = Button(description='Add constraint',
+                          tooltip='Add this kind with these arguments')
+        self.kind.observe(self.prefill, 'value')
+        self.prefill()
         self.add.on_click(lambda button: _add_constraint(self))
-        super().__init__(self.lab, dict(
-            response=Textarea(response, description='response', rows=4, layout=wide),
-            picked=SelectMultiple(options=shown, value=tuple(range(len(shown))), description='check', rows=6,
-                                  layout=wide),
-            focus=Dropdown(options=shown, description='look at', layout=wide)), [self.kind, self.args, self.add])
+        controls = _lab_controls(self.pool, response)
+        super().__init__(self.lab, controls, [self.kind, self.args, self.add])
 
     def lab(self, response, picked, focus):
         shown = [i for i in range(len(self.pool)) if i in picked]
-        return show_verdicts([self.pool[i] for i in shown], response, shown.index(focus) if focus in shown else None)
+        chosen = [self.pool[i] for i in shown]
+        return show_verdicts(chosen, response, shown.index(focus) if focus in shown else None)
 
-    def prefill(self, change=None): self.args.value = json.dumps(get_kind(self.kind.value).example, ensure_ascii=False)
+    def prefill(self, change=None):
+        self.args.value = json.dumps(get_kind(self.kind.value).example, ensure_ascii=False)
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #2c8200c3
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #e4d3ab02
+def _being_written(lab):
+    "The constraint that is being written."
+    new = Constraint(lab.kind.value, json.loads(lab.args.value or '{}'))
+    describe(new)                                            # it may still complain here
+    return new
+
 def _add_constraint(lab):
     "Put the constraint that is being written into the pool, or say what is wrong with it."
-    try: new = Constraint(lab.kind.value, json.loads(lab.args.value or '{}')); describe(new)
-    except (ConstraintError, ValueError, TypeError) as e: lab.say(e); return
-    lab.say(); lab.pool.append(new)
+    try: new = _being_written(lab)
+    except (ConstraintError, ValueError, TypeError) as e: return lab.say(e)
+    lab.say()
+    lab.pool.append(new)
     picked, focus = lab.controls['picked'], lab.controls['focus']
-    was = (*picked.value, len(lab.pool) - 1)
+    last = len(lab.pool) - 1
+    checked = (*picked.value, last)
     picked.options = focus.options = _labelled(lab.pool)
-    picked.value, focus.value = was, len(lab.pool) - 1
+    picked.value, focus.value = checked, last
 
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #a5494b1e
 def constraint_lab(
     constraints:Iterable[Constraint]|None=None, # to begin with; None: a few of IFEval's
     response:str='<<Salt>> The sea, it is wide and never still.')->Widget:
     "A widget: verdicts that change as you type."
-    return _Lab([Constraint(k, args) for k, args in _LAB.items()] if constraints is None else constraints, response)
+    if constraints is None: constraints = [Constraint(k, args) for k, args in _LAB.items()]
+    return _Lab(constraints, response)
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #3355a537
-_EXPLORED = {'both (the paper)': both, 'integrity': integrity, 'diversity': diversity, 'random': at_random,
-         'rarity': rarity}
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #afe1b216
+_EXPLORED = {'both (the paper)': both, 'integrity': integrity, 'diversity': diversity,
+             'random': at_random, 'rarity': rarity}
 
 def _select_choices(batch):
     "The rules that can be tried on a batch: without entropies, those that need none."
     known = entropies_known(batch)
     return [(name, f) for name, f in _EXPLORED.items() if known or f not in (both, diversity)]
+
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #9f35e63a
+def _slider(value, low, high, says):
+    return IntSlider(value, low, high, description=says, style={'description_width': 'initial'})
 
 def replay_explorer(
     batch:Recorded|None=None, tokenizer:Any=None, # None: those that come with the package
@@ -100,83 +131,99 @@ def replay_explorer(
     if batch is None: batch, tokenizer = recorded_batch()
     names = [(name, i) for i, name in response_names(replay_batch(batch, tokenizer, k=0)).items()]
     groups = len({r.group for r in batch.rollouts})
-    slider = lambda *xs: IntSlider(*xs[:3], description=xs[3], style={'description_width': 'initial'})
     def view(step, k, select, response):
         return show_explorer(batch, tokenizer, step, k, select, response)
     return _Shell(view, dict(
-        step=slider(1, 1, 120, 'step (λ grows with it)'),
-        k=slider(2, 0, len(names)//groups, 'replays per instruction, k'),
+        step=_slider(1, 1, 120, 'step (λ grows with it)'),
+        k=_slider(2, 0, len(names)//groups, 'replays per instruction, k'),
         select=Dropdown(options=_select_choices(batch), description='select by'),
         response=Dropdown(options=names, value=response, description='response')))
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #aa3bcd0b
-class _StopPressed(Exception):
-    "The stop button was pressed."
-
-class _Monitor(_Shell):
-    "Curves and cards of a run: see `run_monitor`."
-    def __init__(self, folder, train=None):
-        self.folder, self.train, self.stopping, self.drawn = Path(folder), train, False, 0.
-        self.state = 'not started' if train else ''
-        calls = dict(Refresh=self.refresh) | (dict(Start=self.start, Stop=self.stop) if train else {})
-        self.buttons = {name: Button(description=name, tooltip=name) for name in calls}
-        for name, button in self.buttons.items(): button.on_click(calls[name])
-        metric = Dropdown(options=['entropy'], description='metric')
-        card = IntSlider(0, 0, 0, description='sample card', style={'description_width': 'initial'})
-        super().__init__(lambda **kw: _look(self, **kw), dict(metric=metric, card=card), self.buttons.values())
-
-    def start(self, button=None):
-        "Train in a thread; once at a time."
-        if self.state == 'running': return
-        self.stopping, self.state = False, 'running'
-        self.thread = threading.Thread(target=_work, args=(self,), daemon=True); self.thread.start()
-
-    def stop(self, button=None): self.stopping = True
-
-    def on_step(self, metrics, rows):
-        "For `fit`: draw at most once a second; end the run if asked to."
-        if time.monotonic() - self.drawn > 1: self.drawn = time.monotonic(); self.refresh()
-        if self.stopping: raise _StopPressed
-
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #a086b539
-def _work(monitor):
-    "Call the training function, and note how it ended."
-    try: monitor.train(monitor.on_step); monitor.state = 'done'
-    except _StopPressed: monitor.state = 'stopped'
-    except Exception as e: monitor.state = 'failed'; monitor.say(f'{type(e).__name__}: {e}')
-    monitor.refresh()
-
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #5b2faf8a
 def _cards_of(path):
     "The sample cards of a run, as Markdown."
     text = Path(path).read_text(encoding='utf-8') if Path(path).exists() else ''
-    return [part.strip() for part in re.split(r'^<!-- card of step \d+ -->$', text, flags=re.M)[1:]]
+    parts = re.split(r'^<!-- card of step \d+ -->$', text, flags=re.M)
+    return [part.strip() for part in parts[1:]]
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #517a4bce
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #21fad9f3
+def _chosen_among(names, was):
+    "The metric to look at: the one before if it is still there, else the entropy, else the first."
+    for name in (was, 'entropy'):
+        if name in names: return name
+    return names[0]
+
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #2ab341a3
 def _offer(monitor, history, cards):
     "Let the controls offer what the run has; the metric that is chosen then."
     names = sorted({k for h in history for k in h} - {'step'}) or ['entropy']
     metric = monitor.controls['metric']
     if list(metric.options) != names:
-        kept = metric.value if metric.value in names else 'entropy' if 'entropy' in names else names[0]
+        kept = _chosen_among(names, metric.value)
         metric.unobserve(monitor.refresh, 'value')                      # drawn once, below
-        metric.options = names; metric.value = kept
+        metric.options = names
+        metric.value = kept
         metric.observe(monitor.refresh, 'value')
     monitor.controls['card'].max = max(0, len(cards) - 1)
     return metric.value
 
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #7c0d2ba2
 def _look(monitor, metric, card):
     "The card of a run as it is now."
     history, evals = (read_log(monitor.folder/f'{name}.jsonl') for name in ('history', 'eval'))
-    cards = _cards_of(monitor.folder/'cards.md'); metric = _offer(monitor, history, cards)
+    cards = _cards_of(monitor.folder/'cards.md')
+    metric = _offer(monitor, history, cards)
     curves = show_run(history, evals, metric if any(metric in h for h in history) else 'ila')
     sample = show_sample(cards[min(card, len(cards) - 1)] if cards else 'no sample card yet')
     says = f'{monitor.folder.name}: {monitor.state}' if monitor.state else monitor.folder.name
     return Card(element('div', element('b', says), curves.markup, sample.markup),
                 f'{says}\n{curves.text}\n{sample.text}')
 
-# %% ../../nbs/api/evaluation/04_widgets.ipynb #220e7ff6
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #733e17b0
+class _StopPressed(Exception):
+    "The stop button was pressed."
+
+def _work(monitor):
+    "Call the training function, and note how it ended."
+    try:
+        monitor.train(monitor.on_step)
+        monitor.state = 'done'
+    except _StopPressed: monitor.state = 'stopped'
+    except Exception as e:
+        monitor.state = 'failed'
+        monitor.say(f'{type(e).__name__}: {e}')
+    monitor.refresh()
+
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #6dbf7d54
+class _Monitor(_Shell):
+    "Curves and cards of a run: see `run_monitor`."
+    def __init__(self, folder, train=None):
+        self.folder, self.train, self.stopping, self.drawn = Path(folder), train, False, 0.
+        self.state = 'not started' if train else ''
+        calls = dict(Refresh=self.refresh)
+        if train: calls |= dict(Start=self.start, Stop=self.stop)
+        self.buttons = {name: Button(description=name, tooltip=name) for name in calls}
+        for name, button in self.buttons.items(): button.on_click(calls[name])
+        controls = dict(metric=Dropdown(options=['entropy'], description='metric'),
+                        card=_slider(0, 0, 0, 'sample card'))
+        super().__init__(lambda **kw: _look(self, **kw), controls, self.buttons.values())
+    def start(self, button=None):
+        "Train in a thread; once at a time."
+        if self.state == 'running': return
+        self.stopping, self.state = False, 'running'
+        self.thread = threading.Thread(target=_work, args=(self,), daemon=True)
+        self.thread.start()
+    def stop(self, button=None): self.stopping = True
+    def on_step(self, metrics, rows):
+        "For `fit`: draw at most once a second; end the run if asked to."
+        if time.monotonic() - self.drawn > 1:
+            self.drawn = time.monotonic()
+            self.refresh()
+        if self.stopping: raise _StopPressed
+
+# %% ../../nbs/api/evaluation/04_widgets.ipynb #b896478e
 def run_monitor(
     folder:str|Path, # of a run, finished or not
-    train:Callable|None=None)->Widget: # (on_step) -> None, e.g. lambda on_step: fit(cfg, …, on_step=on_step)
-    "A widget: the curves and sample cards of a run, with start and stop where it is trained in this kernel."
+    train:Callable|None=None)->Widget: # (on_step) -> None; e.g. calls `fit` with this `on_step`
+    "A widget: the curves and sample cards of a run, with start and stop where it is trained here."
     return _Monitor(folder, train)

@@ -5,36 +5,36 @@
 # %% auto #0
 __all__ = ['READERS', 'SUITES', 'file_rows', 'decompose', 'Loaded', 'load', 'save', 'answered', 'save_responses', 'survival']
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #72abf337
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #7c3fdc97
 import json, re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..constraints.constraint import Constraint, ConstraintError, describe, get_kind
 from ..constraints.judge import is_soft
 from ..files import DataError, record_in, rows, table_rows, typed, write_json, write_jsonl
 from .instruction import ROLES, RULES_FOLLOW, Instruction, Message
-from .record import (asked_in, built, by_ids, chat_in, flattened, in_truth, stated, stated_in, unquoted,
-                                     wrong)
+from .record import (asked_in, built, by_ids, chat_in, flattened, in_truth, stated,
+                                     stated_in, unquoted, wrong)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #8aca45d9
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #6b65200c
 def file_rows(path:str|Path)->Iterator[tuple[str, Any]]:
-    "Yield (where, row) of a local file; a row is a dict, or a line of JSON not parsed yet. No file: a DataError."
+    "Yield (where, row) of a local file; a row is a dict, or a line of JSON. No file: a DataError."
     if Path(path).is_file(): return rows(path)
     raise DataError(f'{path}: no such file; without a source the data set is fetched from the hub')
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #48cbe966
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #67ec5a78
 _HUB = {'ifeval': ('google/IFEval', {}), 'ifbench': ('allenai/IFBench_test', {}),
-       'iftrain': ('allenai/IF_multi_constraints_upto5', {}),
-       'hir16k': ('text', {'data_files': 'hf://datasets/sastpg/HIR-16K/HIR_trainv1.jsonl'})}
-_LIVES_ELSEWHERE = {'muldimif': 'Data/test.json of github.com/Junjie-Ye/MulDimIF',
-             'cfbench': 'data/cfbench_data.json of github.com/PKU-Baichuan-MLSystemLab/CFBench'}
+        'iftrain': ('allenai/IF_multi_constraints_upto5', {}),
+        'hir16k': ('text', {'data_files': 'hf://datasets/sastpg/HIR-16K/HIR_trainv1.jsonl'})}
+_LIVES_ELSEWHERE = {
+    'muldimif': 'Data/test.json of github.com/Junjie-Ye/MulDimIF',
+    'cfbench': 'data/cfbench_data.json of github.com/PKU-Baichuan-MLSystemLab/CFBench'}
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #50aa5fcc
 def _suite_rows(
     name:str,     # data set, e.g. 'ifeval'
     source=None): # a file; None: the hub
@@ -45,14 +45,19 @@ def _suite_rows(
     repo, options = _HUB[name]
     return table_rows(options.get('data_files', repo), repo, **options)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #ba5ab50c
-def _id_in(record): return next((record[k] for k in ('key', 'id', 'idx') if record.get(k) is not None), '')
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #3a8d12c4
+def _id_in(record):
+    "The key of a record; '' if it has none."
+    for name in ('key', 'id', 'idx'):
+        if record.get(name) is not None: return record[name]
+    return ''
 
 def _read(record, where, constraints, *fields): # fields: where the prompt may stand
     "The instruction of a record and its constraints."
-    chat, _ = chat_in(record, where, *filter(None, [fields]))
+    chat, _ = chat_in(record, where, fields) if fields else chat_in(record, where)
     return asked_in(chat, constraints, where, _id_in(record))
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #1cba7cf7
 def _read_ifeval(record, where):
     if 'ground_truth' not in record: typed(record, 'instruction_id_list', object, where)
     return _read(record, where, stated_in(record, where))
@@ -65,7 +70,7 @@ def _read_iftrain(record, where):
 def _read_muldimif(record, where):
     return _read(record, where, stated(typed(record, 'constraints', object, where), where))
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #2069137d
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #05576256
 def _as_criterion(text, field:str, where:str):
     "A constraint that a judge decides."
     if not isinstance(text, str): raise wrong(where, field, 'a text', text)
@@ -73,104 +78,151 @@ def _as_criterion(text, field:str, where:str):
 
 def _read_cfbench(record, where):
     found = unquoted(typed(record, 'criteria', object, where), where, 'criteria')
-    if not isinstance(found, list) or not found: raise wrong(where, 'criteria', 'a list of at least one', found)
+    if not isinstance(found, list) or not found:
+        raise wrong(where, 'criteria', 'a list of at least one', found)
     texts = [c[0] if isinstance(c, (list, tuple)) and c else c for c in found]
-    return _read(record, where, [_as_criterion(t, f'criteria[{i}]', where) for i, t in enumerate(texts)])
+    criteria = [_as_criterion(text, f'criteria[{i}]', where) for i, text in enumerate(texts)]
+    return _read(record, where, criteria)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #5dc4e7a2
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #0ec9cb64
 _ASIDE = r'(?:\W*\b(?:in|of) (?:your|the) response\b)?'      # no new demand
-_SENTENCE_END = r'(?:[^\w\s]|[ ](?=[^\w\s]+(?:\s|$)))*'               # marks, up to the next word or line
+_SENTENCE_END = r'(?:[^\w\s]|[ ](?=[^\w\s]+(?:\s|$)))*'      # marks, up to the next word or line
+_ORDINAL = '(?:st|nd|rd|th)'
 
 @cache
 def _wording(sentence:str):
     "A pattern for a sentence in any case and with any marks."
     words = re.findall(r'[^\W_]+', sentence)
-    pairs = zip([''] + words, words)
-    found = ['(?:st|nd|rd|th)' if last.isdigit() and w == 'th' else re.escape(w) for last, w in pairs]
-    return re.compile(r'(?<!\S)[^\w\s]*' + (_ASIDE + r'[\W_]*').join(found) + r'(?!\w)' + _ASIDE + _SENTENCE_END, re.I)
+    found = [re.escape(word) for word in words]
+    for i in range(1, len(words)):
+        if words[i] == 'th' and words[i-1].isdigit(): found[i] = _ORDINAL
+    inside = (_ASIDE + r'[\W_]*').join(found)
+    return re.compile(r'(?<!\S)[^\w\s]*' + inside + r'(?!\w)' + _ASIDE + _SENTENCE_END, re.I)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #4e11ae7a
-_LEAD = set('''additionally furthermore moreover also finally lastly in addition please when answering
-    responding crafting writing creating providing it is important essential crucial necessary to note
-    that make sure ensure be you should must the answer response your and'''.split())
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c18b9cee
 _DEMAND_STARTS = re.compile(r'(?:^|(?<=[.!?])["\'”’)\]]*\s+|\n)(?:\s*(?:\d+[.)]|[-*•])\s)?\s*')
 
+def _begins(prompt:str): return [m.end() for m in _DEMAND_STARTS.finditer(prompt)]   # of sentences
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #8005a9ec
+_LEAD = set('''additionally furthermore moreover also finally lastly in addition please when
+    answering responding crafting writing creating providing it is important essential crucial
+    necessary to note that make sure ensure be you should must the answer response your
+    and'''.split())
 _OPENS = re.compile(r'\W*[A-Z]\w*\W+[a-z0-9]')
 
-def _begins(prompt:str): return [m.end() for m in _DEMAND_STARTS.finditer(prompt)]     # of its sentences
-
 def _start_of(prompt:str, i:int, begins):
-    "Where the sentence begins that position `i` is in, lead-in included; None if it says more than that."
+    "Where the sentence begins that position `i` is in, lead-in included; None if it says more."
     begin = begins[bisect_right(begins, i) - 1]
-    if set(re.findall(r'\w+', prompt[begin:i].lower())) <= _LEAD: return begin
-    apart = _OPENS.match(prompt, i) and not re.search(r'[,;]\s*$', prompt[max(i - 9, 0):i])
-    return i if apart else None       # "my essay Use no commas.": joined without a full stop
+    lead = re.findall(r'\w+', prompt[begin:i].lower())
+    if set(lead) <= _LEAD: return begin
+    after_comma = re.search(r'[,;]\s*$', prompt[max(i - 9, 0):i])
+    return i if _OPENS.match(prompt, i) and not after_comma else None
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c07f7803
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #e27d6dbc
+def _overlaps(a, b, taken): return any(a < end and start < b for start, end in taken)
+
 def _demand_spans(prompt:str, constraints):
-    "Where each constraint's sentence stands, the last free place of each; None if one has no sentence of its own."
-    taken, starts = [], _begins(prompt)
+    "Where each constraint's sentence stands, its last free place; None if one has none of its own."
+    taken, begins = [], _begins(prompt)
     for c in constraints:
-        places = [(_start_of(prompt, m.start(), starts), m.end()) for m in _wording(describe(c)).finditer(prompt)]
-        free = [(a, b) for a, b in places if a is not None and all(b <= x or y <= a for x, y in taken)]
+        places = [(_start_of(prompt, m.start(), begins), m.end())
+                  for m in _wording(describe(c)).finditer(prompt)]
+        free = [(a, b) for a, b in places if a is not None and not _overlaps(a, b, taken)]
         if not free: return None
         taken.append(free[-1])
     return taken
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #50dfa0b2
-_BULLET_MARK = re.compile(r'(?:^|\s)(?:\d\d?[.)]|[-*•])$')   # at its end: a list whose items we do not all know
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #d36d8eea
+_BULLET_MARK = re.compile(r'(?:^|\s)(?:\d\d?[.)]|[-*•])$')
 _HEADER = re.compile(rf'(?:{RULES_FOLLOW})?\s*(?:1\.|-)?\s*$')
+
+def _sides(text, spans):
+    "What stands before the sentences, and what after them."
+    before = text[:min(start for start, _ in spans)]
+    after = text[max(end for _, end in spans):]
+    before = _HEADER.sub('', before).rstrip()
+    if _BULLET_MARK.search(before): before = ''
+    return before, after.strip()
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #182fcea6
 _SPLIT_TEMPLATES = 'inline', 'line', 'before', 'block', 'bullets', 'numbered'
 
 def _spaced(text): return ' '.join(text.split())
 
-def _still_says(text, constraints): return any(_wording(describe(c)).search(text) for c in constraints)
-
-def _taken_apart(text:str, constraints, blank:bool): # blank: may nothing be left?
-    "(what is left, its constraints in the order of the text, template) of a message, or None."
-    if (found := _demand_spans(text, constraints)) is None: return None
-    (starts, ends), pairs = zip(*found), sorted(zip(found, constraints), key=lambda pair: pair[0])
-    said = [replace(c, text=text[slice(*span)].strip()) for span, c in pairs]
-    before, after = _HEADER.sub('', text[:min(starts)]).rstrip(), text[max(ends):].strip()
-    for rest in ('' if _BULLET_MARK.search(before) else before, after):
-        if not (rest.strip() or blank) or _still_says(rest, constraints): continue
-        tries = [(rest, said, t) for t in _SPLIT_TEMPLATES if _spaced(_composed(rest, said, t)) == _spaced(text)]
-        if tries: return next((x for x in tries if _composed(*x) == text), tries[0])
-
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #97d6ebc3
 def _composed(rest, said, template):
     "A message of constraints and the rest."
     first = Message('system', rest, template)
-    return Instruction('x', [replace(c, turn=0) for c in said], earlier=[first]).messages[0]['content']
+    q = Instruction('x', [replace(c, turn=0) for c in said], earlier=[first])
+    return q.messages[0]['content']
 
+def _proved(text, rest, said):
+    "The template in which the rest and the constraints give the text back; None if there is none."
+    composed = {t: _composed(rest, said, t) for t in _SPLIT_TEMPLATES}
+    same = [t for t in composed if composed[t] == text]
+    alike = [t for t in composed if _spaced(composed[t]) == _spaced(text)]
+    return next(iter(same + alike), None)
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #eb72d85f
+class _Apart(NamedTuple):
+    "A message taken apart."
+    rest:str     # what is left
+    said:list    # its constraints in the order of the text
+    template:str
+
+def _still_says(text, constraints):
+    return any(_wording(describe(c)).search(text) for c in constraints)
+
+def _taken_apart(text:str, constraints, blank:bool): # blank: may nothing be left?
+    "The parts of a message, or None."
+    spans = _demand_spans(text, constraints)
+    if spans is None: return None
+    in_order = sorted(zip(spans, constraints), key=lambda pair: pair[0])
+    said = [replace(c, text=text[start:end].strip()) for (start, end), c in in_order]
+    for rest in _sides(text, spans):
+        if not (rest.strip() or blank) or _still_says(rest, constraints): continue
+        template = _proved(text, rest, said)
+        if template: return _Apart(rest, said, template)
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f9e21917
 def _message_of(c, chat):
-    "Position of the last message, of a user or the system, that words a constraint; None if none does."
-    asking = [i for i, m in enumerate(chat) if m['role'] in ROLES[:3] and _still_says(m['content'], [c])]
-    return asking[-1] if asking else None
+    "Position of the last message of a user or the system that words a constraint; None: none does."
+    for i in reversed(range(len(chat))):
+        if chat[i]['role'] in ROLES[:3] and _still_says(chat[i]['content'], [c]): return i
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c6a30957
+def _messages_apart(chat, constraints):
+    "{position: parts} of the messages that hold constraints; None if one cannot be taken apart."
+    homes = [_message_of(c, chat) for c in constraints]
+    if None in homes: return None
+    parts = {}
+    for i in dict.fromkeys(homes):
+        its_own = [c for c, home in zip(constraints, homes) if home == i]
+        parts[i] = _taken_apart(chat[i]['content'], its_own, blank=i < len(chat) - 1)
+    return None if None in parts.values() else parts
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #64262ce8
 def decompose(
-    prompt:str|Sequence[dict], # of a benchmark, or its chat [{'role', 'content'}, …] with the user's turn at the end
+    prompt:str|Sequence[dict], # of a benchmark; or its chat [{'role', 'content'}, …], user's last
     constraints:Sequence[Constraint], # what it demands
     id:str='')->Instruction: # its key
     "The instruction taken apart into task and constraints in the order of the prompt, or verbatim."
     chat = [{'role': 'user', 'content': prompt}] if isinstance(prompt, str) else list(prompt)
     constraints = [replace(c, turn=None) for c in constraints]
     verbatim, last = asked_in(chat, constraints, 'decompose', id), len(chat) - 1
-    homes = [_message_of(c, chat) for c in constraints]
-    parts = {i: _taken_apart(chat[i]['content'], [c for c, h in zip(constraints, homes) if h == i], i < last)
-             for i in dict.fromkeys(homes) if i is not None}
-    if None in homes or None in parts.values(): return verbatim
-    left = [parts[i][0] if i in parts else m['content'] for i, m in enumerate(chat)]
-    if any(_still_says(t, constraints) for t, m in zip(left, chat) if m['role'] in ROLES[:3]): return verbatim
-    earlier = [replace(m, text=left[i], template=parts[i][2]) if i in parts else m
+    parts = _messages_apart(chat, constraints)
+    if parts is None: return verbatim
+    left = [parts[i].rest if i in parts else m['content'] for i, m in enumerate(chat)]
+    asking = [text for text, m in zip(left, chat) if m['role'] in ROLES[:3]]
+    if any(_still_says(text, constraints) for text in asking): return verbatim
+    earlier = [replace(m, text=left[i], template=parts[i].template) if i in parts else m
                for i, m in enumerate(verbatim.earlier)]
-    said = [replace(c, turn=None if i == last else i) for i in sorted(parts) for c in parts[i][1]]
-    return Instruction(left[last], said, parts[last][2] if last in parts else 'inline', id, earlier)
+    said = [replace(c, turn=None if i == last else i) for i in sorted(parts) for c in parts[i].said]
+    template = parts[last].template if last in parts else 'inline'
+    return Instruction(left[last], said, template, id, earlier)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #fe2e5286
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #23d9eecc
 def _rubrics(record, where:str):
-    "The wordings of the constraints; the two released files call and nest them differently."
+    "The wordings of the constraints."
     name = 'criteria' if 'criteria' in record else 'rubrics'
     found = unquoted(typed(record, name, object, where), where, name)
     if not isinstance(found, list): raise wrong(where, name, 'a list', found)
@@ -179,48 +231,62 @@ def _rubrics(record, where:str):
         if not (isinstance(r, str) and r.strip()): raise wrong(where, f'{name}[{i}]', 'a text', r)
     return found
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #6dafbd1f
 def _ruled(id, args, text, where):
     "A constraint with a rule if its kind has one, else with a judge."
     try: get_kind(str(id))
     except ConstraintError: return _as_criterion(text, 'rubrics', where)
     return by_ids([id], [args], where, [text])[0]
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #6ca47a6c
-def _ruled_by(truth:dict, source:str, texts, where:str):
-    "The constraints of a ground truth, each worded as its rubric."
-    if source == 'type3':
-        found = stated(typed(truth, 'constraints', object, where), where)
-        out = [replace(c, text=t) for c, t in zip(found, texts)]
-    else:
-        ids = unquoted(typed(truth, 'instruction_id_list', object, where), where, 'instruction_id_list')
-        if not isinstance(ids, list): raise wrong(where, 'instruction_id_list', 'a list', ids)
-        kwargs = unquoted(truth.get('kwargs'), where, 'kwargs') or [None]*len(ids)
-        found = kwargs if isinstance(kwargs, list) and len(kwargs) == len(ids) else []
-        out = [_ruled(*each, where) for each in zip(ids, found, texts)]
-    if len(found) == len(texts) > 0: return out
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #992188c8
+def _as_many(found, texts, where):
+    "Complain unless each rubric has its constraint."
+    if len(found) == len(texts) > 0: return
     raise DataError(f'{where}: must hold as many constraints as there are rubrics, {len(texts)}')
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c7f9a8ff
+def _ruled_triples(truth:dict, texts, where:str):
+    "The constraints of triples, each worded as its rubric."
+    found = stated(typed(truth, 'constraints', object, where), where)
+    _as_many(found, texts, where)
+    return [replace(c, text=text) for c, text in zip(found, texts)]
+
+def _ruled_ids(truth:dict, texts, where:str):
+    "The constraints of parallel lists, each worded as its rubric."
+    ids = unquoted(typed(truth, 'instruction_id_list', object, where), where, 'instruction_id_list')
+    if not isinstance(ids, list): raise wrong(where, 'instruction_id_list', 'a list', ids)
+    kwargs = unquoted(truth.get('kwargs'), where, 'kwargs') or [None]*len(ids)
+    found = kwargs if isinstance(kwargs, list) and len(kwargs) == len(ids) else []
+    out = [_ruled(id, args, text, where) for id, args, text in zip(ids, found, texts)]
+    _as_many(found, texts, where)
+    return out
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #502027d4
 def _hir16k_constraints(record, where, type4='judge'):
     "The constraints of a record; None if it is to be dropped."
-    source, texts = typed(record, 'source', str, where), _rubrics(record, where)
-    if source == 'type4':
-        return None if type4 == 'drop' else [_as_criterion(t, 'rubrics', where) for t in texts]
-    if source not in ('type1', 'type2', 'type3'): raise wrong(where, 'source', 'type1 to type4', source)
+    source = typed(record, 'source', str, where)
+    texts = _rubrics(record, where)
+    if source == 'type4' and type4 == 'drop': return None
+    if source == 'type4': return [_as_criterion(text, 'rubrics', where) for text in texts]
+    if source not in ('type1', 'type2', 'type3'):
+        raise wrong(where, 'source', 'type1 to type4', source)
     truth = unquoted(typed(record, 'ground_truth', object, where), where, 'ground_truth')
     if not isinstance(truth, dict): raise wrong(where, 'ground_truth', 'an object', truth)
-    return _ruled_by(truth, source, texts, f"{where}: field 'ground_truth'")
+    read = _ruled_triples if source == 'type3' else _ruled_ids
+    return read(truth, texts, f"{where}: field 'ground_truth'")
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f0ecb62a
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #e364e921
 def _read_hir16k(record, where, type4='judge'):
     constraints = _hir16k_constraints(record, where, type4)
     if constraints is None: return None
     q = _read(record, where, constraints, 'messages', 'prompt', 'question')
-    inside = any(_wording(r).search(m['content']) for m in q.messages for r in _rubrics(record, where))
+    rubrics = [_wording(text) for text in _rubrics(record, where)]
+    inside = any(rubric.search(m['content']) for m in q.messages for rubric in rubrics)
     return q if inside else replace(q, template='inline')
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f9d1ae1b
-READERS = {'ifeval': _read_ifeval, 'ifbench': _read_ifeval, 'iftrain': _read_iftrain, 'muldimif': _read_muldimif,
-           'cfbench': _read_cfbench, 'hir16k': _read_hir16k}
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #801fe151
+READERS = {'ifeval': _read_ifeval, 'ifbench': _read_ifeval, 'iftrain': _read_iftrain,
+           'muldimif': _read_muldimif, 'cfbench': _read_cfbench, 'hir16k': _read_hir16k}
 
 @dataclass(frozen=True)
 class Loaded:
@@ -232,44 +298,46 @@ class Loaded:
     dropped:list = field(default_factory=list)      # places of records left out on request
 
     def __str__(self)->str:
-        cs = [c for q in self.instructions for c in q.constraints]
-        return (f'{self.name}: {len(self.instructions)} instructions, {len(cs)} constraints, '
-                f'{sum(map(is_soft, cs))} of them for a judge; {len(self.rejects)} bad records skipped, '
-                f'{len(self.dropped)} dropped')
+        constraints = [c for q in self.instructions for c in q.constraints]
+        soft = sum(map(is_soft, constraints))
+        return (f'{self.name}: {len(self.instructions)} instructions, '
+                f'{len(constraints)} constraints, {soft} of them for a judge; '
+                f'{len(self.rejects)} bad records skipped, {len(self.dropped)} dropped')
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f07962cc
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #e7b1c261
+def _take(out, read, where, row, turn):
+    "Read one row into a data set: an instruction and its record, or a place that is dropped."
+    record = flattened(record_in(row, where), where, turn)
+    q = read(record, where)
+    if q is None: return out.dropped.append(where)
+    out.instructions.append(q)
+    out.records.append(record)
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #2152473d
 def load(
     name:str,                 # of `READERS`
     source:str|Path|None=None,# see `files.rows`; None: the hub
     skip_bad:bool=False,      # put bad records into `rejects` instead of stopping
-    turn:int|None=None,       # of Multi-IF's records, from 1; None: the one they name, else the first
+    turn:int|None=None,       # of Multi-IF's records, from 1; None: the one they name, else 1
     **options)->Loaded:       # of the reader: type4='judge' or 'drop', for hir16k
     "The records of a data set as instructions, at least one; else a DataError."
     if name not in READERS: raise DataError(f'no data set {name!r}; there are {", ".join(READERS)}')
     read, out = partial(READERS[name], **options), Loaded(name)
     for where, row in _suite_rows(name, source):
-        try: q = read(record := flattened(record_in(row, where), where, turn), where)
+        try: _take(out, read, where, row, turn)
         except DataError as e:
             if not skip_bad: raise DataError(f'{e}; correct the record') from None
-            out.rejects.append(str(e)); continue
-        if q is None: out.dropped.append(where); continue
-        out.instructions.append(q); out.records.append(record)
+            out.rejects.append(str(e))
     if out.instructions: return out
-    raise DataError(f'{source or name}: holds no instructions; first bad record: {(out.rejects or [None])[0]}')
+    first = out.rejects[0] if out.rejects else None
+    raise DataError(f'{source or name}: holds no instructions; first bad record: {first}')
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #558741ae
-SUITES = {'ifeval': {'ifeval'}, 'ifbench': {'ifbench'}, 'iftrain': {'ifeval', 'iftrain'}}   # kinds by id
-_HOLDS = SUITES | {'muldimif': {'muldimif'}, 'cfbench': {'judge'}}
-
-def _homes(q:Instruction): return [get_kind(c.kind).check.__module__.split('.')[-1] for c in q.constraints]
-
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f9573c8a
 def _as_list(q:Instruction, name='instruction_id_list'):
     "Kinds and arguments as parallel lists."
     return {name: [c.kind for c in q.constraints], 'kwargs': [c.args for c in q.constraints]}
 
-def _tripled(q:Instruction):
-    "[category, subcategory, sentence] of each constraint."
-    return {'constraints': [[*c.kind.split(':')[1].split('/'), c.args['constraint']] for c in q.constraints]}
+def _as_ifeval(q, key): return {'key': key, 'prompt': q.prompt} | _as_list(q)
 
 def _as_iftrain(q, key):
     return {'key': key, 'messages': q.messages, 'dataset': 'ifeval',
@@ -277,85 +345,122 @@ def _as_iftrain(q, key):
             'constraint_type': 'multi' if len(q) > 1 else 'single',
             'constraint': ' '.join(map(describe, q.constraints))}
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #c1e3e21f
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #2759a503
+def _tripled(q:Instruction):
+    "[category, subcategory, sentence] of each constraint."
+    found = []
+    for c in q.constraints:
+        category, subcategory = c.kind.removeprefix('muldimif:').split('/')
+        found.append([category, subcategory, c.args['constraint']])
+    return {'constraints': found}
+
+def _as_muldimif(q, key): return {'id': str(key), 'conversations': q.messages} | _tripled(q)
+
 def _as_cfbench(q, key):
     texts = [c.args['criterion'] for c in q.constraints]
-    return {'idx': key, 'prompt': q.prompt, 'criteria': [[t, '主需', '', ''] for t in texts]}
+    return {'idx': key, 'prompt': q.prompt, 'criteria': [[text, '主需', '', ''] for text in texts]}
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #7bdde543
+SUITES = {'ifeval': {'ifeval'}, 'ifbench': {'ifbench'}, 'iftrain': {'ifeval', 'iftrain'}}  # by id
+
+def _homes(q:Instruction):
+    "The suite that each kind comes from."
+    return [get_kind(c.kind).check.__module__.split('.')[-1] for c in q.constraints]
+
+def _hir16k_type(q):
+    homes = set(_homes(q))
+    if homes == {'muldimif'}: return 'type3'
+    return 'type1' if homes <= SUITES['iftrain'] else 'type2'
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #fda20aa4
 def _as_hir16k(q, key):
-    kinds = set(_homes(q))
-    source = 'type3' if kinds == {'muldimif'} else 'type1' if kinds <= SUITES['iftrain'] else 'type2'
+    source = _hir16k_type(q)
     truth = _tripled(q) if source == 'type3' else _as_list(q)
     return {'id': key, 'messages': q.messages, 'prompt': q.prompt, 'source': source,
-            'rubrics': list(map(describe, q.constraints)), 'ground_truth': json.dumps(truth, ensure_ascii=False)}
+            'rubrics': list(map(describe, q.constraints)),
+            'ground_truth': json.dumps(truth, ensure_ascii=False)}
 
-def _as_ifeval(q, key): return {'key': key, 'prompt': q.prompt} | _as_list(q)
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #6b7edc68
+_RECORD_SHAPES = {'ifeval': _as_ifeval, 'ifbench': _as_ifeval, 'iftrain': _as_iftrain,
+                  'muldimif': _as_muldimif, 'cfbench': _as_cfbench, 'hir16k': _as_hir16k}
+_HOLDS = SUITES | {'muldimif': {'muldimif'}, 'cfbench': {'judge'}}
 
-def _as_muldimif(q, key):
-    return {'id': str(key), 'conversations': q.messages} | _tripled(q)
-
-_RECORD_SHAPES = {'ifeval': _as_ifeval, 'ifbench': _as_ifeval, 'iftrain': _as_iftrain, 'muldimif': _as_muldimif,
-          'cfbench': _as_cfbench, 'hir16k': _as_hir16k}
-
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #6c6c49b9
-def _record_for(name:str, q:Instruction, key):
-    "An instruction as a record of a data set."
+def _check_room(name:str, q:Instruction, key):
+    "A DataError unless a data set can hold the instruction."
     for c, home in zip(q.constraints, _homes(q)):
         if home in _HOLDS.get(name, {home}): continue
         raise DataError(f'instruction {key}: {name} has no kind {c.kind!r}')
     if len(q.messages) > 1 and name in ('ifeval', 'ifbench', 'cfbench'):
-        raise DataError(f'instruction {key}: {name} has room for one message, not for {len(q.messages)}; '
-                        'save as iftrain')
+        raise DataError(f'instruction {key}: {name} has room for one message, '
+                        f'not for {len(q.messages)}; save as iftrain')
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #f7685965
+def _record_for(name:str, q:Instruction, key):
+    "An instruction as a record of a data set."
+    _check_room(name, q, key)
     record = _RECORD_SHAPES[name](q, key)
     back = READERS[name](record, f'instruction {key}')
     if (back.messages, _as_list(back)) == (q.messages, _as_list(q)): return record
     raise DataError(f'instruction {key}: {name} would read it back as {back.said!r:.200}; '
                     'word the constraints in the prompt')
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #cb95167a
 def save(
     name:str,      # of `READERS`
-    path:str|Path, # a .json file holds one list, as MulDimIF and CFBench have it; any other JSON Lines
+    path:str|Path, # a .json file holds one list, as MulDimIF and CFBench have it; others JSON Lines
     instructions:Sequence[Instruction])->None:
-    "Write instructions in a data set's own shape, one without an id numbered; a DataError where it has no room."
+    "Write instructions in a data set's own shape, those without an id numbered, or a DataError."
     if name not in _RECORD_SHAPES:
         raise DataError(f'cannot write records of {name!r}, only of {", ".join(_RECORD_SHAPES)}')
     keys = [q.id or str(n) for n, q in enumerate(instructions)]
-    if name in ('ifeval', 'cfbench', 'hir16k'): keys = [int(k) if k.isdecimal() else k for k in keys]
-    out = [_record_for(name, q, k) for q, k in zip(instructions, keys)]
+    if name in ('ifeval', 'cfbench', 'hir16k'):
+        keys = [int(key) if key.isdecimal() else key for key in keys]
+    out = [_record_for(name, q, key) for q, key in zip(instructions, keys)]
     if Path(path).suffix != '.json': return write_jsonl(path, out)
     write_json(path, out, ensure_ascii=False)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #3cfb4f02
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #abab04d9
 def answered(name:str, record:dict, response:str)->dict: # name: of the data set
     "A record with its response, as the official script reads it."
     chat, _ = chat_in(record, 'the record')
     if name == 'muldimif':
         rest = {k: v for k, v in record.items() if k not in ('messages', 'prompt')}
         return rest | {'conversations': [*chat, {'role': 'assistant', 'content': response}]}
-    if len(chat) > 1: raise DataError(f'{name}: its script reads a prompt of one message, not of {len(chat)}')
+    if len(chat) > 1:
+        raise DataError(f'{name}: its script reads a prompt of one message, not of {len(chat)}')
     said = {'prompt': chat[0]['content'], 'response': response}
     return record | said if name == 'cfbench' else said
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #b4dd2f01
+def _check_once(out, path):
+    "A DataError where one prompt has two responses."
+    response_to = {o['prompt']: o['response'] for o in out}
+    for n, o in enumerate(out):
+        if response_to[o['prompt']] == o['response']: continue
+        raise DataError(f'{path}: record {n} has another response to the same prompt, and '
+                        'the script would take one for both; write one sample a file: '
+                        f'{o["prompt"]!r:.60}')
+
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #db737a94
 def save_responses(
     path:str|Path,
     data:Loaded, # of ifeval, ifbench, muldimif or cfbench
     responses:Iterable[str])->None: # one per instruction
     "Write responses as the official script of the data set reads them."
-    if data.name in ('iftrain', 'hir16k'): raise DataError(f'no official script reads responses to {data.name}')
+    if data.name in ('iftrain', 'hir16k'):
+        raise DataError(f'no official script reads responses to {data.name}')
     out = [answered(data.name, r, said) for r, said in zip(data.records, responses, strict=True)]
-    if data.name in ('muldimif', 'cfbench'):
-        return write_json(path, out, ensure_ascii=False)
-    once = {o['prompt']: o['response'] for o in out}
-    for n, o in enumerate(out):
-        if once[o['prompt']] == o['response']: continue
-        raise DataError(f'{path}: record {n} has another response to the same prompt, and the script '
-                        f'would take one for both; write one sample a file: {o["prompt"]!r:.60}')
+    if data.name in ('muldimif', 'cfbench'): return write_json(path, out, ensure_ascii=False)
+    _check_once(out, path)
     write_jsonl(path, out)
 
-# %% ../../nbs/api/instructions/02_benchmarks.ipynb #d12e8310
-def survival(instructions:Sequence[Instruction])->dict[str, int|float]: # at least one; share: in [0, 1]
-    "How many of these instructions can be taken apart, and how many of those have a constraint to spare."
-    apart = [q if q.template != 'verbatim' else decompose(q.messages, q.constraints, q.id) for q in instructions]
-    apart = [q for q in apart if q.template != 'verbatim']
-    return {'prompts': len(instructions), 'apart': len(apart), 'share': len(apart)/len(instructions),
-            'two or more': sum(len(q) > 1 for q in apart)}
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #a6d8ee7b
+def survival(
+    instructions:Sequence[Instruction])->dict[str, int|float]: # at least one; share: in [0, 1]
+    "How many instructions can be taken apart, and how many of those have a constraint to spare."
+    apart = []
+    for q in instructions:
+        if q.template == 'verbatim': q = decompose(q.messages, q.constraints, q.id)
+        if q.template != 'verbatim': apart.append(q)
+    return {'prompts': len(instructions), 'apart': len(apart),
+            'share': len(apart)/len(instructions), 'two or more': sum(len(q) > 1 for q in apart)}

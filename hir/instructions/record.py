@@ -30,7 +30,7 @@ def built(
     try: return make(*args)
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
 
-# %% ../../nbs/api/instructions/01_record.ipynb #5a20b430
+# %% ../../nbs/api/instructions/01_record.ipynb #594dce01
 def unquoted(
     value:Any, # a text, or what it would hold
     where:str,
@@ -39,38 +39,46 @@ def unquoted(
     if not isinstance(value, str): return value
     try: return parsed_json(value, f'{where}: field {name!r}', nan=True)
     except DataError as e:
-        if 'is there twice' in str(e): raise                    # a literal would take the last in silence
+        if 'is there twice' in str(e): raise              # a literal would take the last in silence
     try: return ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError): pass
     raise wrong(where, name, 'JSON or a Python literal', value)
 
-# %% ../../nbs/api/instructions/01_record.ipynb #1139e9b0
+# %% ../../nbs/api/instructions/01_record.ipynb #90b04909
 def _is_nothing(value): return value is None or isinstance(value, float) and value != value
 
-def _is_padding(value): return _is_nothing(value) or isinstance(value, (int, float, str, list)) and not value
+def _is_padding(value):
+    return _is_nothing(value) or isinstance(value, (int, float, str, list)) and not value
 
-def _listed_text(value, hint):
+# %% ../../nbs/api/instructions/01_record.ipynb #c83a5a5b
+def _is_typed(value, hint):
+    try: as_type(value, hint)
+    except ValueError: return False
+    return True
+
+def _listed_text(id, value, hint):
     "A text as a list of one, where only a list fits; a text that could be several is refused."
     if not isinstance(value, str): return value
-    try: return as_type(value, hint)
-    except ValueError: pass
-    try: as_type([value], hint)
-    except ValueError: return value                             # its own complaint says more
+    if _is_typed(value, hint): return as_type(value, hint)
+    if not _is_typed([value], hint): return value                   # its own complaint says more
     if not any(mark in value for mark in ',;|[]\n'): return [value]
-    raise ConstraintError(f'{value!r:.60} may be one text or several; write a list')
+    raise ConstraintError(f'{id}: {value!r:.60} may be one text or several; write a list')
 
+# %% ../../nbs/api/instructions/01_record.ipynb #dc790c5d
 def args_for(
     id:str,  # of a kind; of an unknown one, all that is no null is kept
     args:dict)->dict:
     "The arguments of a kind without padding, and a lone text as the list that it stands for."
-    args = {k: v for k, v in args.items() if not _is_nothing(v)}
+    args = {name: value for name, value in args.items() if not _is_nothing(value)}
     try: params = get_kind(id).params
     except ConstraintError: return args
-    args = {k: v for k, v in args.items() if k in params or not _is_padding(v)}
-    try: return {k: _listed_text(v, params[k]) if k in params else v for k, v in args.items()}
-    except ConstraintError as e: raise ConstraintError(f'{id}: {e}') from None
+    found = {}
+    for name, value in args.items():
+        if name in params: found[name] = _listed_text(id, value, params[name])
+        elif not _is_padding(value): found[name] = value
+    return found
 
-# %% ../../nbs/api/instructions/01_record.ipynb #f4cc6c1b
+# %% ../../nbs/api/instructions/01_record.ipynb #18b39ce4
 def _constraint_named(id, args, text=''):
     "The constraint of an id: of a registered kind, or MulDimIF's 'Category_Subcategory'."
     category, _, subcategory = id.partition('_')
@@ -78,112 +86,162 @@ def _constraint_named(id, args, text=''):
     if list(args) != ['constraint'] or ':' in category: return Constraint(id, args, text)
     return muldimif(category, subcategory, args['constraint'])
 
+# %% ../../nbs/api/instructions/01_record.ipynb #219ecd1d
 def _one_constraint(i, id, args, where, text, name):
     "The constraint of the i-th id and its arguments."
     args = {} if _is_nothing(args) else unquoted(args, where, f'kwargs[{i}]')
     if not isinstance(id, str): raise wrong(where, f'{name}[{i}]', 'a text', id)
-    if not isinstance(args, (dict, type(None))): raise wrong(where, f'kwargs[{i}]', 'an object', args)
-    try: return _constraint_named(id, args or {}, text)
+    if args is None: args = {}
+    if not isinstance(args, dict): raise wrong(where, f'kwargs[{i}]', 'an object', args)
+    try: return _constraint_named(id, args, text)
     except ConstraintError as e:
-        odd = str(e).startswith(('unknown kind', 'MulDimIF has no'))
-        raise DataError(f"{where}: field '{f'{name}[{i}]' if odd else f'kwargs[{i}]'}': {e}") from None
+        unknown = str(e).startswith(('unknown kind', 'MulDimIF has no'))
+        field = f'{name}[{i}]' if unknown else f'kwargs[{i}]'
+        raise DataError(f"{where}: field '{field}': {e}") from None
+
+# %% ../../nbs/api/instructions/01_record.ipynb #f9da4fcf
 def _no_kwargs(ids, where):
     "Arguments for kinds that take none."
     for id in ids:
         needed = KINDS[id].needed if isinstance(id, str) and id in KINDS else {}
-        if needed: raise DataError(f"{where}: field 'kwargs' is missing or null; {id} takes {list(needed)}")
+        if not needed: continue
+        raise DataError(f"{where}: field 'kwargs' is missing or null; {id} takes {list(needed)}")
     return [None]*len(ids)
 
-# %% ../../nbs/api/instructions/01_record.ipynb #f4bea05d
+# %% ../../nbs/api/instructions/01_record.ipynb #450e3c97
 def by_ids(
     ids:Any,    # a list of kinds, or a text of one
-    kwargs:Any, # a list of objects, nulls or texts of objects, or a text of one; None: no kind takes any
+    kwargs:Any, # a list of objects, nulls or texts of objects, or a text of one; None: for no kind
     where:str,
     texts:Iterable[str]|None=None, # sentences, one per kind
     name:str='instruction_id_list')->list[Constraint]: # of the field of ids
     "The constraints of parallel lists of kinds and arguments, at least one; else a DataError."
-    ids, kwargs = unquoted(ids, where, name), unquoted(kwargs, where, 'kwargs')
+    ids = unquoted(ids, where, name)
+    kwargs = unquoted(kwargs, where, 'kwargs')
     if not isinstance(ids, list) or not ids: raise wrong(where, name, 'a list of at least one', ids)
     if _is_nothing(kwargs): kwargs = _no_kwargs(ids, where)
     if not isinstance(kwargs, list) or len(kwargs) != len(ids):
         raise wrong(where, 'kwargs', f'a list of {len(ids)}, one per id', kwargs)
-    texts = texts or ['']*len(ids)
-    return [_one_constraint(i, *each, where, text, name) for i, (each, text) in enumerate(zip(zip(ids, kwargs), texts))]
+    rows = enumerate(zip(ids, kwargs, texts or ['']*len(ids)))
+    return [_one_constraint(i, id, args, where, text, name) for i, (id, args, text) in rows]
 
-# %% ../../nbs/api/instructions/01_record.ipynb #7ac956b0
+# %% ../../nbs/api/instructions/01_record.ipynb #3de9f755
+def _is_triple(found):
+    if not isinstance(found, (list, tuple)) or len(found) != 3: return False
+    return all(isinstance(text, str) for text in found)
+
 def triples(found:Iterable, where:str)->list[Constraint]:
     "Constraints from [category, subcategory, sentence] triples; anything else is a DataError."
     for i, t in enumerate(found):
-        if not (isinstance(t, (list, tuple)) and len(t) == 3 and all(isinstance(s, str) for s in t)):
-            raise wrong(where, f'constraints[{i}]', '[category, subcategory, sentence]', t)
+        if _is_triple(t): continue
+        raise wrong(where, f'constraints[{i}]', '[category, subcategory, sentence]', t)
     return [built(f"{where}: field 'constraints[{i}]'", muldimif, *t) for i, t in enumerate(found)]
 
+# %% ../../nbs/api/instructions/01_record.ipynb #9a36b7f5
 def stated(found:Any, where:str)->list[Constraint]: # found: what the field `constraints` holds
     "The constraints of `constraints`: triples of MulDimIF, or objects of ours; else a DataError."
     found = unquoted(found, where, 'constraints')
-    if not isinstance(found, list) or not found: raise wrong(where, 'constraints', 'a list of at least one', found)
+    if not isinstance(found, list) or not found:
+        raise wrong(where, 'constraints', 'a list of at least one', found)
     if not all(isinstance(c, dict) for c in found): return triples(found, where)
     return [as_constraint(c, f"{where}: field 'constraints[{i}]'") for i, c in enumerate(found)]
 
-# %% ../../nbs/api/instructions/01_record.ipynb #0d2c37d3
-_BY_NAME = {'verify_keywords': ('keywords:existence', {'keywords': 'keyword_list'}),       # kind, its argument → theirs
-    'validate_forbidden_words': ('keywords:forbidden_words', {'forbidden_words': 'forbidden_words'}),
+# %% ../../nbs/api/instructions/01_record.ipynb #e7539f02
+_BY_NAME = {                                                    # kind, its arguments → theirs
+    'verify_keywords': ('keywords:existence', {'keywords': 'keyword_list'}),
+    'validate_forbidden_words': ('keywords:forbidden_words',
+                                 {'forbidden_words': 'forbidden_words'}),
     'validate_response_language': ('language:response_language', {'language': 'language'}),
-    'validate_paragraphs': ('length_constraints:nth_paragraph_first_word',
-                            {'num_paragraphs': 'N', 'nth_paragraph': 'i', 'first_word': 'first_word'}),
-    'verify_postscript': ('detectable_content:postscript', {'postscript_marker': 'postscript_marker'}),
+    'validate_paragraphs': (
+        'length_constraints:nth_paragraph_first_word',
+        {'num_paragraphs': 'N', 'nth_paragraph': 'i', 'first_word': 'first_word'}),
+    'verify_postscript': ('detectable_content:postscript',
+                          {'postscript_marker': 'postscript_marker'}),
     'validate_placeholders': ('detectable_content:number_placeholders', {'num_placeholders': 'N'}),
     'verify_bullet_points': ('detectable_format:number_bullet_lists', {'num_bullets': 'N'}),
-    'validate_highlighted_sections': ('detectable_format:number_highlighted_sections', {'num_highlights': 'N'}),
+    'validate_highlighted_sections': ('detectable_format:number_highlighted_sections',
+                                      {'num_highlights': 'N'}),
     'validate_sections': ('detectable_format:multiple_sections',
                           {'num_sections': 'N', 'section_spliter': 'section_splitter'}),
-    'validate_repeat_prompt': ('combination:repeat_prompt', {'prompt_to_repeat': 'original_prompt'}),
-    'validate_end': ('startend:end_checker', {'end_phrase': 'end_phrase'}),
-    'validate_title': ('detectable_format:title', {}), 'validate_json_format': ('detectable_format:json_format', {}),
-    'validate_two_responses': ('combination:two_responses', {}), 'validate_quotation': ('startend:quotation', {}),
-    'validate_uppercase': ('change_case:english_capital', {}), 'validate_no_commas': ('punctuation:no_comma', {}),
-    'validate_lowercase': ('change_case:english_lowercase', {})}
+    'validate_repeat_prompt': ('combination:repeat_prompt',
+                               {'prompt_to_repeat': 'original_prompt'}),
+    'validate_end': ('startend:end_checker', {'end_phrase': 'end_phrase'})}
 
-# %% ../../nbs/api/instructions/01_record.ipynb #87e536e8
-_COUNTED = {'verify_keyword_frequency': ('keywords:frequency', {'keyword': 'word'}, 'frequency', 'relation'),
-    'verify_letter_frequency': ('keywords:letter_frequency', {'letter': 'letter'}, 'let_frequency', 'let_relation'),
+# %% ../../nbs/api/instructions/01_record.ipynb #0492d166
+_WITHOUT_ARGUMENTS = {
+    'validate_title': 'detectable_format:title',
+    'validate_json_format': 'detectable_format:json_format',
+    'validate_two_responses': 'combination:two_responses',
+    'validate_quotation': 'startend:quotation',
+    'validate_uppercase': 'change_case:english_capital',
+    'validate_no_commas': 'punctuation:no_comma',
+    'validate_lowercase': 'change_case:english_lowercase'}
+_BY_NAME |= {func: (kind, {}) for func, kind in _WITHOUT_ARGUMENTS.items()}
+
+# %% ../../nbs/api/instructions/01_record.ipynb #e949f78b
+_COUNTED = {                                  # the same, and our names for number and relation
+    'verify_keyword_frequency': ('keywords:frequency', {'keyword': 'word'},
+                                 'frequency', 'relation'),
+    'verify_letter_frequency': ('keywords:letter_frequency', {'letter': 'letter'},
+                                'let_frequency', 'let_relation'),
     'validate_word_constraint': ('length_constraints:number_words', {}, 'num_words', 'relation'),
-    'verify_sentence_constraint': ('length_constraints:number_sentences', {}, 'num_sentences', 'relation'),
+    'verify_sentence_constraint': ('length_constraints:number_sentences', {},
+                                   'num_sentences', 'relation'),
     'validate_frequency_capital_words': ('change_case:capital_word_frequency', {},
                                          'capital_frequency', 'capital_relation')}
-_NO_KIND = {'verify_paragraph_count': "divides paragraphs by '* * *', which IFEval's own check does not know",
-            'validate_choice': "takes options of its own, and IFEval's kind has others"}
+_NO_KIND = {
+    'verify_paragraph_count':
+        "divides paragraphs by '* * *', which IFEval's own check does not know",
+    'validate_choice': "takes options of its own, and IFEval's kind has others"}
 
+# %% ../../nbs/api/instructions/01_record.ipynb #1f0aaa81
 def _bounds(func, n, quantifier):
-    "[(relation, number), …] that say together what a function counts."
-    around = 1 if func == 'verify_sentence_constraint' else max(round(n*.1), 1)
-    ranges = {'at least': (n, None), 'at most': (0, n), 'around': (max(n - around, 0), n + around), None: (n, n)}
+    "[(relation, number), …] that say together what a function counts; none for a wrong quantifier."
     exact = func in ('verify_keyword_frequency', 'verify_letter_frequency')
-    if exact and quantifier or not exact and not quantifier or quantifier not in ranges: return []
+    around = 1 if func == 'verify_sentence_constraint' else max(round(n*.1), 1)
+    ranges = {'at least': (n, None), 'at most': (0, n), 'around': (max(n - around, 0), n + around)}
+    if exact: ranges = {None: (n, n)}
+    if quantifier not in ranges: return []
     low, high = ranges[quantifier]
-    least, less = [('at least', low)], [] if high is None else [('less than', high + 1)]
-    return (least if low or not less else []) + less
+    found = []
+    if low > 0 or high is None: found.append(('at least', low))
+    if high is not None: found.append(('less than', high + 1))
+    return found
 
-# %% ../../nbs/api/instructions/01_record.ipynb #97cba189
+# %% ../../nbs/api/instructions/01_record.ipynb #76497920
+def _named_args(func, given, where):
+    "The kind of a function, and its arguments under our names."
+    kind, names = (_BY_NAME | _COUNTED)[func][:2]
+    for theirs in names.values():
+        if theirs in given: continue
+        raise DataError(f'{where}: field {theirs!r} is missing, which {func!r} takes')
+    return kind, args_for(kind, {ours: given[theirs] for ours, theirs in names.items()})
+
+def _bounded(func, kind, args, given, where):
+    "The constraints of a function that counts."
+    n, quantifier = given.get('N'), given.get('quantifier')
+    if not isinstance(n, (int, float)) or n != int(n) or n < 0:
+        raise wrong(where, 'N', 'a whole number', n)
+    bounds = _bounds(func, int(n), quantifier)
+    if not bounds: raise wrong(where, 'quantifier', f'one that {func!r} takes', quantifier)
+    *_, number, relation = _COUNTED[func]
+    return [built(where, Constraint, kind, args | {relation: r, number: m}) for r, m in bounds]
+
+# %% ../../nbs/api/instructions/01_record.ipynb #5ce99c4d
 def _by_function(truth, where):
     "The constraints of an object with `func_name`."
     func = typed(truth, 'func_name', str, where)
     given = {k: v for k, v in truth.items() if k != 'func_name' and not _is_nothing(v)}
-    if func in _NO_KIND: raise DataError(f"{where}: {func!r} {_NO_KIND[func]}; leave the record out")
+    if func in _NO_KIND:
+        raise DataError(f'{where}: {func!r} {_NO_KIND[func]}; leave the record out')
     if func not in _BY_NAME and func not in _COUNTED:
-        raise DataError(f"{where}: field 'func_name': no function {func!r}{nearest(func, [*_BY_NAME, *_COUNTED])}")
-    kind, names = (_BY_NAME | _COUNTED)[func][:2]
-    if lost := [theirs for theirs in names.values() if theirs not in given]:
-        raise DataError(f'{where}: field {lost[0]!r} is missing, which {func!r} takes')
-    args = args_for(kind, {ours: given[theirs] for ours, theirs in names.items()})
-    if func in _BY_NAME: return [built(where, Constraint, kind, args)]
-    n, (number, relation) = given.get('N'), _COUNTED[func][2:]
-    if not isinstance(n, (int, float)) or n != int(n) or n < 0: raise wrong(where, 'N', 'a whole number', n)
-    found = _bounds(func, int(n), given.get('quantifier'))
-    if not found: raise wrong(where, 'quantifier', f'one that {func!r} takes', given.get('quantifier'))
-    return [built(where, Constraint, kind, args | {relation: r, number: m}) for r, m in found]
+        hint = nearest(func, [*_BY_NAME, *_COUNTED])
+        raise DataError(f"{where}: field 'func_name': no function {func!r}{hint}")
+    kind, args = _named_args(func, given, where)
+    if func in _COUNTED: return _bounded(func, kind, args, given, where)
+    return [built(where, Constraint, kind, args)]
 
-# %% ../../nbs/api/instructions/01_record.ipynb #38f14a8b
+# %% ../../nbs/api/instructions/01_record.ipynb #3a382f98
 def _unwrapped(truth, where):
     "The object of a ground truth."
     found = truth
@@ -193,104 +251,145 @@ def _unwrapped(truth, where):
         if isinstance(found, dict): return found
     raise wrong(where, 'ground_truth', 'one object, or a list of one', truth)
 
+# %% ../../nbs/api/instructions/01_record.ipynb #af391f20
 def in_truth(truth:Any, where:str)->list[Constraint]: # truth: what the field `ground_truth` holds
-    "The constraints of a ground truth, of IFTrain, RLVR-IFeval, HIR-16K or IFEval's fields; else a DataError."
-    truth, inside = _unwrapped(truth, where), f"{where}: field 'ground_truth'"
+    "The constraints of a ground truth of IFTrain, RLVR-IFeval, HIR-16K, IFEval; else a DataError."
+    truth = _unwrapped(truth, where)
+    inside = f"{where}: field 'ground_truth'"
     if 'func_name' in truth: return _by_function(truth, inside)
     if 'constraints' in truth: return stated(truth['constraints'], inside)
-    name = next((k for k in ('instruction_id', 'instruction_id_list') if k in truth), None)
-    if name is None:
-        raise DataError(f"{inside} names no constraints: no 'instruction_id', no 'func_name' in {sorted(truth)}")
-    return by_ids(truth[name], truth.get('kwargs'), inside, name=name)
+    for name in ('instruction_id', 'instruction_id_list'):
+        if name in truth: return by_ids(truth[name], truth.get('kwargs'), inside, name=name)
+    raise DataError(f"{inside} names no constraints: no 'instruction_id', no 'func_name' "
+                    f'in {sorted(truth)}')
 
-# %% ../../nbs/api/instructions/01_record.ipynb #aeefbd05
+# %% ../../nbs/api/instructions/01_record.ipynb #dc7947a3
 _AROUND = 'reward_model', 'doc', 'extra_info'
 
 def _of_trainer(record, where):
     "A row of verl as a plain record."
-    truth, about = record['reward_model'].get('ground_truth'), record.get('extra_info')
+    truth = record['reward_model'].get('ground_truth')
     if 'ground_truth' in record and record['ground_truth'] != truth:
-        raise DataError(f"{where}: has a 'ground_truth' of its own and another in 'reward_model'; keep one")
-    about = about if isinstance(about, dict) else {}
-    key = next((str(about[k]) for k in ('key', 'index') if not _is_nothing(about.get(k))), None)
+        raise DataError(f"{where}: has a 'ground_truth' of its own and another in 'reward_model'; "
+                        'keep one')
     flat = {k: v for k, v in record.items() if k not in _AROUND} | {'ground_truth': truth}
-    return flat if key is None or {'key', 'id', 'idx'} & set(flat) else flat | {'key': key}
+    if {'key', 'id', 'idx'} & set(flat): return flat
+    about = record.get('extra_info')
+    if not isinstance(about, dict): return flat
+    for name in ('key', 'index'):
+        if not _is_nothing(about.get(name)): return flat | {'key': str(about[name])}
+    return flat
 
+# %% ../../nbs/api/instructions/01_record.ipynb #65a6e834
 def _of_log(record, where):
-    "A line of lm-eval-harness's samples as a plain record; what it scored are the filtered answers."
+    "A line of lm-eval-harness's samples as a plain record, with the answers that it scored."
     said = record.get('filtered_resps', record.get('resps'))
-    if isinstance(said, list): said = [t for s in said for t in (s if isinstance(s, list) else [s])]
+    if isinstance(said, list):
+        lists = [each if isinstance(each, list) else [each] for each in said]
+        said = [answer for answers in lists for answer in answers]
     return typed(record, 'doc', dict, where) | {'response': said}
 
-# %% ../../nbs/api/instructions/01_record.ipynb #12336cd8
+# %% ../../nbs/api/instructions/01_record.ipynb #f95f81bd
 def _turn_at(record, where):
     "The turn that a record of Multi-IF has come to, from 1."
     at = record.get('turn_index')
     if _is_nothing(at) or at == '': return 1
     try: return int(float(at))
-    except (ValueError, TypeError, OverflowError): raise wrong(where, 'turn_index', 'a number', at) from None
+    except (ValueError, TypeError, OverflowError):
+        raise wrong(where, 'turn_index', 'a number', at) from None
 
+# %% ../../nbs/api/instructions/01_record.ipynb #5d770527
 def _chat_before(record, turn, asked, where):
     "The messages of a turn of Multi-IF: the chat so far, with the answers, and its own prompt."
     if turn == 1: return [asked]
-    at, chat = _turn_at(record, where), unquoted(record.get('turns'), where, 'turns')
-    chat = chat if isinstance(chat, list) else []
-    if at == turn - 1: chat = [*chat, {'role': 'assistant', 'content': record.get('responses')}, asked]
+    at = _turn_at(record, where)
+    chat = unquoted(record.get('turns'), where, 'turns')
+    if not isinstance(chat, list): chat = []
+    answer = {'role': 'assistant', 'content': record.get('responses')}
+    if at == turn - 1: chat = [*chat, answer, asked]
     if at in (turn, turn - 1) and len(chat) == 2*turn - 1 and chat[-1] == asked: return chat
     raise DataError(f"{where}: field 'turns' holds no answers to the turns before turn {turn}; "
                     f'read the file that the script wrote in step {turn - 1} or {turn}')
 
-# %% ../../nbs/api/instructions/01_record.ipynb #44894a18
+# %% ../../nbs/api/instructions/01_record.ipynb #d1c23e9d
 def _of_turns(record, where, turn=None):
     "One turn of a record of Multi-IF as a plain record."
     at = _turn_at(record, where)
     turn = turn or at
-    asked = unquoted(record.get(f'turn_{turn}_prompt') or None, where, f'turn_{turn}_prompt')
+    prompt = f'turn_{turn}_prompt'
+    asked = unquoted(record.get(prompt) or None, where, prompt)
     if not isinstance(asked, dict):
-        raise wrong(where, f'turn_{turn}_prompt', 'a message; the record has fewer turns, leave it out', asked)
+        raise wrong(where, prompt, 'a message; the record has fewer turns, leave it out', asked)
     flat = {k: v for k, v in record.items() if not k.startswith('turn') and k != 'responses'}
-    flat |= {k: record.get(f'turn_{turn}_{k}') for k in ('instruction_id_list', 'kwargs')}
-    flat |= {'prompt': _chat_before(record, turn, asked, where)}
-    return flat | ({'response': record['responses']} if at == turn and record.get('responses') else {})
+    for name in ('instruction_id_list', 'kwargs'): flat[name] = record.get(f'turn_{turn}_{name}')
+    flat['prompt'] = _chat_before(record, turn, asked, where)
+    if at == turn and record.get('responses'): flat['response'] = record['responses']
+    return flat
 
-# %% ../../nbs/api/instructions/01_record.ipynb #e21d9fe7
+# %% ../../nbs/api/instructions/01_record.ipynb #e54eeadf
+_FIRST_TURN = 'turn_1_instruction_id_list'
+
+def _wrapped_in(record):
+    "The fields of a record that hold the one that is meant."
+    model, found = record.get('reward_model'), []
+    if isinstance(model, dict) and 'ground_truth' in model: found.append('reward_model')
+    if 'doc' in record and ('resps' in record or 'filtered_resps' in record): found.append('doc')
+    if _FIRST_TURN in record: found.append(_FIRST_TURN)
+    return found
+
+# %% ../../nbs/api/instructions/01_record.ipynb #f9886ff6
 STATING = 'instruction_id_list', 'constraints', 'ground_truth'   # fields that state constraints
 
 def flattened(
     record:dict,
     where:str,
     turn:int|None=None)->dict: # of Multi-IF, from 1
-    "The plain record in a row of verl, a line of lm-eval-harness or a turn of Multi-IF; any other as it is."
-    shapes = {'reward_model': isinstance(record.get('reward_model'), dict) and 'ground_truth' in record['reward_model'],
-              'doc': 'doc' in record and ('resps' in record or 'filtered_resps' in record),
-              'turn_1_instruction_id_list': 'turn_1_instruction_id_list' in record}
-    found = [k for k, there in shapes.items() if there]
-    plain = [k for k in STATING if k in record and (k, found) != ('ground_truth', ['reward_model'])]
-    if found and len(found + plain) > 1:
-        raise DataError(f'{where}: states constraints in {" and in ".join(map(repr, found + plain))}; keep one')
-    if 'turn_1_instruction_id_list' in found: return _of_turns(record, where, turn)
-    if turn: raise DataError(f"{where}: has no turns, 'turn_1_instruction_id_list' and so on; leave out turn={turn}")
-    return _of_log(record, where) if 'doc' in found else _of_trainer(record, where) if found else record
+    "The plain record in a row of verl or lm-eval-harness, or a turn of Multi-IF; else as it is."
+    around = _wrapped_in(record)
+    plain = [k for k in STATING if k in record]
+    if around == ['reward_model'] and 'ground_truth' in plain: plain.remove('ground_truth')
+    if around and len(around + plain) > 1:
+        fields = ' and in '.join(map(repr, around + plain))
+        raise DataError(f'{where}: states constraints in {fields}; keep one')
+    if _FIRST_TURN in around: return _of_turns(record, where, turn)
+    if turn:
+        raise DataError(f'{where}: has no turns, {_FIRST_TURN!r} and so on; leave out turn={turn}')
+    if 'doc' in around: return _of_log(record, where)
+    return _of_trainer(record, where) if around else record
 
-# %% ../../nbs/api/instructions/01_record.ipynb #aa7dcb27
+# %% ../../nbs/api/instructions/01_record.ipynb #bfd74445
 def stated_in(record:dict, where:str)->list[Constraint]: # of `flattened`
-    "The constraints of a record, at least one, from the one field that states them; else a DataError."
+    "The constraints of a record, at least one, from the field that states them; else a DataError."
     fields = [k for k in STATING if k in record]
-    if len(fields) > 1: raise DataError(f'{where}: has both {fields[0]!r} and {fields[1]!r}; keep one')
-    if 'instruction_id_list' in fields: return by_ids(record['instruction_id_list'], record.get('kwargs'), where)
+    if len(fields) > 1:
+        raise DataError(f'{where}: has both {fields[0]!r} and {fields[1]!r}; keep one')
+    if 'instruction_id_list' in fields:
+        return by_ids(record['instruction_id_list'], record.get('kwargs'), where)
     if 'constraints' in fields: return stated(record['constraints'], where)
     if 'ground_truth' in fields: return in_truth(record['ground_truth'], where)
-    if soft := [k for k in ('criteria', 'rubrics') if k in record]:
-        raise DataError(f'{where}: field {soft[0]!r} holds criteria in words, which no rule decides; '
+    for soft in ('criteria', 'rubrics'):
+        if soft not in record: continue
+        raise DataError(f'{where}: field {soft!r} holds criteria in words, which no rule decides; '
                         'ask a judge, hir.constraints.judge.Judge')
     raise DataError(f"{where}: names no constraints; it needs the fields 'instruction_id_list' "
                     f"and 'kwargs', or 'constraints', or 'ground_truth', and has {sorted(record)}")
 
-# %% ../../nbs/api/instructions/01_record.ipynb #692e44c5
+# %% ../../nbs/api/instructions/01_record.ipynb #eeed4eab
 _PROMPTS = 'messages', 'conversations', 'prompt', 'question'
 
+def _turn(m, where):
+    "A message as {'role', 'content', …}."
+    if not isinstance(m, dict): raise DataError(f'{where} must be a message, not {m!r:.60}')
+    ours = {'from': 'role', 'value': 'content'}
+    m = {ours.get(k, k): v for k, v in m.items() if not _is_nothing(v)}
+    said = m.get('content', '' if m.get('tool_calls') else None)
+    return m | {'role': m.get('role'), 'content': text_of(said, f"{where}: 'content'")}
+
+# %% ../../nbs/api/instructions/01_record.ipynb #16febeab
 def _no_prompt(record, where, fields):
-    if there := [k for k in fields if k in record]: return wrong(where, there[0], 'a text or chat messages', None)
+    "The DataError for a record without a prompt, or with nothing in its place."
+    there = [k for k in fields if k in record]
+    if there: return wrong(where, there[0], 'a text or chat messages', None)
     wanted = ', '.join(map(repr, fields))
     return DataError(f'{where}: the prompt is missing, no {wanted}; the line has {sorted(record)}')
 
@@ -298,37 +397,36 @@ def _agree_on_prompt(record, where, fields):
     "Complain about two prompts in one record."
     first, *others = [chat_in(record, where, [k])[0][-1]['content'].strip() for k in fields]
     for field, said in zip(fields[1:], others):
-        if said != first: raise DataError(f'{where}: fields {fields[0]!r} and {field!r} ask different things; keep one')
+        if said == first: continue
+        both = f'{fields[0]!r} and {field!r}'
+        raise DataError(f'{where}: fields {both} ask different things; keep one')
 
-# %% ../../nbs/api/instructions/01_record.ipynb #1e1b7445
-def _turn(m, where):
-    "A message as {'role', 'content', …}."
-    if not isinstance(m, dict): raise DataError(f'{where} must be a message, not {m!r:.60}')
-    m = {{'from': 'role', 'value': 'content'}.get(k, k): v for k, v in m.items() if not _is_nothing(v)}
-    said = m.get('content', '' if m.get('tool_calls') else None)
-    return m | {'role': m.get('role'), 'content': text_of(said, f"{where}: 'content'")}
-
+# %% ../../nbs/api/instructions/01_record.ipynb #1e2d8dcc
 def chat_in(
     record:dict, # of `flattened`
     where:str,
-    fields:Iterable[str]=_PROMPTS)->tuple[list[dict], str|None]: # where to look, the first that is there
-    "The messages a record asks, [{'role', 'content'}, …] with the user's last; the answer after them, if there is one."
+    fields:Iterable[str]=_PROMPTS)->tuple[list[dict], str|None]: # the first that is there is read
+    "The messages a record asks, [{'role', 'content'}, …], the user's last; the answer after them."
     there = [k for k in fields if not _is_nothing(record.get(k))]
     if not there: raise _no_prompt(record, where, fields)
     if fields is _PROMPTS and len(there) > 1: _agree_on_prompt(record, where, there)
     field = there[0]
-    found = record[field] if field in ('prompt', 'question') else unquoted(record[field], where, field)
+    found = record[field]
+    if field not in ('prompt', 'question'): found = unquoted(found, where, field)
     if isinstance(found, str): return [{'role': 'user', 'content': found}], None
     if not isinstance(found, list): raise wrong(where, field, 'a text or chat messages', found)
     chat = [_turn(m, f"{where}: field '{field}[{i}]'") for i, m in enumerate(found)]
-    answer = chat.pop()['content'] if len(chat) > 1 and chat[-1]['role'] == 'assistant' else None
+    answered = len(chat) > 1 and chat[-1]['role'] == 'assistant'
+    answer = chat.pop()['content'] if answered else None
     if chat and chat[-1]['role'] == 'user': return chat, answer
-    raise wrong(where, field, "a chat that ends with the user's turn, with at most an answer after it", found)
+    wanted = "a chat that ends with the user's turn, with at most an answer after it"
+    raise wrong(where, field, wanted, found)
 
-# %% ../../nbs/api/instructions/01_record.ipynb #6030e13f
+# %% ../../nbs/api/instructions/01_record.ipynb #38a94a06
 def _earlier(m):
     "A message before the last one."
-    return Message(m['role'], m['content'], more={k: v for k, v in m.items() if k not in ('role', 'content')})
+    more = {k: v for k, v in m.items() if k not in ('role', 'content')}
+    return Message(m['role'], m['content'], more=more)
 
 def asked_in(
     chat:list[dict], # of `chat_in`
@@ -339,24 +437,35 @@ def asked_in(
     *before, last = chat
     if not last['content'].strip(): raise DataError(f'{where}: the prompt is blank')
     earlier = built(where, lambda: [_earlier(m) for m in before])
-    return built(where, Instruction, last['content'], list(constraints), 'verbatim', str(id), earlier)
+    task, constraints = last['content'], list(constraints)
+    return built(where, Instruction, task, constraints, 'verbatim', str(id), earlier)
 
-# %% ../../nbs/api/instructions/01_record.ipynb #3aa754ba
+# %% ../../nbs/api/instructions/01_record.ipynb #ca2d49a2
 ANSWERED_IN = 'response', 'output', 'responses'   # fields of answers
 
+def _agree_on_answer(record, where, fields):
+    "Complain about two answers in one record."
+    first, *others = fields
+    for k in others:
+        picked = isinstance(record[k], list) and record[first] in record[k]
+        if record[k] == record[first] or picked: continue
+        raise DataError(f'{where}: has both {first!r} and {k!r}, which differ; keep one')
+
+# %% ../../nbs/api/instructions/01_record.ipynb #b804f4d6
+def _chat_answer(record, where):
+    "The answer at the end of a record's chat, if there is one, as a list."
+    chats = [k for k in _PROMPTS if isinstance(record.get(k), list)]
+    answer = chat_in(record, where, chats)[1] if chats else None
+    return [] if answer is None else [answer]
+
 def answers_in(record:dict, where:str)->list[str|None]: # of `flattened`
-    "All answers in a record, null among them; none if it has no field for them; a DataError where two fields differ."
+    "All answers in a record, null among them; none without a field; a DataError where two differ."
     fields = [k for k in ANSWERED_IN if k in record]
-    for k in fields[1:]:
-        if record[k] == record[fields[0]] or isinstance(record[k], list) and record[fields[0]] in record[k]: continue
-        raise DataError(f'{where}: has both {fields[0]!r} and {k!r}, which differ; keep one')
-    if not fields:
-        chats = [k for k in _PROMPTS if isinstance(record.get(k), list)]
-        answer = chat_in(record, where, chats)[1] if chats else None
-        return [] if answer is None else [answer]
+    if not fields: return _chat_answer(record, where)
+    _agree_on_answer(record, where, fields)
     said = record[fields[0]]
     found = said if isinstance(said, list) else [said]
-    for i, a in enumerate(found):
-        if isinstance(a, (str, type(None))): continue
-        raise wrong(where, f'{fields[0]}[{i}]' if found is said else fields[0], 'a text', a)
+    for i, answer in enumerate(found):
+        if answer is None or isinstance(answer, str): continue
+        raise wrong(where, f'{fields[0]}[{i}]' if found is said else fields[0], 'a text', answer)
     return found

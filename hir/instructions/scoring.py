@@ -6,7 +6,7 @@
 __all__ = ['Missing', 'Resume', 'constraints_in', 'NoResponse', 'score_responses', 'score_record', 'Line', 'count_line', 'report',
            'scores_text', 'rejects_of', 'refuse_overwrite', 'part_beside', 'score_file']
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #02602cd5
+# %% ../../nbs/api/instructions/03_scoring.ipynb #4f44af25
 import ctypes, hashlib, json, os, signal, sys
 from array import array
 from collections import Counter, deque
@@ -28,23 +28,23 @@ from ..constraints.constraint import Constraint, ConstraintError, Reading, kinds
 from ..constraints.verifier import CheckError, verify_both
 from ..constraints.judge import is_soft
 from ..trust import safe_children
-from ..files import DataError, as_line, check_output, jsonable, parsed_json, record_in, rows, typed, write_atomic
+from ..files import (DataError, as_line, check_output, jsonable, parsed_json, record_in, rows,
+                       typed, write_atomic)
 from .instruction import as_instruction, text_of
 from .record import ANSWERED_IN, STATING, answers_in, flattened, stated_in, wrong
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #dec33b1a
+# %% ../../nbs/api/instructions/03_scoring.ipynb #148a3935
 def constraints_in(record:dict, where:str)->list[Constraint]:
     "All constraints of a record, at least one, each decided by a rule; else a DataError."
     flat = flattened(record, where)
     found = stated_in(flat, where)
-    if any(map(is_soft, found)):
-        form = next(k for k in STATING if k in flat)
-        raise DataError(f'{where}: field {form!r} holds a criterion in words, which no rule decides; '
-                        'ask a judge, hir.constraints.judge.Judge')
-    return found
+    if not any(map(is_soft, found)): return found
+    form = next(k for k in STATING if k in flat)
+    raise DataError(f'{where}: field {form!r} holds a criterion in words, which no rule '
+                    'decides; ask a judge, hir.constraints.judge.Judge')
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #9b6342a1
-Missing = Literal['error', 'fail', 'skip'] # what a missing response is: an error, failed, or left out
+# %% ../../nbs/api/instructions/03_scoring.ipynb #ffaa214b
+Missing = Literal['error', 'fail', 'skip'] # what a missing response is: error, failed, or left out
 
 class NoResponse(DataError):
     "A response that is missing."
@@ -52,35 +52,47 @@ class NoResponse(DataError):
 def _responses_in(record, where):
     "The responses of a record, at least one; a text each, or None where it is missing."
     flat = flattened(record, where)
-    if said := answers_in(flat, where): return said
+    said = answers_in(flat, where)
+    if said: return said
     if any(k in flat for k in ANSWERED_IN): return [None]
     raise DataError(f"{where}: field 'response' is missing; the line has {sorted(record)}; "
                     'responses in a file of their own are joined with --responses')
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #967913c6
+# %% ../../nbs/api/instructions/03_scoring.ipynb #ef1c37fb
 def _verdict_on(constraints, response, where, reading, thinking, missing):
     "Strict and loose verdicts on a response, or None where it is skipped."
+    if response is None and missing == 'skip': return None
+    if response is None and missing == 'fail':
+        return [False]*len(constraints), [False]*len(constraints)
     if response is None:
-        if missing == 'skip': return None
-        if missing == 'fail': return [False]*len(constraints), [False]*len(constraints)
-        raise NoResponse(f"{where}: field 'response' is null or empty; with --missing fail it counts as failed, as in "
-                         'official IFBench, with --missing skip it is left out')
+        raise NoResponse(f"{where}: field 'response' is null or empty; with --missing fail it "
+                         'counts as failed, as in official IFBench, with --missing skip it is left '
+                         'out')
     try: return verify_both(constraints, response, reading, thinking)
     except ConstraintError as e: raise DataError(f'{where}: {e}') from None
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #298ab384
+def _with_verdicts(record, said, verdicts, reading):
+    "A record of one response with its verdicts."
+    out = dict(record)
+    if 'response' not in record or record['response'] != said: out['response'] = said
+    strict, loose = verdicts
+    return out | {'strict': list(strict), 'loose': list(loose), 'reading': reading}
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #0e9cd130
 def _scored_record(
     record:dict,             # with constraints and a `response`
     where:str='the record', # named in errors
     reading='official', thinking='cut', missing='error'):
-    "(for each response the record with `strict`, `loose` and the reading, or None if it is skipped; its constraints)"
-    constraints, out = constraints_in(record, where), []
+    "(for each response the record with its verdicts, or None where it is skipped; its constraints)"
+    constraints = constraints_in(record, where)
+    out = []
     for said in _responses_in(record, where):
-        found = _verdict_on(constraints, said, where, reading, thinking, missing)
-        own = {} if said == record.get('response', said) and 'response' in record else {'response': said}
-        out.append(found and record | own | dict(zip(('strict', 'loose'), map(list, found))) | {'reading': reading})
+        verdicts = _verdict_on(constraints, said, where, reading, thinking, missing)
+        out.append(verdicts and _with_verdicts(record, said, verdicts, reading))
     return out, constraints
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #2e621d80
+# %% ../../nbs/api/instructions/03_scoring.ipynb #689871b9
 def score_responses(
     record:Mapping, # with constraints and a `response` or a list of them, else a DataError
     reading:Reading='official', # what the official code checks, or what the sentences say
@@ -90,69 +102,96 @@ def score_responses(
     scored, _ = _scored_record(jsonable(dict(record)), 'the record', reading, thinking, missing)
     return [r for r in scored if r is not None]
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #9b61b9ea
 def score_record(
     record:Mapping, # with constraints and one `response`, else a DataError
     reading:Reading='official', # what the official code checks, or what the sentences say
     thinking:str='cut', # of `split_thinking`
     missing:Literal['error', 'fail']='error')->dict: # what a null, or an empty list, is
-    "The record with `strict` and `loose`, K bools each, in the order of the constraints, and the `reading`."
-    if missing == 'skip': raise ValueError("a record cannot be skipped and returned; `score_responses` can")
+    "The record with `strict` and `loose`, K bools in the constraints' order, and the `reading`."
+    if missing == 'skip':
+        raise ValueError('a record cannot be skipped and returned; `score_responses` can')
     scored = score_responses(record, reading, thinking, missing)
     if len(scored) == 1: return scored[0]
-    raise DataError(f"the record: field 'response' holds {len(scored)} responses; `score_responses` scores each")
+    raise DataError(f"the record: field 'response' holds {len(scored)} responses; "
+                    '`score_responses` scores each')
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #3f713fe5
-def _digest(text): return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
-
-def _turns(messages, field, where):
+# %% ../../nbs/api/instructions/03_scoring.ipynb #36f4e546
+def _turns_of_chat(messages, field, where):
     "[(role, text)] of a chat, without an answer at its end."
+    turns = []
     for i, m in enumerate(messages):
         if not (isinstance(m, dict) and isinstance(m.get('role'), str)):
             raise wrong(where, f'{field}[{i}]', "an object with 'role' and 'content'", m)
-    turns = [(m['role'], text_of(m.get('content') or '', f"{where}: field '{field}[{i}]'").strip())
-             for i, m in enumerate(messages)]
+    for i, m in enumerate(messages):
+        text = text_of(m.get('content') or '', f"{where}: field '{field}[{i}]'")
+        turns.append((m['role'], text.strip()))
     return turns[:-1] if turns and turns[-1][0] == 'assistant' else turns
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #4b4f31de
 def _keys_in(record:dict, key:str, where:str):
     "What a record is joined on, as texts: the value, and the user's turn if that is the only one."
-    others = [f for f in ('messages', 'conversations') if f in record]     # chats that hold the prompt
-    field = others[0] if key == 'prompt' and key not in record and others else key
+    chats = [f for f in ('messages', 'conversations') if f in record]
+    field = chats[0] if key == 'prompt' and key not in record and chats else key
     value = typed(record, field, object, where)
     if isinstance(value, list) and key == 'prompt':
-        turns = _turns(value, field, where); said = [text for role, text in turns if role == 'user']
+        turns = _turns_of_chat(value, field, where)
+        said = [text for role, text in turns if role == 'user']
         whole = said[0] if len(turns) == len(said) == 1 else json.dumps(turns)
         return whole, said[0] if len(said) == 1 else whole
     if isinstance(value, (str, int)) and not isinstance(value, bool): return (str(value).strip(),)*2
-    raise wrong(where, field, 'a text, an integer or a chat' if key == 'prompt' else 'a text or an integer', value)
+    wanted = 'a text, an integer or a chat' if key == 'prompt' else 'a text or an integer'
+    raise wrong(where, field, wanted, value)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #07c9995b
+# %% ../../nbs/api/instructions/03_scoring.ipynb #a641b08e
+def _digest(text):
+    return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
+
+class _Kept:
+    "Records in a temporary file, by number."
+    def __init__(self): self.file, self.starts = SpooledTemporaryFile(1 << 20), array('Q')
+    def __len__(self): return len(self.starts)
+    def add(self, where, record):
+        self.starts.append(self.file.seek(0, 2))
+        self.file.write(json.dumps([where, record]).encode() + b'\n')
+    def __getitem__(self, i):
+        "(where, record) of number i."
+        self.file.seek(self.starts[i])
+        return json.loads(self.file.readline())
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #d6147b2e
 class _Asked:
     "Records by what they are joined on."
     def __init__(self, key):
-        self.key, self.whole, self.turn, self.answered = key, {}, {}, bytearray()
-        self.file, self.starts = SpooledTemporaryFile(1 << 20), array('Q')
+        self.key, self.kept, self.answered = key, _Kept(), bytearray()
+        self.whole, self.turn = {}, {}        # numbers by digest: of all messages, of a lone turn
     def add(self, record, where):
         "Keep a record, or complain that an earlier one has its key."
         whole, turn = map(_digest, _keys_in(record, self.key, where))
         if whole in self.whole:
-            raise DataError(f'{where}: field {self.key!r} is that of {self.at(self.whole[whole])[0]} as well; keep one')
-        i = self.whole[whole] = len(self.starts)
+            other, _ = self.kept[self.whole[whole]]
+            raise DataError(f'{where}: field {self.key!r} is that of {other} as well; keep one')
+        i = self.whole[whole] = len(self.kept)
         if turn != whole: self.turn.setdefault(turn, []).append(i)
-        self.answered.append(0); self.starts.append(self.file.seek(0, 2))
-        self.file.write(json.dumps([where, record]).encode() + b'\n')
-    def at(self, i):
-        "(where, record) of number i."
-        self.file.seek(self.starts[i]); return json.loads(self.file.readline())
+        self.answered.append(0)
+        self.kept.add(where, record)
     def number(self, record, where):
         "The number of the one record that has the key of this one, or None."
         whole, turn = map(_digest, _keys_in(record, self.key, where))
-        found = [self.whole[k] for k in (whole, turn) if k in self.whole][:1] or self.turn.get(whole, [])
-        if len(found) < 2: return found[0] if found else None
-        places = ' and '.join(self.at(i)[0] for i in found[:2])
-        raise DataError(f'{where}: field {self.key!r} is the user turn of {places}, which other messages tell apart; '
-                        'give these as well, or join with --key key')
+        for found in (whole, turn):
+            if found in self.whole: return self.whole[found]
+        found = self.turn.get(whole, [])
+        if len(found) > 1: raise _could_be_either(found, self, where)
+        return found[0] if found else None
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #6bd44543
+# %% ../../nbs/api/instructions/03_scoring.ipynb #58f1c7a6
+def _could_be_either(found, asked, where):
+    "The DataError for a response that may belong to several prompts."
+    places = ' and '.join(asked.kept[i][0] for i in found[:2])
+    return DataError(f'{where}: field {asked.key!r} is the user turn of {places}, which other '
+                     'messages tell apart; give these as well, or join with --key key')
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #5cf2c8f4
 def _with_prompt(record, where):
     "A record; one of ours, of task and constraints, with the prompt that it renders."
     if 'prompt' in record or 'task' not in record: return record
@@ -160,28 +199,36 @@ def _with_prompt(record, where):
     q = as_instruction({k: v for k, v in record.items() if k in own}, where)
     return record | {'prompt': q.messages if q.earlier else q.prompt}
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #6bfae4fd
+def _check_prompts(answer, record, key, where, at):
+    "A DataError where a response and its record have different prompts."
+    if 'prompt' not in answer or 'prompt' not in record: return
+    theirs, ours = (set(_keys_in(r, 'prompt', where)) for r in (answer, record))
+    if theirs & ours: return
+    raise DataError(f"{where}: field 'prompt' is not that of {at}, which has the same {key!r}")
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #e97bf360
 def _joined_record(where, line, asked, path):
     "The number of a prompt, and its record together with a response."
-    answer = record_in(line, where); i = asked.number(answer, where)
+    answer = record_in(line, where)
+    i = asked.number(answer, where)
     if i is None:
         said = _keys_in(answer, asked.key, where)[1]
         raise DataError(f'{where}: field {asked.key!r} is of no record in {path}: {said[:60]!r}')
-    asked.answered[i] = 1; at, record = asked.at(i)
+    asked.answered[i] = 1
+    at, record = asked.kept[i]
     if record.pop('response', None) is not None:
         raise DataError(f"{at}: has a 'response' of its own; leave out --responses")
-    if 'prompt' in answer and 'prompt' in record:
-        theirs, ours = (set(_keys_in(r, 'prompt', where)) for r in (answer, record))
-        if not theirs & ours: raise DataError(f"{where}: field 'prompt' is not that of {at}, which has the same "
-                                              f'{asked.key!r}')
+    _check_prompts(answer, record, asked.key, where, at)
     return i, answer | record
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #1ab348b2
+# %% ../../nbs/api/instructions/03_scoring.ipynb #28a43e53
 def _group_of(*what):
     "A number of 61 bits for what several responses have in common."
     return int.from_bytes(_digest(json.dumps(what))[:8], 'big') >> 3
 
 def _mark_answered(asked, responses):
-    "Note which prompts have a response; does every response have its prompt? What is wrong is told in its turn."
+    "Note which prompts have a response; has every response its prompt? Errors wait for their turn."
     fits = True
     for where, line in rows(responses):
         try: i = asked.number(record_in(line, where), where)
@@ -190,23 +237,27 @@ def _mark_answered(asked, responses):
         else: asked.answered[i] = 1
     return fits
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #7d310e84
 def _unanswered(asked, responses, missing):
-    "Yield ('file:line', an error or a record with a null, number of its prompt) for every prompt without a response."
+    "Yield ('file:line', error or record with a null, group) for every prompt without a response."
     alone = [i for i, found in enumerate(asked.answered) if not found]
     for i in alone:
-        where, record = asked.at(i)
-        none = NoResponse(f'{where}: no response in {responses} has its {asked.key!r} ({len(alone)} such records); '
-                          'with --missing fail they count as failed, with --missing skip they are left out')
-        yield where, none if missing == 'error' else record | {'response': None}, _group_of('joined', i)
+        where, record = asked.kept[i]
+        found = record | {'response': None}
+        if missing == 'error':
+            found = NoResponse(f'{where}: no response in {responses} has its {asked.key!r} '
+                               f'({len(alone)} such records); with --missing fail they count as '
+                               'failed, with --missing skip they are left out')
+        yield where, found, _group_of('joined', i)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #e65ebc2e
+# %% ../../nbs/api/instructions/03_scoring.ipynb #5198afbe
 def _joined_line(
     path,      # prompts with constraints
     responses, # records with `response`
     key:str,   # field that both have
     bar=None,  # a progress bar
     missing='error'):
-    "Yield ('file:line', record or error, number of its prompt) for every response and every prompt without one."
+    "Yield ('file:line', record or error, group) for each response, and for each prompt without."
     asked = _Asked(key)
     for where, line in rows(path):
         try: asked.add(_with_prompt(record_in(line, where), where), where)
@@ -219,10 +270,10 @@ def _joined_line(
         else: yield where, record, _group_of('joined', i)
     if not early: yield from _unanswered(asked, responses, missing)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #d5c17ad8
+# %% ../../nbs/api/instructions/03_scoring.ipynb #018a4ad5
 @dataclass(frozen=True)
 class Line:
-    "What became of a response: a line to write and its verdicts, an error, or nothing as it is skipped."
+    "What became of a response: a line to write and its verdicts, an error, or nothing if skipped."
     text:str=''
     kinds:tuple=()  # K ids
     strict:tuple=() # K bools
@@ -231,58 +282,65 @@ class Line:
     missing:bool=False # there was no response
     group:int=0     # 61 bits, equal for the responses to one prompt
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #f832cdd4
 def _put_aside(where, item, error):
     "The `Line` of what cannot be scored: its place, the reason, and the record as it came."
-    raw = item.decode(errors='replace').rstrip('\n') if isinstance(item, bytes) else item
     reject = {'where': where, 'reason': str(error)}
-    return Line(as_line(reject if raw is error else reject | {'record': raw}), error=error,
-                missing=isinstance(error, NoResponse))
+    if isinstance(item, bytes): item = item.decode(errors='replace').rstrip('\n')
+    if item is not error: reject['record'] = item
+    return Line(as_line(reject), error=error, missing=isinstance(error, NoResponse))
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #3fd2a9df
 def _line_of(scored, asked, kinds, group):
     "The `Line` of a response; `asked` is what it was in the record."
     if scored is None: return Line(missing=True, group=group)
-    return Line(as_line(scored), kinds, tuple(scored['strict']), tuple(scored['loose']), None, asked is None, group)
+    strict, loose = tuple(scored['strict']), tuple(scored['loose'])
+    return Line(as_line(scored), kinds, strict, loose, None, asked is None, group)
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #3352f93e
 def _score_line(where:str, item, group=None, reading='official', thinking='cut', missing='error'):
-    "The `Line` of each response of a record, given as bytes, as a dict, or as an error that was found before."
+    "The `Line` of each response of a record, which is bytes, a dict, or an error found before."
     try:
         if isinstance(item, DataError): raise item
         record = record_in(item, where)
         scored, constraints = _scored_record(record, where, reading, thinking, missing)
         names = [record[f] for f in ('key', 'prompt') if f in record] or [record.get('id', where)]
         kinds, group = tuple(c.kind for c in constraints), group or _group_of(names)
-        return [_line_of(r, said, kinds, group) for r, said in zip(scored, _responses_in(record, where))]
+        pairs = zip(scored, _responses_in(record, where))
+        return [_line_of(r, said, kinds, group) for r, said in pairs]
     except CheckError as e: error = CheckError(f'{where}: {e}')
     except DataError as e: error = e
     return [_put_aside(where, item, error)]
 
 def _score_chunk(items, **how): return [_score_line(*item, **how) for item in items]
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #9407189a
+# %% ../../nbs/api/instructions/03_scoring.ipynb #a3be3b03
 def _submitted(pool, work, chunk):
-    "The future result; an interrupt waits, so that a worker that starts now is not torn and never hears of it."
+    "The future result; an interrupt waits, so that no worker is torn while it starts."
     if not hasattr(signal, 'pthread_sigmask'): return pool.submit(work, chunk)         # Windows
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with safe_children(): return pool.submit(work, chunk)
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #5ab8da6d
 def _begin_worker():
     "In a worker: interrupts are for its parent to hear, and it ends when its parent does."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    def watch(): connection.wait([parent_process().sentinel]); os._exit(1)
+    def watch():
+        connection.wait([parent_process().sentinel])
+        os._exit(1)
     Thread(target=watch, daemon=True).start()
     if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #4efcbdaf
 def _in_given_order(
     work,    # a function at the top of a module
     chunks,  # lists of (where, …)
     workers):# processes; 1 works in this one
     "Yield what `work` makes of each chunk, in their order."
-    if workers == 1: yield from map(work, chunks); return
-    with safe_children():                                  # its first process, that counts semaphores, starts now
+    if workers == 1:
+        yield from map(work, chunks)
+        return
+    with safe_children():                  # its first process, that counts semaphores, starts now
         pool = ProcessPoolExecutor(workers, get_context('spawn'), _begin_worker)
     waiting = deque()
     try:
@@ -291,8 +349,8 @@ def _in_given_order(
             if len(waiting) > 2*workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise DataError('a worker process died, killed or out of memory; with fewer workers, or one, '
-                        'the record shows') from None
+        raise DataError('a worker process died, killed or out of memory; with fewer workers, or '
+                        'one, the record shows') from None
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #f9de1b53
@@ -306,60 +364,81 @@ def count_line(
         tally[mode] += all(oks)
         for kind, ok in zip(line.kinds, oks): tally[kind, mode] += ok
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #741594df
+# %% ../../nbs/api/instructions/03_scoring.ipynb #e35c7bd5
 def report(
     tally:Counter, # of `count_line`, of at least one record
     reading:Reading='official',
     samples:Mapping={})->dict: # of `_of_samples`
-    "ILA and CLA, strict and loose, and the share that holds per kind, in [0, 1]; what was left out; by which reading."
+    "ILA and CLA, strict and loose, and the share of each kind, in [0, 1]; what was left out."
     kinds = sorted(key[0] for key in tally if key[1:] == ('asked',))
     asked = sum(tally[k, 'asked'] for k in kinds)
     out = {'reading': reading, 'records': tally['records'], 'constraints': asked}
-    out |= {name: tally[name] for name in ('missing', 'rejected', 'skipped')}
+    for name in ('missing', 'rejected', 'skipped'): out[name] = tally[name]
     for mode in ('strict', 'loose'):
-        out[mode] = {'ila': tally[mode]/tally['records'], 'cla': sum(tally[k, mode] for k in kinds)/asked}
-    out['kinds'] = {k: {'asked': tally[k, 'asked']} | {mode: tally[k, mode]/tally[k, 'asked']
-                                                       for mode in ('strict', 'loose')} for k in kinds}
-    return out | ({'samples': dict(samples)} if samples else {})
+        held = sum(tally[k, mode] for k in kinds)
+        out[mode] = {'ila': tally[mode]/tally['records'], 'cla': held/asked}
+    out['kinds'] = {}
+    for k in kinds:
+        shares = {mode: tally[k, mode]/tally[k, 'asked'] for mode in ('strict', 'loose')}
+        out['kinds'][k] = {'asked': tally[k, 'asked']} | shares
+    if samples: out['samples'] = dict(samples)
+    return out
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #8ccea762
+# %% ../../nbs/api/instructions/03_scoring.ipynb #ab8496c2
 def _sample_rows(found):
     "A row for the mean over prompts, and for pass@k and all@k, k = 2, 4, 8, … and the largest."
     n, most = found['prompts'], len(found['strict']['pass@k'])
+    yield 'mean over prompts', n, found['strict']['mean'], found['loose']['mean']
     ks = [k for k in range(2, most + 1) if k & (k - 1) == 0 or k == most]
-    yield 'mean over prompts', n, *(found[m]['mean'] for m in ('strict', 'loose'))
     for name in ('pass@', 'all@'):
-        yield from ((f'{name}{k}', n, *(found[m][f'{name}k'][k - 1] for m in ('strict', 'loose'))) for k in ks)
+        strict, loose = found['strict'][f'{name}k'], found['loose'][f'{name}k']
+        for k in ks: yield f'{name}{k}', n, strict[k - 1], loose[k - 1]
 
+def _report_rows(found):
+    "(name, how many, strict, loose) of every line of a report."
+    for name, what in (('ILA', 'records'), ('CLA', 'constraints')):
+        shares = [found[mode][name.lower()] for mode in ('strict', 'loose')]
+        yield f'{name} of {found[what]:,} {what}', found[what], *shares
+    if 'samples' in found: yield from _sample_rows(found['samples'])
+    for kind, v in found['kinds'].items(): yield kind, v['asked'], v['strict'], v['loose']
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #dab365a8
 def scores_text(found:dict)->str: # of `report`
     "A report as a table."
-    shown = [(f'{name} of {found[what]:,} {what}', found[what], *(found[m][name.lower()] for m in ('strict', 'loose')))
-            for name, what in (('ILA', 'records'), ('CLA', 'constraints'))]
-    if 'samples' in found: shown += _sample_rows(found['samples'])
-    shown += [(k, v['asked'], v['strict'], v['loose']) for k, v in found['kinds'].items()]
-    width = max(17, *(len(row[0]) for row in shown))
-    head = f'{"reading: " + found["reading"]:{width}}{"asked":>9}{"strict":>9}{"loose":>9}'
-    rest = f"{found['missing']:,} missing, {found['rejected']:,} refused, {found['skipped']:,} skipped"
+    shown = list(_report_rows(found))
+    width = max(17, *(len(name) for name, *_ in shown))
+    reading = f"reading: {found['reading']}"
+    head = f'{reading:{width}}{"asked":>9}{"strict":>9}{"loose":>9}'
     rows = (f'{name:{width}}{n:9,}{strict:9.4f}{loose:9.4f}' for name, n, strict, loose in shown)
+    left_out = {'missing': 'missing', 'rejected': 'refused', 'skipped': 'skipped'}
+    rest = ', '.join(f'{found[name]:,} {word}' for name, word in left_out.items())
     return '\n'.join([head, *rows, rest])
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #7d4fe930
+# %% ../../nbs/api/instructions/03_scoring.ipynb #1c6ad98f
 def _all_right(n, c, most):
     "C(c,k)/C(n,k) for k = 1 … most: the chance that k of n are all among c."
     return list(accumulate(range(most), lambda p, k: p*max(0, c - k)/(n - k), initial=1.))[1:]
 
-def _of_samples(counts:Counter): # (n, c strict, c loose) → how many prompts; n is 0 where all are missing
+# %% ../../nbs/api/instructions/03_scoring.ipynb #4bdd8a9f
+def _mean_over(counts, values):
+    "The mean over prompts of what each kind of prompt has."
+    total = sum(times*v for times, v in zip(counts.values(), values))
+    return total/sum(counts.values())
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #d50be44a
+def _of_samples(counts:Counter): # (n, c strict, c loose) → how many prompts; n is 0: all missing
     "The mean, pass@k and all@k, means over prompts; nothing where no prompt has several responses."
     if max((n for n, *_ in counts), default=0) < 2: return {}
-    most, prompts, out = min(n for n, *_ in counts if n), sum(counts.values()), {}
-    def mean(values): return sum(times*v for times, v in zip(counts.values(), values))/prompts
+    most = min(n for n, *_ in counts if n)
+    out = {'prompts': sum(counts.values()), 'responses': [most, max(n for n, *_ in counts)]}
     for m, mode in enumerate(('strict', 'loose')):
-        right = [(c[0], c[1 + m]) for c in counts]
+        right = [(found[0], found[1 + m]) for found in counts]
         every = [_all_right(n, c, most) if n else [0.]*most for n, c in right]
         none = [_all_right(n, n - c, most) if n else [1.]*most for n, c in right]
-        out[mode] = {'mean': mean([c/max(1, n) for n, c in right]),
-                     'pass@k': [1 - mean(p) for p in zip(*none)], 'all@k': [mean(p) for p in zip(*every)]}
-    return {'prompts': prompts, 'responses': [most, max(n for n, *_ in counts)]} | out
+        out[mode] = {'mean': _mean_over(counts, [c/max(1, n) for n, c in right]),
+                     'pass@k': [1 - _mean_over(counts, p) for p in zip(*none)],
+                     'all@k': [_mean_over(counts, p) for p in zip(*every)]}
+    return out
 
 # %% ../../nbs/api/instructions/03_scoring.ipynb #4c2f0501
 class _Samples:
@@ -379,37 +458,43 @@ class _Samples:
                 out[n, sum(x >> 2 for x in bits), sum(x >> 1 & 1 for x in bits)] += 1
         return out
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #e5473468
-def rejects_of(out:str|Path)->str: return str(out).removesuffix('.gz').removesuffix('.jsonl') + '.rejects.jsonl'
+# %% ../../nbs/api/instructions/03_scoring.ipynb #1b4a071e
+def rejects_of(out:str|Path)->str:
+    return str(out).removesuffix('.gz').removesuffix('.jsonl') + '.rejects.jsonl'
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #8f2b8f06
 def _write_scores(lines, f, rejects, tally, samples, bar):
-    "Write and count the scored records to `f` and the others to `rejects`, or stop at the first of these."
+    "Write and count the scored records to `f`, others to `rejects`, or stop at the first of these."
     for line in lines:
         tally['missing'] += line.missing
-        if line.error is None and line.kinds: f.write(line.text); count_line(tally, line); samples.add(line)
+        if line.error is None and line.kinds:
+            f.write(line.text)
+            count_line(tally, line)
+            samples.add(line)
         elif line.error is None: tally['skipped'] += 1
-        elif rejects is not None: rejects.write(line.text); tally['rejected'] += 1
+        elif rejects is not None:
+            rejects.write(line.text)
+            tally['rejected'] += 1
         elif isinstance(line.error, CheckError): raise line.error
-        else: raise DataError(f'{line.error} (correct it, or leave bad records out with --skip-bad)')
+        else:
+            raise DataError(f'{line.error} (correct it, or leave bad records out with --skip-bad)')
         bar.set_postfix_str(f'{tally["records"]:,} records', refresh=False)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #037812c5
+# %% ../../nbs/api/instructions/03_scoring.ipynb #0ef672c9
 def refuse_overwrite(inputs:Iterable[str|Path], outputs:Iterable[str|Path])->None:
     "A DataError if an output is one of the inputs."
     for given, made in product(inputs, outputs):
         if os.path.exists(made) and os.path.samefile(given, made):
             raise DataError(f'{made}: would overwrite the input {given}; name another output')
 
-def _begun_scores(items):
-    "An iterator whose first item is there already: a file that cannot be read is told before another is written."
-    items = iter(items)
-    return chain(list(islice(items, 1)), items)
-
 def _nothing_in(path, out, tally):
     "Why there is nothing to report."
-    if not tally['rejected']: return f'{path}: holds no {"records" if not tally["skipped"] else "response"}'
-    return f'{path}: none of {tally["rejected"]} records can be scored; the reasons are in {rejects_of(out)}'
+    if tally['rejected']:
+        return (f'{path}: none of {tally["rejected"]} records can be scored; '
+                f'the reasons are in {rejects_of(out)}')
+    return f'{path}: holds no {"response" if tally["skipped"] else "records"}'
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #3f29704d
 def _write_both(lines, path, out, skip_bad, bar):
     "Write the scored records to `out` and the others beside it; the counts."
     tally, samples = Counter(rejected=0), _Samples()
@@ -421,38 +506,57 @@ def _write_both(lines, path, out, skip_bad, bar):
     write_atomic(out, write)
     return tally, samples
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #27c2d1c5
+# %% ../../nbs/api/instructions/03_scoring.ipynb #6bed622f
+def _begun_scores(items):
+    "An iterator whose first item is there already."
+    items = iter(items)
+    return chain(list(islice(items, 1)), items)
+
 def _scored_items(items, work, workers, done=0):
     "The lines of each item but the first `done`."
     items = islice(items, done, None)
-    with closing(_in_given_order(work, iter(lambda: list(islice(items, 32)), []), workers)) as chunks:
-        yield from chain.from_iterable(chunks)
+    chunks = iter(lambda: list(islice(items, 32)), [])
+    with closing(_in_given_order(work, chunks, workers)) as found:
+        yield from chain.from_iterable(found)
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #06668fd5
+# %% ../../nbs/api/instructions/03_scoring.ipynb #d82f5369
 def part_beside(out:str|Path)->str: return f'{out}.part'
 
 def _marks_of(path):
-    "What tells a file from a later one: its size, the time of its change, the SHA-256 of its first 64 kB."
+    "What tells a file from a later one: size, time of change, the SHA-256 of its first 64 kB."
     if path is None: return None
-    if not os.path.isfile(path): raise DataError(f'{path}: is no file that can be read twice; leave out --resume')
-    with open(path, 'rb') as f: return [str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns,
-                                        hashlib.sha256(f.read(1 << 16)).hexdigest()]
+    if not os.path.isfile(path):
+        raise DataError(f'{path}: is no file that can be read twice; leave out --resume')
+    with open(path, 'rb') as f: begins = f.read(1 << 16)
+    about = os.stat(path)
+    return [str(path), about.st_size, about.st_mtime_ns, hashlib.sha256(begins).hexdigest()]
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #97b16bf2
 def _own_kinds_sum():
     "Modules of kinds that did not come with hir, with the SHA-256 of their files."
-    found = {k.check.__module__ for k in kinds().values()}
-    paths = {name: getattr(sys.modules.get(name), '__file__', None) for name in sorted(found) if name[:4] != 'hir.'}
-    return {name: hashlib.sha256(Path(p).read_bytes()).hexdigest() for name, p in paths.items() if p}
+    out = {}
+    for name in sorted({k.check.__module__ for k in kinds().values()}):
+        path = getattr(sys.modules.get(name), '__file__', None)
+        if name.startswith('hir.') or not path: continue
+        out[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return out
 
+def _head_of(path, responses, key, how):
+    "The first line of a part: what its verdicts depend on."
+    return {'hir': __version__, 'file': _marks_of(path), 'responses': _marks_of(responses),
+            'key': key, 'kinds': _own_kinds_sum()} | how
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #4593718e
 def _check_begun(found, head, part):
     "A DataError where a part was begun with something else."
     for name, value in head.items():
         if not isinstance(found, dict) or found.get(name) == value: continue
         what = f'{name} {found.get(name)!r:.80}, not {value!r:.80}'
         if isinstance(value, list): what = f'an earlier {value[0]}'
-        raise DataError(f'{part}: was begun with {what}; delete it to begin anew, or name another output')
+        raise DataError(f'{part}: was begun with {what}; delete it to begin anew, or name another '
+                        'output')
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #6d2c6c71
+# %% ../../nbs/api/instructions/03_scoring.ipynb #261b3be0
 def _locked(f, part):
     "Lock an open file as long as it is open, where the system can."
     with suppress(ImportError):
@@ -460,51 +564,65 @@ def _locked(f, part):
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: raise DataError(f'{part}: another process writes it') from None
 
-def _as_kept(lines): # as a line of the part
-    return json.dumps([vars(x) | {'error': x.error and [type(x.error).__name__, str(x.error)]} for x in lines]) + '\n'
+def _as_kept(lines):
+    "The lines of an item as a line of the part."
+    kept = [dict(vars(line)) for line in lines]
+    for x in kept:
+        if x['error'] is not None: x['error'] = [type(x['error']).__name__, str(x['error'])]
+    return json.dumps(kept) + '\n'
 
 def _lines_kept(raw, where):
     "What `_as_kept` wrote."
     errors = {e.__name__: e for e in (DataError, NoResponse, CheckError)}
     for x in parsed_json(raw.decode(), where):
-        own = {k: tuple(v) for k, v in x.items() if isinstance(v, list)}
-        yield Line(**x | own | {'error': x['error'] and errors[x['error'][0]](x['error'][1])})
+        error = x.pop('error')
+        x = {k: tuple(v) if isinstance(v, list) else v for k, v in x.items()}
+        yield Line(**x, error=error and errors[error[0]](error[1]))
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #c2345f95
-def _resumed(part, head, score): # score: (how many items are done) → the lines of each of the others
+# %% ../../nbs/api/instructions/03_scoring.ipynb #99c4a247
+def _resumed(part, head, score): # score: (how many items are done) → the lines of each other one
     "Yield the lines of each item, those in `part` first; the others are kept there."
     first, n, end = json.dumps(head).encode() + b'\n', 0, 0
     with open(part, 'a+b') as f:
-        _locked(f, part); f.seek(0)
-        while (raw := f.readline()).endswith(b'\n'):
+        _locked(f, part)
+        f.seek(0)
+        raw = f.readline()
+        while raw.endswith(b'\n'):
             if n == 0: _check_begun(parsed_json(raw.decode(), part), head, part)
             else: yield list(_lines_kept(raw, f'{part}:{n + 1}'))
             n, end = n + 1, end + len(raw)
-        if n == 0 and not first.startswith(raw): raise DataError(f'{part}: is no part of a run; name another output')
+            raw = f.readline()
+        if n == 0 and not first.startswith(raw):
+            raise DataError(f'{part}: is no part of a run; name another output')
         f.truncate(end)                                       # a torn line
         if n == 0: f.write(first)
-        for lines in score(max(0, n - 1)): f.write(_as_kept(lines).encode()); f.flush(); yield lines
+        for lines in score(max(0, n - 1)):
+            f.write(_as_kept(lines).encode())
+            f.flush()
+            yield lines
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #d47ff296
+# %% ../../nbs/api/instructions/03_scoring.ipynb #0826b9b6
 class _Bar(tqdm):
     "A progress bar without a thread of its own, so that interrupts find the main one."
     monitor_interval = 0
 
-# %% ../../nbs/api/instructions/03_scoring.ipynb #d30e3c59
+def _bar_over(path, progress):
+    "A bar that follows the bytes of a file, on a terminal if it is wanted."
+    size = os.stat(path).st_size or None
+    return _Bar(total=size, unit='B', unit_scale=True, disable=None if progress else True)
+
+# %% ../../nbs/api/instructions/03_scoring.ipynb #5c810ea6
 def _check_places(inputs, out, skip_bad, resume):
     "A DataError unless all files can be written, and none of them is read."
-    made = (out, *([rejects_of(out)] if skip_bad else []), *([part_beside(out)] if resume == 'auto' else []))
+    made = [out]
+    if skip_bad: made.append(rejects_of(out))
+    if resume == 'auto': made.append(part_beside(out))
     refuse_overwrite(inputs, made)
     for each in made: check_output(each)
     if resume == 'auto' and os.path.exists(out) and not os.path.isfile(out):
         raise DataError(f'{out}: is no file that a part can stand beside; leave out --resume')
 
-def _head_of(path, responses, key, how):
-    "The first line of a part: what its verdicts depend on."
-    return {'hir': __version__, 'file': _marks_of(path), 'responses': _marks_of(responses), 'key': key,
-            'kinds': _own_kinds_sum()} | how
-
-# %% ../../nbs/api/instructions/03_scoring.ipynb #679e0df3
+# %% ../../nbs/api/instructions/03_scoring.ipynb #aa9efa2b
 Resume = Literal['no', 'auto']
 
 def score_file(
@@ -519,14 +637,15 @@ def score_file(
     thinking:str='cut',           # of `split_thinking`
     missing:Missing='error',      # what a missing response is
     resume:Resume='no')->dict:    # auto: go on where an earlier run was killed
-    "Score a file and return its `report`; the first bad record is a DataError unless they are skipped."
+    "Score a file and return its `report`; the first bad record is a DataError, unless skipped."
     how = dict(reading=reading, thinking=thinking, missing=missing)
     _check_places((path, responses or path), out, skip_bad, resume)
-    with _Bar(total=os.stat(responses or path).st_size or None, unit='B', unit_scale=True,
-              disable=None if progress else True) as bar:
-        items = _begun_scores(_joined_line(path, responses, key, bar, missing) if responses else rows(path, bar))
-        score = partial(_scored_items, items, partial(_score_chunk, **how), workers)
-        lines = score() if resume == 'no' else _resumed(part_beside(out), _head_of(path, responses, key, how), score)
-        with closing(lines): tally, samples = _write_both(chain.from_iterable(lines), path, out, skip_bad, bar)
+    with _bar_over(responses or path, progress) as bar:
+        found = _joined_line(path, responses, key, bar, missing) if responses else rows(path, bar)
+        lines = partial(_scored_items, _begun_scores(found), partial(_score_chunk, **how), workers)
+        if resume == 'no': lines = lines()
+        else: lines = _resumed(part_beside(out), _head_of(path, responses, key, how), lines)
+        with closing(lines):
+            tally, samples = _write_both(chain.from_iterable(lines), path, out, skip_bad, bar)
     if resume == 'auto': os.unlink(part_beside(out))
     return report(tally, reading, _of_samples(samples.counts()))

@@ -19,99 +19,132 @@ from ..constraints.suites.ifbench import CONJUNCTIONS, NAMES
 from .instruction import TEMPLATES, Instruction
 from ..files import DataError, records, typed
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #6dc62c10
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #7a38f404
 def load_tasks(path:str|Path)->list[str]:
-    "The tasks of a JSONL file, one object with a field `task` a line; a DataError if there are none."
+    "The tasks of a JSONL file, an object with a field `task` a line; a DataError if it has none."
     out = [typed(record, 'task', str, where) for where, record in records(path)]
     if not out: raise DataError(f'{path}: holds no tasks')
     return out
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #fa6b9d7d
-_WORD_POOL = '''anchor basket blanket bridge candle canyon carpet cellar compass copper corner cotton curtain desert
-    engine feather fountain garden glacier hammer harbor helmet island jacket journey kettle ladder lantern
-    marble meadow mirror mountain museum needle orchard oyster paddle pepper picnic pillow planet pocket
-    puzzle rabbit ribbon saddle shelter signal silver spiral summer temple thunder ticket timber travel
-    tunnel turtle valley velvet village violin wagon whistle winter workshop'''.split()
-_FILL_PHRASES = ['That is all for now', 'Thank you for reading', 'Come back soon', 'And so it goes', 'We can only hope',
-           'Think about it', 'There is more to learn', 'Start small and keep going']
-_SAYINGS = ['salt wind over calm water', 'old stones keep warm secrets', 'each small step brings change',
-           'bright lamps guide late travellers', 'soft rain feeds dry fields', 'good tools make light work']
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #277a4709
+_WORD_POOL = '''anchor basket blanket bridge candle canyon carpet cellar compass copper corner
+    cotton curtain desert engine feather fountain garden glacier hammer harbor helmet island jacket
+    journey kettle ladder lantern marble meadow mirror mountain museum needle orchard oyster paddle
+    pepper picnic pillow planet pocket puzzle rabbit ribbon saddle shelter signal silver spiral
+    summer temple thunder ticket timber travel tunnel turtle valley velvet village violin wagon
+    whistle winter workshop'''.split()
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #45080a8a
+_FILL_PHRASES = ['That is all for now', 'Thank you for reading', 'Come back soon', 'And so it goes',
+                 'We can only hope', 'Think about it', 'There is more to learn',
+                 'Start small and keep going']
+_SAYINGS = ['salt wind over calm water', 'old stones keep warm secrets',
+            'each small step brings change', 'bright lamps guide late travellers',
+            'soft rain feeds dry fields', 'good tools make light work']
 _OPENERS = 'today first clearly maybe once together imagine people'.split()
 _CLOSERS = 'tomorrow together forever again home ahead always success'.split()
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #d356e44e
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #df44a049
 def _no_arguments(rng, pool): return {}
 def _among(name, choices): return lambda rng, pool: {name: rng.choice(choices)}
 def _some_number(name, low, high): return lambda rng, pool: {name: rng.randint(low, high)}
 def _tens(name, low, high): return lambda rng, pool: {name: 10*rng.randint(low, high)}
 def _word(name): return lambda rng, pool: {name: next(pool)}
-def _some(name, low, high): return lambda rng, pool: {name: list(islice(pool, rng.randint(low, high)))}
-def _each(*draws): return lambda rng, pool: {k: v for draw in draws for k, v in draw(rng, pool).items()}
+def _some(name, low, high):
+    return lambda rng, pool: {name: list(islice(pool, rng.randint(low, high)))}
 
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #d45deb49
+def _each(*draws):
+    "What all of them draw."
+    def draw(rng, pool):
+        found = {}
+        for each in draws: found |= each(rng, pool)
+        return found
+    return draw
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #d8e0fb68
 def _either(
     relation,     # name of the argument that says which
     least, most): # draws for 'at least' and for 'less than'
     "A lower bound or, a little less often, an upper one."
     def draw(rng, pool):
         up = rng.random() < .6
-        return (least if up else most)(rng, pool) | {relation: 'at least' if up else 'less than'}
+        bound = least if up else most
+        return bound(rng, pool) | {relation: 'at least' if up else 'less than'}
     return draw
 
-def _word_range(rng, pool):
-    low = 10*rng.randint(4, 15)
-    return {'min_words': low, 'max_words': low + 10*rng.randint(3, 10)}
-
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #9f1c494c
-_OFTEN = _each(_word('keyword'), _either('relation', _some_number('frequency', 2, 4), _some_number('frequency', 2, 4)))
-_LETTER = _either('let_relation', _each(_among('letter', 'aeilnorst'), _some_number('let_frequency', 8, 30)),
-                _each(_among('letter', 'bdgkpvwxz'), _some_number('let_frequency', 8, 20)))
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #a1d8a835
+_FREQUENCY = _some_number('frequency', 2, 4)
+_OFTEN = _each(_word('keyword'), _either('relation', _FREQUENCY, _FREQUENCY))
+_LETTER = _either('let_relation',
+                  _each(_among('letter', 'aeilnorst'), _some_number('let_frequency', 8, 30)),
+                  _each(_among('letter', 'bdgkpvwxz'), _some_number('let_frequency', 8, 20)))
 _NTH = _each(_word('keyword'), _some_number('n', 1, 4), _some_number('m', 2, 5))
 
 _DRAW_ARGUMENTS = { # kind -> its arguments, from a random.Random and a pool of words
-    'keywords:existence': _some('keywords', 2, 3), 'keywords:forbidden_words': _some('forbidden_words', 2, 4),
+    'keywords:existence': _some('keywords', 2, 3),
+    'keywords:forbidden_words': _some('forbidden_words', 2, 4),
     'keywords:frequency': _OFTEN, 'keywords:word_count_different_numbers': _OFTEN,
     'keywords:word_once': _word('keyword'),
     'keywords:letter_frequency': _LETTER, 'letters:letter_counting2': _LETTER,
     'keywords:keyword_specific_position': _NTH, 'words:keywords_specific_position': _NTH,
-    'sentence:keyword': _each(_word('word'), _some_number('N', 1, 4)), 'words:words_position': _word('keyword'),
+    'sentence:keyword': _each(_word('word'), _some_number('N', 1, 4)),
+    'words:words_position': _word('keyword')}
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #a228cc15
+_DRAW_ARGUMENTS |= {
     'copy:repeat_phrase': _each(_among('phrase', _SAYINGS), _some_number('small_n', 2, 4)),
-    'count:conjunctions': _some_number('small_n', 2, 5), 'count:person_names': _some_number('N', 2, 6),
-    'count:numbers': _some_number('N', 2, 6), 'count:pronouns': _some_number('N', 3, 9),
+    'count:conjunctions': _some_number('small_n', 2, 5),
+    'count:person_names': _some_number('N', 2, 6), 'count:numbers': _some_number('N', 2, 6),
+    'count:pronouns': _some_number('N', 3, 9),
     'first_word:first_word_answer': _among('first_word', _OPENERS),
     'last_word:last_word_answer': _among('last_word', _CLOSERS),
     'startend:end_checker': _among('end_phrase', _FILL_PHRASES)}
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #39b9a470
-_CAPITAL_FREQUENCY = _either('capital_relation', _some_number('capital_frequency', 2, 6),
-                             _some_number('capital_frequency', 3, 8))
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #c115c48f
+def _word_range(rng, pool):
+    low = 10*rng.randint(4, 15)
+    return {'min_words': low, 'max_words': low + 10*rng.randint(3, 10)}
+
 _DRAW_ARGUMENTS |= {
-    'length_constraints:number_words': _either('relation', _tens('num_words', 4, 15), _tens('num_words', 15, 30)),
+    'length_constraints:number_words':
+        _either('relation', _tens('num_words', 4, 15), _tens('num_words', 15, 30)),
     'length_constraints:number_sentences':
-        _either('relation', _some_number('num_sentences', 3, 9), _some_number('num_sentences', 10, 25)),
+        _either('relation', _some_number('num_sentences', 3, 9),
+                _some_number('num_sentences', 10, 25)),
     'letters:letter_counting': _either('relation', _tens('N', 20, 60), _tens('N', 80, 150)),
     'count:word_count_range': _word_range, 'count:unique_word_count': _tens('N', 3, 8),
     'count:lowercase_counting': _tens('N', 10, 25), 'words:repeats': _some_number('small_n', 3, 8),
-    'ratio:stop_words': _tens('percentage', 4, 6), 'format:list': _among('sep', ['~', '//', '=>', '+', '||']),
+    'ratio:stop_words': _tens('percentage', 4, 6)}
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #7e9ab40e
+_DRAW_ARGUMENTS |= {
+    'format:list': _among('sep', ['~', '//', '=>', '+', '||']),
     'detectable_content:number_placeholders': _some_number('num_placeholders', 1, 5),
     'detectable_content:postscript': _among('postscript_marker', ['P.S.', 'P.P.S']),
     'detectable_format:number_bullet_lists': _some_number('num_bullets', 2, 6),
     'detectable_format:number_highlighted_sections': _some_number('num_highlights', 1, 5),
-    'change_case:capital_word_frequency': _CAPITAL_FREQUENCY}
+    'change_case:capital_word_frequency':
+        _either('capital_relation', _some_number('capital_frequency', 2, 6),
+                _some_number('capital_frequency', 3, 8))}
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #92708e14
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #be20dd7f
 _PLAIN_KINDS = '''
-    detectable_format:title format:sub-bullets format:thesis format:output_template format:parentheses
-    format:quotes format:quote_unquote format:emoji format:line_indent format:title_case
-    paragraphs:paragraphs paragraphs:paragraphs2 startend:quotation
-    change_case:english_capital change_case:english_lowercase
-    count:punctuation punctuation:no_comma punctuation:punctuation_dot punctuation:punctuation_exclamation
+    detectable_format:title format:sub-bullets format:thesis format:output_template
+    format:parentheses format:quotes format:quote_unquote format:emoji format:line_indent
+    format:title_case paragraphs:paragraphs paragraphs:paragraphs2 startend:quotation
+    change_case:english_capital change_case:english_lowercase count:punctuation
+    punctuation:no_comma punctuation:punctuation_dot punctuation:punctuation_exclamation
     ratio:sentence_type ratio:sentence_balance
     words:palindrome words:start_verb keywords:palindrome keywords:start_end'''.split()
-_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)     # kinds without arguments
+_DRAW_ARGUMENTS |= dict.fromkeys(_PLAIN_KINDS, _no_arguments)
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #3faf958e
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #fcc3ccdf
 _GROUPS = '''
-change_case:english_capital change_case:english_lowercase format:title_case change_case:capital_word_frequency
+change_case:english_capital change_case:english_lowercase format:title_case
+change_case:english_capital change_case:capital_word_frequency
+change_case:english_lowercase change_case:capital_word_frequency
+format:title_case change_case:capital_word_frequency
 change_case:english_capital count:lowercase_counting
 length_constraints:number_words count:word_count_range
 keywords:letter_frequency letters:letter_counting2
@@ -119,7 +152,7 @@ keywords:frequency keywords:word_count_different_numbers
 words:palindrome keywords:palindrome
 words:keywords_specific_position keywords:keyword_specific_position'''
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #8f5e8b28
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #c4e0606f
 _GROUPS += '''
 startend:end_checker last_word:last_word_answer keywords:start_end format:emoji
 startend:quotation first_word:first_word_answer words:start_verb
@@ -130,11 +163,16 @@ startend:quotation ratio:sentence_balance
 startend:end_checker format:title_case
 format:thesis words:words_position
 format:thesis paragraphs:paragraphs
-format:thesis format:output_template first_word:first_word_answer words:start_verb keywords:start_end
+format:thesis first_word:first_word_answer words:start_verb keywords:start_end
+format:output_template first_word:first_word_answer words:start_verb keywords:start_end
+format:thesis format:output_template
 format:output_template words:words_position startend:quotation
 startend:quotation keywords:start_end
 startend:end_checker words:words_position
-format:emoji words:words_position
+format:emoji words:words_position'''
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #d6b2594d
+_GROUPS += '''
 format:emoji count:punctuation
 paragraphs:paragraphs paragraphs:paragraphs2
 paragraphs:paragraphs format:sub-bullets
@@ -146,16 +184,20 @@ punctuation:punctuation_dot detectable_content:postscript
 count:punctuation punctuation:no_comma
 punctuation:punctuation_exclamation count:punctuation ratio:sentence_balance'''
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #86b4443a
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #827beee6
 _CASED = '''count:person_names format:output_template format:thesis copy:repeat_phrase
-    keywords:keyword_specific_position keywords:palindrome'''.split()        # cannot be put into another case
+    keywords:keyword_specific_position keywords:palindrome'''.split()
 _CASE_KINDS = 'change_case:english_capital change_case:english_lowercase format:title_case'.split()
-CONFLICTS = {frozenset(pair) for line in _GROUPS.split('\n') for pair in combinations(line.split(), 2)}
+
+CONFLICTS = {frozenset(pair) for line in _GROUPS.split('\n')
+             for pair in combinations(line.split(), 2)}
 CONFLICTS |= {frozenset((a, b)) for a in _CASED for b in _CASE_KINDS}
 
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #9636a80d
 def _go_together(kinds):
     "Is no pair of these kinds in conflict, and none there twice?"
-    return all(a != b and frozenset((a, b)) not in CONFLICTS for a, b in combinations(kinds, 2))
+    pairs = combinations(kinds, 2)
+    return all(a != b and frozenset((a, b)) not in CONFLICTS for a, b in pairs)
 
 # %% ../../nbs/api/instructions/04_synthesize.ipynb #6b113058
 @dataclass
@@ -179,11 +221,16 @@ class _Plan:
     case:Callable = str   # applied to the text
     wrap:str = '{}'       # around the text
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #88453ca1
-def _sets(name, value=None): return lambda plan, **args: setattr(plan, name, value or [*args.values()][0])
-def _adds(name, what): return lambda plan, **args: getattr(plan, name).extend(what(**args))
-def _some_words(what): return _adds('tokens', what)
-def _some_lines(*said): return _adds('lines', lambda: said)
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #2519cb01
+def _sets(name, value=None):
+    "A field becomes `value`, or else the one argument of the kind."
+    def add(plan, **args): setattr(plan, name, value or [*args.values()][0])
+    return add
+
+def _adds(name, what):
+    "A list is extended by `what` makes of the arguments."
+    def add(plan, **args): getattr(plan, name).extend(what(**args))
+    return add
 
 def _reaches(what, factor=1):
     "Of an argument `what`: so many words, unless it is an upper bound."
@@ -191,71 +238,113 @@ def _reaches(what, factor=1):
         if 'less than' not in args.values(): plan.words = max(plan.words, int(args[what]*factor))
     return extend
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #3466a8e3
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #e02c1cf2
 _PALINDROMES = 'level radar civic refer kayak madam rotor tenet stats sagas'.split()
 _SPOKEN = 'they she you him mine yours we us ours them'.split()
 _LINKS = sorted(CONJUNCTIONS)
 
-def _often(keyword, frequency, relation): return [keyword]*(frequency if relation == 'at least' else 0)
+def _some_words(what): return _adds('tokens', what)
+def _often(keyword, frequency, relation):
+    return [keyword]*frequency if relation == 'at least' else []
 def _nth(keyword, n, m): return [(n, m, keyword)]
-def _shouted(capital_frequency, capital_relation): return _often('BRAVE', capital_frequency, capital_relation)
+def _shouted(capital_frequency, capital_relation):
+    return _often('BRAVE', capital_frequency, capital_relation)
 
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #b0d08d18
 _PLANS = { # kind -> what it adds to the plan
     'keywords:existence': _some_words(lambda keywords: keywords),
     'keywords:word_once': _some_words(lambda keyword: [keyword]),
-    'keywords:frequency': _some_words(_often), 'keywords:word_count_different_numbers': _some_words(_often),
+    'keywords:frequency': _some_words(_often),
+    'keywords:word_count_different_numbers': _some_words(_often),
     'keywords:keyword_specific_position': _adds('fixed', _nth),
     'words:keywords_specific_position': _adds('fixed', _nth),
-    'sentence:keyword': _adds('fixed', lambda word, N: [(N, 3, word)]), 'words:words_position': _sets('second'),
+    'sentence:keyword': _adds('fixed', lambda word, N: [(N, 3, word)]),
+    'words:words_position': _sets('second')}
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #5bc1b252
+_PLANS |= {
     'count:conjunctions': _some_words(lambda small_n: _LINKS[:small_n]),
     'count:person_names': _some_words(lambda N: NAMES[:N]),
     'count:pronouns': _some_words(lambda N: _SPOKEN[:N]),
     'count:numbers': _some_words(lambda N: map(str, range(12, 12 + N))),
-    'words:palindrome': _some_words(lambda: _PALINDROMES), 'keywords:palindrome': _some_words(lambda: ['rotor']),
+    'words:palindrome': _some_words(lambda: _PALINDROMES),
+    'keywords:palindrome': _some_words(lambda: ['rotor']),
     'change_case:capital_word_frequency': _some_words(_shouted),
     'format:quote_unquote': _some_words(lambda: ['"calm"']),
-    'detectable_content:number_placeholders': _some_words(lambda num_placeholders: ['[name]']*num_placeholders),
-    'detectable_format:number_highlighted_sections': _some_words(lambda num_highlights: ['*so*']*num_highlights)}
+    'detectable_content:number_placeholders':
+        _some_words(lambda num_placeholders: ['[name]']*num_placeholders),
+    'detectable_format:number_highlighted_sections':
+        _some_words(lambda num_highlights: ['*so*']*num_highlights)}
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #113d81fb
-def _variants_of(phrase, small_n): return [phrase.replace(phrase.split()[2], new) for new in _FILL_ADJECTIVES[:small_n]]
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #4f7abba3
+_FILL_ADJECTIVES = '''quiet broken gentle heavy narrow purple ancient hollow simple golden distant
+    frozen humble crooked silent yellow modern wooden clever sudden tender famous bitter steady
+    hidden rapid foreign bright curious massive brave scarlet dusty rough clean sharp loyal muddy
+    noisy vivid'''.split()
+_FILL_NOUNS = '''rivers branches farmers letters windows stories children horses clouds markets
+    singers bakers towers sailors lessons gardeners engineers bottles painters shadows forests
+    teachers insects kitchens dancers students neighbors machines visitors flowers buildings songs
+    doctors hunters birds customs festivals streets beaches harvests'''.split()
+_FILL_VERBS = '''carry follow notice repair welcome gather protect describe deliver remember
+    discover explain admire observe measure support surround inspire produce collect compare examine
+    improve replace imagine prepare rescue divide decorate visit'''.split()
 
+def _variants_of(phrase, small_n):
+    return [phrase.replace(phrase.split()[2], new) for new in _FILL_ADJECTIVES[:small_n]]
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #611a8e6d
+def _some_lines(*said): return _adds('lines', lambda: said)
+
+_PLANS |= {
+    'copy:repeat_phrase': _adds('lines', _variants_of),
+    'format:list': _adds('lines', lambda sep: [f'oak {sep} elm {sep} pine']),
+    'detectable_format:number_bullet_lists':
+        _adds('lines', lambda num_bullets: ['* another point']*num_bullets),
+    'detectable_content:postscript':
+        _adds('lines', lambda postscript_marker: [f'{postscript_marker} write soon']),
+    'detectable_format:title': _some_lines('<<quiet notes>>'),
+    'format:sub-bullets': _some_lines('* main point', '- small detail'),
+    'format:parentheses': _some_lines('([{([deep])}])'),
+    'format:quotes': _some_lines('''"outer 'middle "inner" middle' outer"'''),
+    'count:punctuation': _some_lines('note this: calm, clear; kind! right? what?!')}
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #27526bc1
+def _in_italics(said): return re.sub(r'\S+', r'<i>\g<0></i>', said, count=1)
 def _plan_template(plan):
     plan.opening = 'My Answer: {}'.format
     plan.lines += ['My Conclusion: clear', 'Future Outlook: bright']
 
 _PLANS |= {
-    'copy:repeat_phrase': _adds('lines', _variants_of),
-    'format:list': _adds('lines', lambda sep: [f'oak {sep} elm {sep} pine']),
-    'detectable_format:number_bullet_lists': _adds('lines', lambda num_bullets: ['* another point']*num_bullets),
-    'detectable_content:postscript': _adds('lines', lambda postscript_marker: [f'{postscript_marker} write soon']),
-    'detectable_format:title': _some_lines('<<quiet notes>>'),
-    'format:sub-bullets': _some_lines('* main point', '- small detail'),
-    'format:parentheses': _some_lines('([{([deep])}])'), 'format:output_template': _plan_template,
-    'format:thesis': _sets('opening', lambda said: re.sub(r'\S+', r'<i>\g<0></i>', said, count=1)),
-    'format:quotes': _some_lines('''"outer 'middle "inner" middle' outer"'''),
-    'count:punctuation': _some_lines('note this: calm, clear; kind! right? what?!'),
+    'format:output_template': _plan_template, 'format:thesis': _sets('opening', _in_italics),
     'first_word:first_word_answer': _sets('first'), 'words:start_verb': _sets('first', 'consider'),
     'last_word:last_word_answer': _adds('last', lambda last_word: [last_word]),
     'startend:end_checker': _adds('last', lambda end_phrase: end_phrase.split()),
     'keywords:start_end': _sets('echo', True)}
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #0116ecda
-def _capitalised(text): return re.sub(r"(?<!\w)(?<!\w')[a-z]", lambda m: m[0].upper(), text)
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #fcb8a582
 def _plan_sentences(plan, num_sentences, relation):
     if relation == 'at least': plan.sentences = max(plan.sentences, num_sentences)
+
+_PLANS |= {
+    'length_constraints:number_words': _reaches('num_words'),
+    'length_constraints:number_sentences': _plan_sentences,
+    'count:word_count_range': _reaches('min_words'), 'count:unique_word_count': _reaches('N', 2),
+    'letters:letter_counting': _reaches('N', .2),
+    'letters:letter_counting2': _reaches('let_frequency', 2),
+    'keywords:letter_frequency': _reaches('let_frequency', 2)}
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #61aa8f03
+def _capitalised(text): return re.sub(r"(?<!\w)(?<!\w')[a-z]", lambda m: m[0].upper(), text)
 def _plan_stairs(plan): plan.stairs, plan.sentences = True, max(plan.sentences, 2)
 
 _PLANS |= {
-    'length_constraints:number_words': _reaches('num_words'), 'count:word_count_range': _reaches('min_words'),
-    'count:unique_word_count': _reaches('N', 2), 'letters:letter_counting': _reaches('N', .2),
-    'keywords:letter_frequency': _reaches('let_frequency', 2), 'letters:letter_counting2': _reaches('let_frequency', 2),
-    'length_constraints:number_sentences': _plan_sentences,
     'words:repeats': _sets('plain', True), 'ratio:stop_words': _sets('plain', True),
     'punctuation:punctuation_dot': _sets('marks', '!'), 'format:emoji': _sets('smile', '🙂'),
     'ratio:sentence_type': _sets('marks', '..?'), 'ratio:sentence_balance': _sets('marks', '.!?'),
-    'paragraphs:paragraphs': _sets('divide', '\n***\n'), 'paragraphs:paragraphs2': _sets('divide', '\n\n'),
-    'change_case:english_capital': _sets('case', str.upper), 'change_case:english_lowercase': _sets('case', str.lower),
+    'paragraphs:paragraphs': _sets('divide', '\n***\n'),
+    'paragraphs:paragraphs2': _sets('divide', '\n\n'),
+    'change_case:english_capital': _sets('case', str.upper),
+    'change_case:english_lowercase': _sets('case', str.lower),
     'format:title_case': _sets('case', _capitalised), 'format:line_indent': _plan_stairs,
     'startend:quotation': _sets('wrap', '"{}"')}
 
@@ -269,17 +358,7 @@ def _plan_of(constraints):
     if silent and plan.marks == '!': plan.marks = '?'
     return plan
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #ca5f2c52
-_FILL_ADJECTIVES = '''quiet broken gentle heavy narrow purple ancient hollow simple golden distant frozen humble
-    crooked silent yellow modern wooden clever sudden tender famous bitter steady hidden rapid foreign bright
-    curious massive brave scarlet dusty rough clean sharp loyal muddy noisy vivid'''.split()
-_FILL_NOUNS = '''rivers branches farmers letters windows stories children horses clouds markets singers bakers
-    towers sailors lessons gardeners engineers bottles painters shadows forests teachers insects kitchens
-    dancers students neighbors machines visitors flowers buildings songs doctors hunters birds customs
-    festivals streets beaches harvests'''.split()
-_FILL_VERBS = '''carry follow notice repair welcome gather protect describe deliver remember discover explain admire
-    observe measure support surround inspire produce collect compare examine improve replace imagine prepare
-    rescue divide decorate visit'''.split()
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #1bb0e453
 _ENDS = ['in the morning', 'when they are here', 'and have been there', 'for what it is']
 
 def _filler(rng, plan, bags):
@@ -288,37 +367,58 @@ def _filler(rng, plan, bags):
     start, end = [next(adjective), next(noun), next(verb)], [next(adjective), next(noun)]
     return start + end if plan.plain else [*start, 'the', *end, *rng.choice(_ENDS).split()]
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #9d3e03bf
-def _draft_body(rng, plan:_Plan, more:int):
-    "Sentences as lists of words: first those with a wanted position, then wanted words and what length demands."
-    bags = [cycle(rng.sample(bag, len(bag))) for bag in (_FILL_ADJECTIVES, _FILL_NOUNS, _FILL_VERBS)]
-    tokens = rng.sample(plan.tokens, len(plan.tokens))
-    head = [_filler(rng, plan, bags) for _ in range(max([1, *(n for n, _, _ in plan.fixed)]))]
-    rest = [[next(bags[1]), next(bags[2]), *tokens[i:i+5], next(bags[1])] for i in range(0, len(tokens), 5)]
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #76cbe7ca
+def _long_enough(plan, sentences):
+    "Are there all the sentences and words that the plan wants, those of its other lines included?"
     aside = sum(len(line.split()) for line in plan.lines) + len(plan.last)
-    def short(): return len(head + rest) < plan.sentences or sum(map(len, head + rest)) + aside < plan.words
-    while short(): rest.append(_filler(rng, plan, bags))
+    return len(sentences) >= plan.sentences and sum(map(len, sentences)) + aside >= plan.words
+
+def _put_in_place(plan, sentences):
+    "Words with a position of their own."
+    if plan.first: sentences[0][0] = plan.first
+    if plan.second: sentences[0][1] = plan.second
+    for n, m, word in plan.fixed: sentences[n-1][m-1] = word
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #26abb2b2
+def _draft_body(rng, plan:_Plan, more:int):
+    "Sentences as lists of words, `more` than must be."
+    lists = _FILL_ADJECTIVES, _FILL_NOUNS, _FILL_VERBS
+    bags = [cycle(rng.sample(words, len(words))) for words in lists]
+    tokens = rng.sample(plan.tokens, len(plan.tokens))
+    first = max([1, *(n for n, _, _ in plan.fixed)])        # sentences with a wanted position
+    head = [_filler(rng, plan, bags) for _ in range(first)]
+    _, noun, verb = bags
+    rest = [[next(noun), next(verb), *tokens[i:i+5], next(noun)] for i in range(0, len(tokens), 5)]
+    while not _long_enough(plan, head + rest): rest.append(_filler(rng, plan, bags))
     out = head + rng.sample(rest, len(rest)) + [_filler(rng, plan, bags) for _ in range(more)]
-    if plan.first: out[0][0] = plan.first
-    if plan.second: out[0][1] = plan.second
-    for n, m, word in plan.fixed: out[n-1][m-1] = word
+    _put_in_place(plan, out)
     return out
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #8f36737a
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #264650b6
 def _closing(plan, first):
     "The last line: the words to end on, or nothing."
     last = [first] if plan.echo else plan.last
     if plan.second: last = ['near', plan.second, *(last or ['now'])]
     return [' '.join(last)] if last else []
 
+def _marked(rng, plan, sentences):
+    "The sentences as texts, each with a capital and its mark."
+    turn = rng.randrange(len(plan.marks))
+    smile = f' {plan.smile}' if plan.smile else ''
+    said = []
+    for i, words in enumerate(sentences, turn):
+        text = ' '.join(words) + smile + plan.marks[i % len(plan.marks)]
+        said.append(text[0].upper() + text[1:])
+    return said
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #00da9f56
 def _draft(rng, plan:_Plan, more:int):
     "A response that follows the plan, `more` sentences longer than it must be."
     sentences = _draft_body(rng, plan, more)
-    turn, end = rng.randrange(len(plan.marks)), ' '*bool(plan.smile) + plan.smile
-    said = [' '.join(s) + end + plan.marks[(turn + i) % len(plan.marks)] for i, s in enumerate(sentences)]
-    lines = [line + end for line in plan.lines]
-    said, rest = [s[0].upper() + s[1:] for s in said], lines + _closing(plan, sentences[0][0])
+    said = _marked(rng, plan, sentences)
     said[0] = plan.opening(said[0])
+    smile = f' {plan.smile}' if plan.smile else ''
+    rest = [line + smile for line in plan.lines] + _closing(plan, sentences[0][0])
     if plan.divide and not rest: said, rest = said[:-1], said[-1:]
     text = ('\n' if plan.stairs else ' ').join(said)
     if rest: text += (plan.divide or '\n') + '\n'.join(rest)
@@ -326,50 +426,66 @@ def _draft(rng, plan:_Plan, more:int):
     if plan.stairs: text = '\n'.join(' '*i + line for i, line in enumerate(text.split('\n')))
     return plan.wrap.format(text)
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #e96cf660
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #b132728a
+def _meets(constraints, text):
+    return all(check(c, text, reading) for c in constraints for reading in ('official', 'meant'))
+
 def witness(
     constraints:Sequence[Constraint], # to be met together
     seed:int=0,                       # of the drafts
     tries:int=30)->str|None:          # drafts before giving up
-    "A response that meets all constraints, in both readings, or None if none was found (which proves nothing)."
+    "A response that meets all constraints, in both readings, or None if none was found: no proof."
     rng, plan = random.Random(seed), _plan_of(constraints)
     for t in range(tries):
         text = _draft(rng, plan, t % 10)
-        if all(check(c, text, reading) for c in constraints for reading in ('official', 'meant')): return text
+        if _meets(constraints, text): return text
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #0e195eb4
-_REWRITABLE = tuple(t for t in TEMPLATES if t != 'verbatim')
-
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #0ed5b373
 def draw_constraints(rng:random.Random, task:str, kinds:Sequence[str], k:int)->list[Constraint]:
     "Up to k constraints, no two in conflict; their words do not occur in the task."
     chosen = []
     for kind in rng.sample(kinds, len(kinds)):
         if len(chosen) < k and _go_together([*chosen, kind]): chosen.append(kind)
-    free = [w for w in _WORD_POOL if w not in task.lower()]
+    free = [word for word in _WORD_POOL if word not in task.lower()]
     pool = iter(rng.sample(free, len(free)))
     return [Constraint(kind, _DRAW_ARGUMENTS[kind](rng, pool)) for kind in chosen]
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #8026f4fc
+_REWRITABLE = tuple(t for t in TEMPLATES if t != 'verbatim')
 
 def _drawn_parts(rng, tasks, kinds, low, high, templates, tries=200):
     "A task, constraints that have a witness, and a template."
     for _ in range(tries):
         task, k = rng.choice(tasks), rng.randint(low, high)
         constraints = draw_constraints(rng, task, kinds, k)
-        if len(constraints) == k and witness(constraints): return task, tuple(constraints), rng.choice(templates)
+        if len(constraints) == k and witness(constraints):
+            return task, tuple(constraints), rng.choice(templates)
     raise ConstraintError(f'{tries} draws of {low} to {high} constraints had no witness; '
                           f'ask for fewer, or allow more than {len(kinds)} kinds')
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #77037806
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #500653b6
 DRAWN_KINDS = tuple(_DRAW_ARGUMENTS)     # those that have a draw and a plan
 
 def kinds_drawn(words:Sequence[str])->list[str]: # ids, or how they begin; none: all
     "The kinds of `DRAWN_KINDS` that are meant; a ConstraintError for a word that means none."
-    found = {word: [k for k in DRAWN_KINDS if k == word or k.startswith(word)] for word in words}
-    for word, ids in found.items():
-        if not ids: raise ConstraintError(
-            f'no kind that can be drawn begins with {word!r}; there are {", ".join(DRAWN_KINDS)}')
-    return list(dict.fromkeys(k for ids in found.values() for k in ids)) or list(DRAWN_KINDS)
+    out = []
+    for word in words:
+        ids = [kind for kind in DRAWN_KINDS if kind.startswith(word)]
+        if not ids:
+            raise ConstraintError(f'no kind that can be drawn begins with {word!r}; '
+                                  f'there are {", ".join(DRAWN_KINDS)}')
+        out += ids
+    return list(dict.fromkeys(out)) or list(DRAWN_KINDS)
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #ec1c619e
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #49133850
+def _check_draw(tasks, kinds, low, high):
+    "A ConstraintError for what cannot be drawn."
+    unknown = sorted(set(kinds) - set(_DRAW_ARGUMENTS))
+    if unknown: raise ConstraintError(f'cannot draw kind {unknown[0]!r}')
+    if not tasks: raise ConstraintError('there are no tasks to draw from')
+    if not 1 <= low <= high: raise ConstraintError(f'cannot draw {low} to {high} constraints')
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #08e62389
 def draw(
     tasks:Sequence[str],                       # texts without constraints
     n:int,                                     # instructions, all different
@@ -377,31 +493,33 @@ def draw(
     kinds:Iterable[str]=DRAWN_KINDS,          # to draw from
     low:int=5,                                 # fewest constraints
     high:int=8,                                # most constraints
-    template:str|Iterable[str]|None=None,      # name, or names to draw from; None: any that can be rewritten
-    exclude:Iterable[Instruction]=())->list[Instruction]: # whose task and constraints must not appear
-    "n different instructions, each with a response that meets it; a ConstraintError where so many are not found."
-    if unknown := sorted(set(kinds) - set(_DRAW_ARGUMENTS)): raise ConstraintError(f'cannot draw kind {unknown[0]!r}')
-    if not tasks: raise ConstraintError('there are no tasks to draw from')
-    if not 1 <= low <= high: raise ConstraintError(f'cannot draw {low} to {high} constraints')
+    template:str|Iterable[str]|None=None,      # name, or names to draw from; None: all but verbatim
+    exclude:Iterable[Instruction]=())->list[Instruction]: # whose task and constraints stay out
+    "n different instructions, each with a response that meets it; a ConstraintError if not found."
+    tasks, kinds = list(tasks), list(kinds)
+    _check_draw(tasks, kinds, low, high)
     templates = (template,) if isinstance(template, str) else tuple(template or _REWRITABLE)
-    rng, seen, out, again = random.Random(seed), {(q.task, q.constraints) for q in exclude}, [], 0
+    rng, seen = random.Random(seed), {(q.task, q.constraints) for q in exclude}
+    out, again = [], 0
     while len(out) < n:
-        task, constraints, how = _drawn_parts(rng, list(tasks), list(kinds), low, high, templates)
-        again += (task, constraints) in seen
-        if again > 10*n + 100: raise ConstraintError(f'only {len(out)} different instructions found')
-        if (task, constraints) not in seen: out.append(Instruction(task, constraints, how, f'{seed}-{len(out)}'))
-        seen.add((task, constraints))
+        *parts, how = _drawn_parts(rng, tasks, kinds, low, high, templates)
+        if tuple(parts) in seen: again += 1
+        else: out.append(Instruction(*parts, how, f'{seed}-{len(out)}'))
+        if again > 10*n + 100:
+            raise ConstraintError(f'only {len(out)} different instructions found')
+        seen.add(tuple(parts))
     return out
 
-# %% ../../nbs/api/instructions/04_synthesize.ipynb #b1116bab
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #c93d54e1
 def pair_report(
     kinds:Sequence[str]=DRAWN_KINDS, # whose pairs are looked at
     seed:int=0,                                 # of the arguments
     draws:int=3)->dict[str, Any]:               # of arguments for each pair
     "Numbers of pairs: all, in conflict, with a witness; and the pairs with neither."
-    rng, pairs = random.Random(seed), list(combinations(kinds, 2))
+    rng = random.Random(seed)
+    pairs = list(combinations(kinds, 2))
     free = [pair for pair in pairs if _go_together(pair)]
-    def pair_drawn(pair): return draw_constraints(rng, '', list(pair), 2)
-    unproved = [pair for pair in free if not any(witness(pair_drawn(pair)) for _ in range(draws))]
+    def has_witness(pair): return witness(draw_constraints(rng, '', list(pair), 2))
+    unproved = [pair for pair in free if not any(has_witness(pair) for _ in range(draws))]
     return {'pairs': len(pairs), 'in conflict': len(pairs) - len(free),
             'proved': len(free) - len(unproved), 'unproved': unproved}
