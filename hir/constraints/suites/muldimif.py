@@ -416,7 +416,7 @@ class _Keywords:
     given:tuple=()       # (topics, keyword): asked for only where a topic occurs
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #3075f364
-def _meets(rule, text):
+def _keeps_rule(rule, text):
     "Does a text keep to a `_Keywords`, by letters?"
     def times(keyword): return text.count(keyword) if rule.plain else _occurrences(keyword, text)
     if rule.capital and not all(w[0].isupper() for w in text.split()): return False
@@ -519,7 +519,7 @@ def _items(text, target):
 def content_keywords(response:str, constraint:_Readable(_read_keywords))->bool:
     target, rule = _read_keywords(constraint)
     found = [response] if target is None else _items(response, target)
-    return found != [] and all(_meets(rule, part) for part in found)
+    return found != [] and all(_keeps_rule(rule, part) for part in found)
 
 # %% ../../../nbs/api/constraints/06_muldimif.ipynb #624439a3
 _FORBIDS = (r"(?:not|never|n't) (?:be )?(?:mention|includ|us|contain|appear|featur)|"
