@@ -427,7 +427,7 @@ def _draft(rng, plan:_Plan, more:int):
     return plan.wrap.format(text)
 
 # %% ../../nbs/api/instructions/04_synthesize.ipynb #b132728a
-def _meets(constraints, text):
+def _all_met(constraints, text):
     return all(check(c, text, reading) for c in constraints for reading in ('official', 'meant'))
 
 def witness(
@@ -438,7 +438,7 @@ def witness(
     rng, plan = random.Random(seed), _plan_of(constraints)
     for t in range(tries):
         text = _draft(rng, plan, t % 10)
-        if _meets(constraints, text): return text
+        if _all_met(constraints, text): return text
 
 # %% ../../nbs/api/instructions/04_synthesize.ipynb #0ed5b373
 def draw_constraints(rng:random.Random, task:str, kinds:Sequence[str], k:int)->list[Constraint]:
