@@ -115,7 +115,7 @@ def _answered_in_all(files, data:Loaded, order):
 
 # %% ../../nbs/api/evaluation/01_suite.ipynb #31a904da
 def weights_in(path:str|Path)->dict[str, Any]: # what --model names
-    "What tells weights apart: the SHA-256 of a .gguf or of a fetched model; else file → [bytes, ns]."
+    "What tells weights apart: SHA-256 of a .gguf or a fetched model; else file → [bytes, ns]."
     known = weights_sum(path)
     if known: return {'sha256': known}
     files = sorted(Path(local_place(path)).glob('*.safetensors'))
