@@ -371,21 +371,22 @@ def _sweep(args, rest):
     if told: raise TrainingError('\n'.join(told))
 
 # %% ../nbs/api/92_cli.ipynb #18102275
+def _compare(args, run):
+    "Many trainings on the toy, of the list that `run` goes through."
+    from hir.progress import cores
+    config = Path(__file__).parent/'configs'/'toy.yaml'
+    records = run(args.out, config, args.jobs or cores(), args.quick)
+    print(f'\n{len(records)} runs; every number is in {args.out}/trials.jsonl.')
+
 def _study(args, rest):
     "The comparison of methods behind the documentation."
-    from hir.progress import cores
     from hir.toy.study import run_study
-    config = Path(__file__).parent/'configs'/'toy.yaml'
-    records = run_study(args.out, config, args.jobs or cores(), args.quick)
-    print(f'\n{len(records)} runs; every number is in {args.out}/trials.jsonl.')
+    _compare(args, run_study)
 
 def _gallery(args, rest):
     "HiR and its neighbours, side by side on the toy."
-    from hir.progress import cores
     from hir.toy.gallery import run_gallery
-    config = Path(__file__).parent/'configs'/'toy.yaml'
-    records = run_gallery(args.out, config, args.jobs or cores(), args.quick)
-    print(f'\n{len(records)} runs; every number is in {args.out}/trials.jsonl.')
+    _compare(args, run_gallery)
 
 def _list_kinds(args, rest):
     "List kinds of constraints, or show one."
@@ -714,21 +715,21 @@ def _add_sweep(sub):
     p.set_defaults(call=_sweep)
 
 # %% ../nbs/api/92_cli.ipynb #daad2cd6
-def _add_study(sub):
-    p = sub.add_parser('study', help='every method, ablation and variant on the toy; hours, resumable',
-                       description='Tunes, compares and ablates on the toy. What is in --out is not run again.')
-    p.add_argument('--out', default='runs/study', help='folder for the records (default: %(default)s)')
+def _add_comparison(sub, name, call, what, does):
+    p = sub.add_parser(name, help=f'{what}; hours, resumable',
+                       description=f'{does} What is in --out is not run again.')
+    p.add_argument('--out', default=f'runs/{name}', help='folder for the records (default: %(default)s)')
     p.add_argument('--jobs', type=_at_least_1, help='runs side by side (default: the number of cores)')
     p.add_argument('--quick', action='store_true', help='two steps of everything, to check the plumbing')
-    p.set_defaults(call=_study)
+    p.set_defaults(call=call)
+
+def _add_study(sub):
+    _add_comparison(sub, 'study', _study, 'every method, ablation and variant on the toy',
+                    'Tunes, compares and ablates on the toy.')
 
 def _add_gallery(sub):
-    p = sub.add_parser('gallery', help='HiR and its neighbours side by side on the toy; hours, resumable',
-                       description='Chooses rates and compares all methods. What is in --out is not run again.')
-    p.add_argument('--out', default='runs/gallery', help='folder for the records (default: %(default)s)')
-    p.add_argument('--jobs', type=_at_least_1, help='runs side by side (default: the number of cores)')
-    p.add_argument('--quick', action='store_true', help='two steps of every line, to check the plumbing')
-    p.set_defaults(call=_gallery)
+    _add_comparison(sub, 'gallery', _gallery, 'HiR and its neighbours side by side on the toy',
+                    'Chooses rates and compares all methods.')
 
 # %% ../nbs/api/92_cli.ipynb #6cf3e628
 def _add_eval(sub):

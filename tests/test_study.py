@@ -65,3 +65,17 @@ def test_a_failing_trial_is_named_and_the_others_stay(tmp_path):
     kept = run_trials([good], tmp_path, TOY, 1)
     with pytest.raises(TrialError, match='sparse-no-such-method'): run_trials([good, bad], tmp_path, TOY, 1)
     assert run_trials([good], tmp_path, TOY, 1) == kept
+
+
+@pytest.mark.slow
+def test_hir_real_trains_for_its_time_and_goes_on(tmp_path):
+    "The command for the real model, here on the toy: it ends by its minutes, asks before and after, and a second call goes on."
+    def real(minutes):
+        command = [sys.executable, '-m', 'hir', 'real', '--out', str(tmp_path/'run'), '--minutes', str(minutes), '--config', 'toy', '--batch', '4']
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout, len((tmp_path/'run'/'history.jsonl').read_text().splitlines())
+    said, steps = real(1e-6)
+    assert steps == 1 and 'after step 0: [' in said and 'after step 1: [' in said and (tmp_path/'run'/'curves.png').stat().st_size > 1000
+    said, steps = real(.01)
+    assert steps > 1 and f'after step {steps}: [' in said and 'going on from' in said
