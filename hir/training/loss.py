@@ -127,7 +127,7 @@ def clip_stats(
     mask:Tensor,   # (B,T) 1 on response tokens
     clip:float|tuple[float, float]=.2, # half-width of the trust region, or (below, above)
     dual_clip:float|None=3.)->dict[str, Tensor]: # cap on the ratio where adv < 0; None: no cap
-    "Sums () over tokens: where the clips bind, how far the policy moved; but a maximum `ratio_max`."
+    "Sums () over tokens: where clips bind, how far the policy moved; `ratio_max` is a maximum."
     on = mask.bool()
     logp, old, adv = _on_mask(mask, logp.detach(), old, adv)
     rho = ratio(logp, old)
