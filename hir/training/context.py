@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from torch import Tensor
 from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
@@ -157,8 +158,7 @@ class Context:
     def draw(self, prompts:Sequence, n:int, tag:str='sample', who:Any='policy',
              temperature:float|None=None, log:bool=True)->list[Row]:
         return _draw_rows(self, prompts, n, tag, who, temperature, log)
-    def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None
-              )->torch.Tensor:
+    def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None)->Tensor:
         return _logps(self, rows, who, temperature)
 
 # %% ../../nbs/api/training/04_context.ipynb #2e296564
