@@ -26,7 +26,7 @@ from .training.folder import mark_of
 from .training.runlog import read_log
 from .evaluation.evaluate import markdown_table
 
-# %% ../nbs/api/91_export.ipynb #5abdaa57
+# %% ../nbs/api/91_export.ipynb #f2be2404
 def _run_policy(
     run,            # folder of a run
     checkpoint=''): # name or step of a checkpoint; empty: the final policy
@@ -43,7 +43,7 @@ def _run_policy(
     check_checkpoint(folder)
     return folder/'policy' if name else folder
 
-# %% ../nbs/api/91_export.ipynb #24655f55
+# %% ../nbs/api/91_export.ipynb #42381d66
 def _adapter_config(folder):
     "What an adapter folder says of itself; None where all weights were trained."
     path = Path(folder)/'adapter_config.json'
@@ -61,7 +61,7 @@ def _merged_model(folder, cfg:HirConfig):
     load_adapter(model, folder)
     return merge_lora(model), tokenizer
 
-# %% ../nbs/api/91_export.ipynb #ed828e2c
+# %% ../nbs/api/91_export.ipynb #c13edc89
 def _write_model(policy, cfg:HirConfig, adapter:bool, folder):
     "Fill `folder` with the model of a policy folder."
     if adapter or not _adapter_config(policy):
@@ -70,7 +70,7 @@ def _write_model(policy, cfg:HirConfig, adapter:bool, folder):
     with quiet():
         for part in _merged_model(policy, cfg): part.save_pretrained(folder)
 
-# %% ../nbs/api/91_export.ipynb #8f7a17bd
+# %% ../nbs/api/91_export.ipynb #434c1234
 _HIDDEN = {'out', 'resume', 'judge_url', 'judge_cache', 'trackers', 'cpu', 'cards_every',
            'rollouts_mb', 'keep'}
 
@@ -80,7 +80,7 @@ def _short(value, name=''):
     is_path = isinstance(value, str) and value.startswith(('/', '.', '~'))
     return Path(value).name if is_path else value
 
-# %% ../nbs/api/91_export.ipynb #ff5fa91c
+# %% ../nbs/api/91_export.ipynb #bdb663f2
 def _is_hub_name(name:str):
     if name.endswith('.gguf') or Path(name).exists(): return False
     return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name))
@@ -97,7 +97,7 @@ def _front_matter(cfg:HirConfig, adapter:bool):
     if _is_hub_name(base): about |= {'base_model': base, 'base_model_relation': way}
     return f'---\n{yaml.safe_dump(about, sort_keys=False)}---\n'
 
-# %% ../nbs/api/91_export.ipynb #686ca4bc
+# %% ../nbs/api/91_export.ipynb #be68ab80
 def _settings_table(cfg:HirConfig):
     "Every setting that decides what was learned."
     names = [f.name for f in fields(cfg) if f.name not in _HIDDEN | {'method'}]
@@ -106,7 +106,7 @@ def _settings_table(cfg:HirConfig):
     rows = [(code_span(n), code_span(v)) for n, v in settings.items() if v != '']
     return markdown_table([('setting', 'value'), *rows])
 
-# %% ../nbs/api/91_export.ipynb #67793275
+# %% ../nbs/api/91_export.ipynb #7f2ab78a
 def _eval_table(evals):
     "A table of held-out accuracies at the first and the last evaluation; '' where there are none."
     if not evals: return ''
@@ -120,7 +120,7 @@ def _eval_table(evals):
     by = f' (reading: {reading})' if reading in ('official', 'meant') else ''
     return f'Held-out instructions{by}:\n\n{markdown_table([head, *rows])}'
 
-# %% ../nbs/api/91_export.ipynb #59b00bc9
+# %% ../nbs/api/91_export.ipynb #ec06cb9b
 def _results(run, step:int):
     "A table of held-out accuracies before training and at `step`, or what the log says."
     def until(name): return [r for r in read_log(Path(run)/name) if r['step'] <= step]
@@ -131,7 +131,7 @@ def _results(run, step:int):
     means = ', '.join(f'{n} {sum(r[n] for r in last)/len(last):.3f}' for n in ('ila', 'cla'))
     return f'No held-out evaluation. Mean over the last {len(last)} steps of training: {means}.'
 
-# %% ../nbs/api/91_export.ipynb #214c3607
+# %% ../nbs/api/91_export.ipynb #7d244aad
 _PAPER = '''@article{zhang2025replay,
   title   = {Replay Failures as Successes: Sample-Efficient Reinforcement Learning for \
 Instruction Following},
@@ -142,7 +142,7 @@ Zhou, Yang and
   year    = {2025}
 }'''
 
-# %% ../nbs/api/91_export.ipynb #c4cb9dd6
+# %% ../nbs/api/91_export.ipynb #f86cf9f9
 _LOADING = {False: '''from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = (auto.from_pretrained('FOLDER') for auto in \
 (AutoModelForCausalLM, AutoTokenizer))''',
@@ -157,7 +157,7 @@ def _versions_of(config):
     found = re.findall(r'^# (\S+) (.+)$', text, re.M)
     return ', '.join(code_span(f'{name} {version}') for name, version in found)
 
-# %% ../nbs/api/91_export.ipynb #b3d1d949
+# %% ../nbs/api/91_export.ipynb #3fb04d3a
 def _run_data(run):
     "What a run wrote down of its model and data."
     return (mark_of(run) or {}).get('data') or {}
@@ -170,7 +170,7 @@ def _settings_of_run(run, trust=False):
     if cfg.revision or not isinstance(commit, str): return cfg
     return replace(cfg, revision=commit)
 
-# %% ../nbs/api/91_export.ipynb #081c3976
+# %% ../nbs/api/91_export.ipynb #ac740fb6
 def unread_code(run:str|Path)->str: # folder of a run
     "What a run's method names of somebody's own code; '' where all of it is hir's."
     cfg = read_known(Path(run)/'config.yaml')[0]
@@ -182,7 +182,7 @@ def _about(name, read):
     said = method_named(name).__doc__ or 'no description'
     return f' ({said.strip().rstrip(".")})'
 
-# %% ../nbs/api/91_export.ipynb #7399de83
+# %% ../nbs/api/91_export.ipynb #be1893fb
 def _how_drawn(cfg:HirConfig, read):
     "The method, and how much it draws, in words."
     name, k = cfg.method['name'], cfg.method.get('k')
@@ -204,7 +204,7 @@ def _how_trained(cfg:HirConfig, adapter:bool, read=True): # read: may its method
     return (f'{_how_drawn(cfg, read)}. The reward is {reward} of the verdicts of constraints; '
             f'{way}.')
 
-# %% ../nbs/api/91_export.ipynb #7c92710a
+# %% ../nbs/api/91_export.ipynb #132331b3
 def _asked_so(cfg:HirConfig):
     "How the method asks, shown with an instruction; '' where it asks as anybody does."
     ask = method_of(cfg).ask
@@ -213,7 +213,7 @@ def _asked_so(cfg:HirConfig):
     asked = json.dumps(ask(q, None), indent=1)
     return f'\n\nAsk it as it was trained to be asked:\n\n```json\n{asked}\n```'
 
-# %% ../nbs/api/91_export.ipynb #a9aa8b57
+# %% ../nbs/api/91_export.ipynb #a3030ff5
 def _base_said(cfg:HirConfig, run):
     "The model that was trained: its name, whose it is, the sum of its weights where known."
     source, known = SOURCES.get(cfg.model), _run_data(run).get('weights')
@@ -224,7 +224,7 @@ def _base_said(cfg:HirConfig, run):
     if isinstance(known, str): told.append(f'SHA-256 {code_span(known[:64])}')
     return code_span(_short(cfg.model)) + (f' ({"; ".join(told)})' if told else '')
 
-# %% ../nbs/api/91_export.ipynb #14005b09
+# %% ../nbs/api/91_export.ipynb #5b379f3f
 def _data_said(cfg:HirConfig):
     "What the model was trained and evaluated on, in words."
     said = f'Training instructions: {code_span(_short(cfg.train))}.'
@@ -232,7 +232,7 @@ def _data_said(cfg:HirConfig):
     if cfg.judge: said += f' Soft constraints were judged by {code_span(struck(cfg.judge))}.'
     return said
 
-# %% ../nbs/api/91_export.ipynb #36335501
+# %% ../nbs/api/91_export.ipynb #8527d098
 def model_card(
     run:str|Path, name:str,     # folder of a run; what the model is called
     step:int,                   # that it was saved after
@@ -256,14 +256,14 @@ def model_card(
              *(f'## {head}\n\n{text}' for head, text in sections.items())]
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/api/91_export.ipynb #ec7d3939
+# %% ../nbs/api/91_export.ipynb #9a87a9ef
 def _step_of(run, checkpoint=''):
     "The step that a policy was saved after."
     at = _run_policy(run, checkpoint)
     if checkpoint: return json.loads((at.parent/'run.json').read_text())['step']
     return max((r['step'] for r in read_log(Path(run)/'history.jsonl')), default=0)
 
-# %% ../nbs/api/91_export.ipynb #922848da
+# %% ../nbs/api/91_export.ipynb #f850f5b6
 def _adapter_policy(run, checkpoint, policy, cfg):
     "The folder of an adapter alone, and its checkpoint; a PolicyError if there is none."
     if cfg.lora_rank and not (checkpoint or _adapter_config(policy)) and checkpoints(run):
@@ -273,7 +273,7 @@ def _adapter_policy(run, checkpoint, policy, cfg):
     why = 'it was added to the weights' if cfg.lora_rank else 'all weights were trained'
     raise PolicyError(f'{policy}: there is no adapter, {why}; export without --adapter')
 
-# %% ../nbs/api/91_export.ipynb #1175d05a
+# %% ../nbs/api/91_export.ipynb #4a6083f8
 def export_run(
     run:str|Path, out:str|Path, # folder of a run; folder to write, must not exist
     checkpoint:str|int='',      # name or step of a checkpoint; empty: the final policy
@@ -291,7 +291,7 @@ def export_run(
         (tmp/'README.md').write_text(card, encoding='utf-8')
     return publish(out, fill)
 
-# %% ../nbs/api/91_export.ipynb #a0941ea2
+# %% ../nbs/api/91_export.ipynb #04aa461a
 def push_to_hub(
     folder:str|Path,    # that `export_run` wrote
     name:str,           # e.g. 'me/my-model'
