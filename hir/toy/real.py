@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['kept_of_run', 'keep_runs', 'marks_at', 'grid_of', 'crossed_bootstrap', 'kinds_met', 'sizes_met', 'nats_of',
-           'kept_runs', 'evaluated_steps', 'kept_table', 'before_and_after', 'plot_run']
+           'task_words', 'on_task', 'openings', 'texts_of', 'kept_texts', 'kept_runs', 'evaluated_steps', 'kept_table',
+           'before_and_after', 'plot_run']
 
 # %% ../../nbs/api/toy/08_real.ipynb #f517d0ab
 import numpy as np
+import re
 import torch
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -53,7 +55,7 @@ def _kept_evaluations(folder, said):
                'greedy': greedy, 'cpu_seconds': _four_digits(e['cpu_seconds'])}
 
 # %% ../../nbs/api/toy/08_real.ipynb #6c8d768e
-def _first_answers(said, step, most):
+def _first_answers(said, step, most=float('inf')):
     "The first sampled answer at a step to each of the first `most` instructions."
     found = {}
     for a in said:
@@ -69,6 +71,11 @@ def _kept_answers(said, asked, last):
                    'response': a['response']}
 
 # %% ../../nbs/api/toy/08_real.ipynb #20e3614f
+def _head_of(folder, method):
+    "What every line says of its run."
+    cfg = read_settings(folder/'config.yaml')
+    return {'method': method, 'seed': cfg['seed'], 'lr': float(cfg['lr'])}
+
 def kept_of_run(
     folder:str|Path,     # of a run of `hir train`
     method:str,          # what the run is called in tables
@@ -76,8 +83,7 @@ def kept_of_run(
     last:int=40)->list[dict]: # at the last step
     "The records of a run."
     folder = Path(folder)
-    cfg, said = read_settings(folder/'config.yaml'), read_log(folder/'answers.jsonl')
-    head = {'method': method, 'seed': cfg['seed'], 'lr': float(cfg['lr'])}
+    head, said = _head_of(folder, method), read_log(folder/'answers.jsonl')
     answers = _kept_answers(said, asked, last)
     return [head | x for x in (*_kept_steps(folder), *_kept_evaluations(folder, said), *answers)]
 
@@ -169,6 +175,43 @@ def nats_of(
         with torch.no_grad(): logp = policy(row, length, torch.ones(1, len(ids)))[0]
         found.append(-logp.mean().item())
     return found
+
+# %% ../../nbs/api/toy/08_real.ipynb #2e575014
+def task_words(q:Instruction)->set[str]: # of one-sentence tasks: the first sentence is the task
+    "Words of five letters and more of what is asked, without the first word; in lower case."
+    task = re.split(r'(?<=[.?!])\s', q.task)[0]
+    return set(re.findall(r'[a-z]{5,}', task.split(' ', 1)[-1].lower()))
+
+def on_task(q:Instruction, response:str)->bool:
+    "Whether an answer holds a word of its task."
+    return not task_words(q).isdisjoint(re.findall(r'[a-z]+', response.lower()))
+
+# %% ../../nbs/api/toy/08_real.ipynb #a1fa6f9e
+def openings(responses:Sequence[str])->float:
+    "Share of responses whose first three words no earlier one has."
+    return len({tuple(text.split()[:3]) for text in responses})/len(responses)
+
+# %% ../../nbs/api/toy/08_real.ipynb #ec1f2ab7
+def texts_of(
+    policy:Policy, tokenizer:Any,   # the start, that reads
+    instructions:Sequence[Instruction], # that were evaluated
+    said:Sequence[dict])->dict[str, float]: # sampled answers of one evaluation, as in answers.jsonl
+    "What the texts are like: nats per token under the start, on the task, openings, ended."
+    asked, texts = [instructions[a['q']] for a in said], [a['response'] for a in said]
+    return {'nats': float(np.mean(nats_of(policy, tokenizer, asked, texts))),
+            'on_task': sum(map(on_task, asked, texts))/len(said),
+            'openings': openings(texts), 'ended': sum(a['stopped'] for a in said)/len(said)}
+
+# %% ../../nbs/api/toy/08_real.ipynb #6da564f6
+def kept_texts(
+    folder:str|Path, method:str, # of a run; what it is called in tables
+    step:int,                    # of an evaluation
+    reads:Callable[[Sequence[dict]], dict[str, float]])->dict: # `texts_of`, all but its last argument given
+    "The record of what the texts of an evaluation are like."
+    said = read_log(Path(folder)/'answers.jsonl')
+    found = reads(list(_first_answers(said, step)))
+    numbers = {name: _four_digits(x) for name, x in found.items()}
+    return _head_of(Path(folder), method) | {'what': 'texts', 'step': step} | numbers
 
 # %% ../../nbs/api/toy/08_real.ipynb #4a2e32f1
 def kept_runs(
