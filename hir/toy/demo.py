@@ -45,6 +45,7 @@ def _child_command(run, config): # of `_demo_plan`; YAML that the settings refin
     words = [word for name, x in settings.items() for word in (f'--{name}', str(x))]
     return [sys.executable, '-m', 'hir', 'train', '--config', str(config), *words]
 
+# %% ../../nbs/api/toy/03_demo.ipynb #a698783e
 def _started_child(run, config, log):
     "The process of a run; what it says goes into the log."
     one = dict(child_environment(), OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false',

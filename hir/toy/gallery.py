@@ -46,6 +46,7 @@ class _Line(dict):
     "A method and its settings; two of equal content are one trial."
     def __hash__(self): return hash(tuple(sorted(self.items())))
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #af9a4b1e
 _M = 6                               # responses to an instruction
 _OF_THE_RUN = ('reward', 'noise')     # all else in a line is the method's
 
@@ -163,6 +164,7 @@ def _gallery_row(name, runs, budget, by):
     cells = [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']
     return found[0][0], cells
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #6cc957af
 def gallery_table(
     records:Iterable[dict], budget:float=BUDGET, by:str='sampled')->str: # as in `value_at`
     "A line for each method, the best mean ILA first: mean and end, ILA and CLA, up to the budget."
@@ -184,6 +186,7 @@ def _curve_row(r, i, x):
     head['seconds'] = value_at(r, x, 'cpu')
     return head | {metric: value_at(r, x, metric) for metric in ('ila', 'cla')}
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #5eeef78b
 def curve_rows(
     records:Iterable[dict], names:Sequence[str], regime:str,
     places:int=7)->list[dict]: # on the axis of responses

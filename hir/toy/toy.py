@@ -137,6 +137,7 @@ def _simple_clause(rng, length): # 2 to 8
     if of_adverb: words.append(rng.choice(TOY_ADVERBS))
     return words
 
+# %% ../../nbs/api/toy/00_toy.ipynb #bf474211
 def _clause(
     rng,        # random.Random
     length:int):# words, at least 2
@@ -199,6 +200,7 @@ def _words_to_place(rng, want):
         may += [want[name]['word']]*rng.randint(0, 3)
     return must, may
 
+# %% ../../nbs/api/toy/00_toy.ipynb #380cb083
 def _without(rng, sentence, word):
     "The sentence with another determiner in place of this one."
     other = [d for d in DETERMINERS if d != word]

@@ -35,11 +35,13 @@ def _draw_postscript(rng):
     return Constraint('detectable_content:postscript', {'postscript_marker': m},
                       f'add a postscript with {m} .')
 
+# %% ../../nbs/api/toy/02_wide.ipynb #209ff92f
 def _draw_often(rng):
     verb, n = rng.choice(TOY_VERBS), rng.randint(1, 3)
     return Constraint('keywords:frequency', dict(keyword=verb, frequency=n, relation='at least'),
                       f'use the verb {verb} at least {n} times .')
 
+# %% ../../nbs/api/toy/02_wide.ipynb #7a959f5e
 _LEFT_OUT = DETERMINERS[1:] + TOY_ADVERBS + TOY_STARTS   # what may be forbidden
 
 def _draw_forbidden(rng):
@@ -58,6 +60,7 @@ def _draw_letter(rng):
                       dict(letter=letter, let_frequency=n, let_relation=relation),
                       f'write the letter {letter} {relation} {n} times .')
 
+# %% ../../nbs/api/toy/02_wide.ipynb #2c3bf3f8
 def _draw_capitals(rng):
     n = rng.randint(1, 4)
     return Constraint('change_case:capital_word_frequency',
@@ -70,6 +73,7 @@ def _from_toy(name, draw=None):
     draw = draw or TOY_DRAW[name]
     return lambda rng: Constraint(f'toy:{name}', draw(rng))
 
+# %% ../../nbs/api/toy/02_wide.ipynb #56cecf3f
 # name → (random.Random) -> a constraint
 _WIDE_KINDS = {name: _from_toy(name) for name in TOY_DRAW} | {
     'sentences': _from_toy('sentences', lambda r: {'n': r.randint(1, 5)}),
@@ -129,6 +133,7 @@ def _wide_number(rng, want, name, arg, chance=.2):
     if name in want: return want[name][arg] + (rng.random() < .2)
     return rng.randint(1, 2) if rng.random() < chance else 0
 
+# %% ../../nbs/api/toy/02_wide.ipynb #6a726457
 def _dress(rng, sentences, want):
     "The sentences with capitals, brackets and stars; None if there are too few words."
     capitals = 0
@@ -167,6 +172,7 @@ def _wide_marker(rng, want):
     by_chance = rng.choice(_WIDE_MARKERS) if rng.random() < .15 else ''
     return want['postscript']['postscript_marker'] if 'postscript' in want else by_chance
 
+# %% ../../nbs/api/toy/02_wide.ipynb #aa361870
 def _wide_attempt(rng, want):
     "One try at a response that honours `want` (name → args), or None."
     title, marker = _wide_title(rng, want), _wide_marker(rng, want)
