@@ -687,8 +687,7 @@ class Policy(nn.Module):
         kernel:str='none',# that projects onto the vocabulary: none | liger | auto
         compiled:bool=False): # run the decoder through torch.compile
         super().__init__()
-        self.model, self.wanted, self.kernel = model, share, kernel
-        self.agree = _own_number
+        self.model, self.wanted, self.kernel, self.agree = model, share, kernel, _own_number
         self.body = _compiled(model) if compiled else None
         self.chunk = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size)
         unshare(self, _cannot_share(model) if share else '')
