@@ -100,13 +100,13 @@ def training_data(
 # %% ../nbs/api/90_recipes.ipynb #d867f9ae
 def _unknown_kinds(paths):
     "id → names of arguments, of kinds in files of ours that no imported module registers."
-    found = {}
+    known, found = kinds(), {}
     for path in paths:
         for where, row in file_rows(path):
             constraints = record_in(row, where).get('constraints')
             for c in constraints if isinstance(constraints, list) else ():
                 if not isinstance(c, dict) or not isinstance(c.get('kind'), str): continue
-                if c['kind'] in kinds(): continue
+                if c['kind'] in known: continue
                 args = c['args'] if isinstance(c.get('args'), dict) else {}
                 found.setdefault(c['kind'], {}).update(args)
     return {id: list(args) for id, args in found.items()}
