@@ -72,10 +72,10 @@ def toy_no_comma(response:str)->bool: return ',' not in response
 def toy_sentences(response:str, n:Positive)->bool: return _sentence_count(response) == n
 
 # %% ../../nbs/api/toy/00_toy.ipynb #2ac65f5e
-def _last_words(response): return ' '.join(_word_list(_toy_body(response))[-2:])
+def _ending_of(response): return ' '.join(_word_list(_toy_body(response))[-2:])
 
 @kind('toy:end', 'end on {phrase} .',
-      achieved=lambda response, phrase: {'phrase': _last_words(response)})
+      achieved=lambda response, phrase: {'phrase': _ending_of(response)})
 def toy_end(response:str, phrase:str)->bool:
     return ' '.join(_word_list(_toy_body(response))).endswith(phrase)
 
