@@ -65,6 +65,7 @@ def _earned_in(record, column, where):
     if isinstance(earned, (int, float)): return float(earned)
     raise DataError(f'{where}: field {column!r} must be a number, not {earned!r:.60}')
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #f01c0322
 def _logged_row(record, where, reward):
     "What a row says; reward: its column, or None."
     prompt, response, rewards = _columns_of(record, where)
@@ -87,12 +88,17 @@ def _constraints_in_row(record, where):
         f"'constraints' or 'instruction', or pass the run's instructions; it has {list(record)}")
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #39c7cbef
+def _recorded_in_row(x):
+    "The instruction in a row's column `instruction`; None where there is none."
+    text = x.record.get('instruction')
+    if not text: return None
+    return as_instruction(record_in(text, f"{x.where}: field 'instruction'"), x.where)
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #a0b554f8
 def _said_in_row(x):
     "The instruction that a row holds, taken apart if that can be done."
-    text = x.record.get('instruction')
-    if text:
-        record = record_in(text, f"{x.where}: field 'instruction'")
-        return as_instruction(record, x.where)
+    found = _recorded_in_row(x)
+    if found is not None: return found
     constraints = _constraints_in_row(x.record, x.where)
     *before, (role, text) = x.prompt
     if role != 'user':
@@ -127,13 +133,19 @@ def _prompt_within(x, by_asks):
     return max(within, key=lambda q: len(q.prompt), default=None)
 
 # %% ../../nbs/api/adapters/05_logs.ipynb #fea7c1e9
-def _finder(instructions):
-    "A function from a row to its instruction, one of those given or that of the row."
+def _tables_of(instructions):
+    "The instructions with the same messages, and those with the same constraints."
     by_chat, by_asks = {}, {}
     for q in instructions:
         chat = tuple((m['role'], _spaces(m['content'])) for m in q.messages)
         by_chat.setdefault(chat, []).append(q)
         by_asks.setdefault(_asks(q.constraints), []).append(q)
+    return by_chat, by_asks
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #916ec5c3
+def _finder(instructions):
+    "A function from a row to its instruction, one of those given or that of the row."
+    by_chat, by_asks = _tables_of(instructions)
     def find(x):
         if not by_chat or 'instruction' in x.record: return _said_in_row(x)
         of_verl = 'output' in x.record
@@ -152,6 +164,7 @@ def _numbered(path):
     match = _TABLE_NAME.fullmatch(path.name)
     return (int(match[1] or match[2]), path) if match else None
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #269a2522
 def _steps_in(path):
     "The tables of a folder, or of its folder `completions`, in order of their steps; a file alone."
     path = Path(path)
@@ -244,6 +257,7 @@ def _as_read(r, tokenizer):
     prompt = tuple(encode_chat(tokenizer, r.instruction.messages))
     return replace(r, prompt_ids=prompt, ids=ids, logps=unknown, entropies=unknown)
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #6f465b63
 def recorded_of(
     rows:Sequence[Row], # of a step, see `read_rollouts`
     tokenizer:Any)->Recorded: # of `transformers`, with a chat template

@@ -120,6 +120,7 @@ def trl_rows(instructions:Iterable[Instruction])->list[dict]:
         rows.append({'prompt': q.messages, 'instruction': record})
     return rows
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #47c83584
 def trl_dataset(instructions:Iterable[Instruction])->Any:
     "The rows as a `datasets.Dataset`."
     from datasets import Dataset
@@ -182,14 +183,19 @@ def _trl_rollouts(trainer, out):
         known.append(replace(r, logps=tuple(logp[:n]), entropies=tuple(entropy[:n])))
     return score(known, **trainer.how)
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #f650cde0
+def _earned_of_trl(trainer, n):
+    "What this process's n responses have earned, by all reward functions of TRL together."
+    by_function = trainer.drawn[3]                        # (all rows, reward functions)
+    weighted = by_function*trainer.reward_weights.to(by_function.device)
+    first = trainer.accelerator.process_index*n
+    return weighted.nansum(1)[first:first + n].tolist()
+
 # %% ../../nbs/api/adapters/01_trl.ipynb #c117c960
 def _trl_originals(trainer, out):
     "This process's responses as rows."
     rollouts = _trl_rollouts(trainer, out)
-    by_function = trainer.drawn[3]                        # (all rows, reward functions)
-    weighted = by_function*trainer.reward_weights.to(by_function.device)
-    first = trainer.accelerator.process_index*len(rollouts)
-    earned = weighted.nansum(1)[first:first + len(rollouts)].tolist()
+    earned = _earned_of_trl(trainer, len(rollouts))
     overlong = masked if trainer.mask_truncated_completions else kept
     rows = original_rows(rollouts, lambda rollouts: earned, overlong)
     mask = (out['completion_mask']*out.get('tool_mask', 1)).tolist()

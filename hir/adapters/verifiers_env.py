@@ -21,6 +21,7 @@ def _placed(source):
         return [(where, as_instruction(record, where)) for where, record in records(source)]
     return [(f'instruction {i}', q) for i, q in enumerate(source)]
 
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #6cdf370d
 def scorable(
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
     reading:Reading='meant', # what the sentences say, or what the official code checks
@@ -44,6 +45,13 @@ def task_fields(
     return {'id': q.id or None, 'name': name or None, 'system_prompt': system, 'prompt': prompt,
             'record': record_of(q)}
 
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #8a2297bd
+def _metrics_of(constraints, verdict):
+    "ILA, CLA, and the share that holds of each kind."
+    counted = per_kind([(constraints, verdict)])
+    shares = {kind: passed/asked for kind, (passed, asked) in counted.items()}
+    return {'ila': ila(verdict), 'cla': cla(verdict)} | shares
+
 # %% ../../nbs/api/adapters/03_verifiers_env.ipynb #84d8b179
 def answer_scores(
     record:dict, # of `task_fields`
@@ -54,9 +62,7 @@ def answer_scores(
     "The reward of an answer, and its metrics: ila, cla and a share per kind, all in [0, 1]."
     constraints = as_instruction(record, 'the task').constraints
     v = verify(constraints, answer, check, reading, thinking)
-    counted = per_kind([(constraints, v)])
-    shares = {kind: passed/asked for kind, (passed, asked) in counted.items()}
-    return float(reward(v)), {'ila': ila(v), 'cla': cla(v)} | shares
+    return float(reward(v)), _metrics_of(constraints, v)
 
 # %% ../../nbs/api/adapters/03_verifiers_env.ipynb #36df24fe
 def _taskset_class(vf, rows, task_scores):
@@ -80,6 +86,13 @@ def _taskset_class(vf, rows, task_scores):
 
     return Instructions
 
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #0a0e3ca8
+def _said_first(vf, system, prompt):
+    "The messages of a task: a system prompt if there is one, and a text or messages."
+    said = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt
+    if system is None: return said
+    return [vf.SystemMessage(content=system), *said]
+
 # %% ../../nbs/api/adapters/03_verifiers_env.ipynb #82cfc37e
 def _harness_class(vf):
     "A `Harness` that asks once."
@@ -92,9 +105,7 @@ def _harness_class(vf):
 
         async def launch(self, ctx, trace, runtime, endpoint, secret, mcp_urls, data):
             system, prompt = self.resolve_prompt(data)
-            said = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt
-            if system is not None: said = [vf.SystemMessage(content=system), *said]
-            messages = [message_to_wire(m) for m in said]
+            messages = [message_to_wire(m) for m in _said_first(vf, system, prompt)]
             async with AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None) as client:
                 await client.chat.completions.create(model=ctx.model, messages=messages)
             return vf.ProgramResult(0, '', '')
