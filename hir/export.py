@@ -26,22 +26,24 @@ from .training.folder import mark_of
 from .training.runlog import read_log
 from .evaluation.evaluate import markdown_table
 
-# %% ../nbs/api/91_export.ipynb #5d7cfb17
+# %% ../nbs/api/91_export.ipynb #f2be2404
 def _run_policy(
     run,            # folder of a run
     checkpoint=''): # name or step of a checkpoint; empty: the final policy
     "The folder of the policy to export, whole, or a CheckpointError."
-    run, name = Path(run), f'checkpoint-{int(checkpoint):06d}' if str(checkpoint).isdecimal() else str(checkpoint)
+    run, name = Path(run), str(checkpoint)
+    if name.isdecimal(): name = f'checkpoint-{int(name):06d}'
     if not (run/'config.yaml').is_file():
         raise CheckpointError(f'{run}: no config.yaml; name the `out` of a run of hir train')
-    there = ', '.join(p.name for p in checkpoints(run)) or 'none'
-    folder = run/name if name else run/'policy'
-    if not folder.is_dir(): raise CheckpointError(f'{folder}: no such {"checkpoint" if name else "final policy"}; '
-                                                  f'the checkpoints of this run: {there}')
+    folder = run/(name or 'policy')
+    if not folder.is_dir():
+        what = 'checkpoint' if name else 'final policy'
+        there = ', '.join(p.name for p in checkpoints(run)) or 'none'
+        raise CheckpointError(f'{folder}: no such {what}; the checkpoints of this run: {there}')
     check_checkpoint(folder)
     return folder/'policy' if name else folder
 
-# %% ../nbs/api/91_export.ipynb #78f75ba3
+# %% ../nbs/api/91_export.ipynb #42381d66
 def _adapter_config(folder):
     "What an adapter folder says of itself; None where all weights were trained."
     path = Path(folder)/'adapter_config.json'
@@ -50,189 +52,260 @@ def _adapter_config(folder):
 def _merged_model(folder, cfg:HirConfig):
     "The plain model of an adapter folder, and its tokenizer."
     base = _adapter_config(folder)['base_model_name_or_path']
-    try: model, tokenizer = load_policy(base, cfg.pad_token, cfg.revision*(base == cfg.model), dtype=cfg.dtype)
-    except PolicyError as e: raise PolicyError(f'{folder}: the model under the adapter: {e}; '
-                                               'put it back, or export the adapter alone with --adapter') from e
+    revision = cfg.revision if base == cfg.model else ''
+    try: model, tokenizer = load_policy(base, cfg.pad_token, revision, dtype=cfg.dtype)
+    except PolicyError as e:
+        raise PolicyError(f'{folder}: the model under the adapter: {e}; '
+                          'put it back, or export the adapter alone with --adapter') from e
     model = add_lora(model, cfg.lora_rank, cfg.lora_alpha, cfg.lora_targets)
     load_adapter(model, folder)
     return merge_lora(model), tokenizer
 
+# %% ../nbs/api/91_export.ipynb #c13edc89
 def _write_model(policy, cfg:HirConfig, adapter:bool, folder):
     "Fill `folder` with the model of a policy folder."
     if adapter or not _adapter_config(policy):
-        return shutil.copytree(policy, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('manifest.json'))
-    with quiet(): [part.save_pretrained(folder) for part in _merged_model(policy, cfg)]
+        ours = shutil.ignore_patterns('manifest.json')
+        return shutil.copytree(policy, folder, dirs_exist_ok=True, ignore=ours)
+    with quiet():
+        for part in _merged_model(policy, cfg): part.save_pretrained(folder)
 
-# %% ../nbs/api/91_export.ipynb #7cee84c0
-_HIDDEN = {'out', 'resume', 'judge_url', 'judge_cache', 'trackers', 'cpu', 'cards_every', 'rollouts_mb', 'keep'}
+# %% ../nbs/api/91_export.ipynb #434c1234
+_HIDDEN = {'out', 'resume', 'judge_url', 'judge_cache', 'trackers', 'cpu', 'cards_every',
+           'rollouts_mb', 'keep'}
 
 def _short(value, name=''):
     "A setting without the folders before a path, and without secrets."
     value = struck(value, name)
-    return Path(value).name if isinstance(value, str) and value.startswith(('/', '.', '~')) else value
+    is_path = isinstance(value, str) and value.startswith(('/', '.', '~'))
+    return Path(value).name if is_path else value
 
+# %% ../nbs/api/91_export.ipynb #bdb663f2
 def _is_hub_name(name:str):
-    return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name)) and not name.endswith('.gguf') and not Path(name).exists()
+    if name.endswith('.gguf') or Path(name).exists(): return False
+    return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name))
 
 def _front_matter(cfg:HirConfig, adapter:bool):
     "What the hub reads."
-    about = {'library_name': 'peft' if adapter else 'transformers', 'pipeline_tag': 'text-generation',
+    about = {'library_name': 'peft' if adapter else 'transformers',
+             'pipeline_tag': 'text-generation',
              'tags': ['hir', 'reinforcement-learning', 'instruction-following']}
-    way = 'adapter' if adapter else 'finetune'
-    if source := SOURCES.get(cfg.model): about |= {'license': source.license}
+    source = SOURCES.get(cfg.model)
+    if source: about |= {'license': source.license}
     base = source.of if source else cfg.model
+    way = 'adapter' if adapter else 'finetune'
     if _is_hub_name(base): about |= {'base_model': base, 'base_model_relation': way}
     return f'---\n{yaml.safe_dump(about, sort_keys=False)}---\n'
 
-# %% ../nbs/api/91_export.ipynb #913cb5aa
+# %% ../nbs/api/91_export.ipynb #be68ab80
 def _settings_table(cfg:HirConfig):
     "Every setting that decides what was learned."
-    rows = {f.name: _short(getattr(cfg, f.name), f.name) for f in fields(cfg) if f.name not in _HIDDEN | {'method'}}
-    rows |= {f'method.{n}': _short(v, n) for n, v in cfg.method.items()}
-    return markdown_table([('setting', 'value'), *((code_span(n), code_span(v)) for n, v in rows.items() if v != '')])
+    names = [f.name for f in fields(cfg) if f.name not in _HIDDEN | {'method'}]
+    settings = {n: _short(getattr(cfg, n), n) for n in names}
+    settings |= {f'method.{n}': _short(v, n) for n, v in cfg.method.items()}
+    rows = [(code_span(n), code_span(v)) for n, v in settings.items() if v != '']
+    return markdown_table([('setting', 'value'), *rows])
 
+# %% ../nbs/api/91_export.ipynb #7f2ab78a
+def _eval_table(evals):
+    "A table of held-out accuracies at the first and the last evaluation; '' where there are none."
+    if not evals: return ''
+    first, last = evals[0], evals[-1]
+    wanted = 'ila', 'cla', 'greedy_ila', 'greedy_cla'
+    names = [n for n in wanted if last.get(n) is not None]
+    if not names: return ''
+    head = ['', *(f'step {r["step"]}' for r in (first, last))]
+    rows = [(n, f'{first[n]:.3f}', f'{last[n]:.3f}') for n in names]
+    reading = last.get('reading')
+    by = f' (reading: {reading})' if reading in ('official', 'meant') else ''
+    return f'Held-out instructions{by}:\n\n{markdown_table([head, *rows])}'
+
+# %% ../nbs/api/91_export.ipynb #ec06cb9b
 def _results(run, step:int):
-    "A table of held-out accuracies before training and at `step`, or what the training log says."
-    evals = [r for r in read_log(Path(run)/'eval.jsonl') if r['step'] <= step]
-    history = [r for r in read_log(Path(run)/'history.jsonl') if r['step'] <= step]
-    names = [n for n in ('ila', 'cla', 'greedy_ila', 'greedy_cla') if evals and evals[-1].get(n) is not None]
-    if names:
-        head = ['', *(f'step {r["step"]}' for r in (evals[0], evals[-1]))]
-        rows = [(n, f'{evals[0][n]:.3f}', f'{evals[-1][n]:.3f}') for n in names]
-        by = f' (reading: {said})' if (said := evals[-1].get('reading')) in ('official', 'meant') else ''
-        return f'Held-out instructions{by}:\n\n{markdown_table([head, *rows])}'
-    if not history: return 'None recorded.'
-    last = history[-10:]
-    return (f'No held-out evaluation. Mean over the last {len(last)} steps of training: '
-            + ', '.join(f'{n} {sum(r[n] for r in last)/len(last):.3f}' for n in ('ila', 'cla')) + '.')
+    "A table of held-out accuracies before training and at `step`, or what the log says."
+    def until(name): return [r for r in read_log(Path(run)/name) if r['step'] <= step]
+    table = _eval_table(until('eval.jsonl'))
+    if table: return table
+    last = until('history.jsonl')[-10:]
+    if not last: return 'None recorded.'
+    means = ', '.join(f'{n} {sum(r[n] for r in last)/len(last):.3f}' for n in ('ila', 'cla'))
+    return f'No held-out evaluation. Mean over the last {len(last)} steps of training: {means}.'
 
-# %% ../nbs/api/91_export.ipynb #ad70234a
+# %% ../nbs/api/91_export.ipynb #7d244aad
 _PAPER = '''@article{zhang2025replay,
-  title   = {Replay Failures as Successes: Sample-Efficient Reinforcement Learning for Instruction Following},
-  author  = {Zhang, Kongcheng and Yao, Qi and Liu, Shunyu and Zhang, Wenjian and Cen, Min and Zhou, Yang and
+  title   = {Replay Failures as Successes: Sample-Efficient Reinforcement Learning for \
+Instruction Following},
+  author  = {Zhang, Kongcheng and Yao, Qi and Liu, Shunyu and Zhang, Wenjian and Cen, Min and \
+Zhou, Yang and
              Fang, Wenkai and Zhao, Yiru and Lai, Baisheng and Song, Mingli},
   journal = {arXiv preprint arXiv:2512.23457},
   year    = {2025}
 }'''
 
+# %% ../nbs/api/91_export.ipynb #f86cf9f9
 _LOADING = {False: '''from transformers import AutoModelForCausalLM, AutoTokenizer
-model, tokenizer = (auto.from_pretrained('FOLDER') for auto in (AutoModelForCausalLM, AutoTokenizer))''',
+model, tokenizer = (auto.from_pretrained('FOLDER') for auto in \
+(AutoModelForCausalLM, AutoTokenizer))''',
            True: '''from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
-model, tokenizer = (auto.from_pretrained('FOLDER') for auto in (AutoPeftModelForCausalLM, AutoTokenizer))'''}
+model, tokenizer = (auto.from_pretrained('FOLDER') for auto in \
+(AutoPeftModelForCausalLM, AutoTokenizer))'''}
 
 def _versions_of(config):
     "The versions that a run wrote under its settings."
-    found = re.findall(r'^# (\S+) (.+)$', Path(config).read_text(encoding='utf-8'), re.M)
+    text = Path(config).read_text(encoding='utf-8')
+    found = re.findall(r'^# (\S+) (.+)$', text, re.M)
     return ', '.join(code_span(f'{name} {version}') for name, version in found)
 
-# %% ../nbs/api/91_export.ipynb #665064e2
-def _settings_of_run(run, trust=False):
-    "The config of a run, with the commit it was loaded at; untrusted, a method of one's own stays as written."
-    path, commit = Path(run)/'config.yaml', ((mark_of(run) or {}).get('data') or {}).get('model')
-    cfg = read_config(path, trust=True) if trust else read_known(path)[0]
-    return replace(cfg, revision=commit) if isinstance(commit, str) and not cfg.revision else cfg
+# %% ../nbs/api/91_export.ipynb #3fb04d3a
+def _run_data(run):
+    "What a run wrote down of its model and data."
+    return (mark_of(run) or {}).get('data') or {}
 
-# %% ../nbs/api/91_export.ipynb #8b84c1da
+def _settings_of_run(run, trust=False):
+    "The config of a run, with its model's commit; untrusted, a method of one's own as written."
+    path = Path(run)/'config.yaml'
+    cfg = read_config(path, trust=True) if trust else read_known(path)[0]
+    commit = _run_data(run).get('model')
+    if cfg.revision or not isinstance(commit, str): return cfg
+    return replace(cfg, revision=commit)
+
+# %% ../nbs/api/91_export.ipynb #ac740fb6
 def unread_code(run:str|Path)->str: # folder of a run
     "What a run's method names of somebody's own code; '' where all of it is hir's."
-    return ', '.join(code_in({'method': read_known(Path(run)/'config.yaml')[0].method}).values())
+    cfg = read_known(Path(run)/'config.yaml')[0]
+    return ', '.join(code_in({'method': cfg.method}).values())
 
 def _about(name, read):
     "What a method is, in brackets; nothing of one that was not imported."
-    return f' ({(method_named(name).__doc__ or "no description").strip().rstrip(".")})' if read else ''
+    if not read: return ''
+    said = method_named(name).__doc__ or 'no description'
+    return f' ({said.strip().rstrip(".")})'
+
+# %% ../nbs/api/91_export.ipynb #be1893fb
+def _how_drawn(cfg:HirConfig, read):
+    "The method, and how much it draws, in words."
+    name, k = cfg.method['name'], cfg.method.get('k')
+    drawn = f'of {cfg.m} responses to each of {cfg.batch} instructions per step'
+    if name != 'hir':
+        ours = '' if ':' in name else ' of hir'
+        return f'Method {code_span(name)}{ours}{_about(name, read)}, {drawn}'
+    if not k: return f'Reinforcement learning without replay, {drawn}'
+    return (f'Hindsight instruction Replay: {drawn}, {k} per instruction are replayed '
+            'as successes under the constraints they satisfied')
 
 def _how_trained(cfg:HirConfig, adapter:bool, read=True): # read: may its method be imported?
     "What was done, in words."
-    way = 'all weights were trained' if not cfg.lora_rank else f'LoRA adapters of rank {cfg.lora_rank} were trained'
-    way += '' if not cfg.lora_rank else ', and are what this folder holds' if adapter else ' and added to the weights'
-    name, k = cfg.method['name'], cfg.method.get('k')
-    drawn = f'of {cfg.m} responses to each of {cfg.batch} instructions per step'
-    if name != 'hir': how = f'Method {code_span(name)}{" of hir"*(":" not in name)}{_about(name, read)}, {drawn}'
-    elif k: how = (f'Hindsight instruction Replay: {drawn}, {k} per instruction are replayed as successes under the '
-                   'constraints they satisfied')
-    else: how = f'Reinforcement learning without replay, {drawn}'
-    return f'{how}. The reward is {code_span(cfg.reward)} of the verdicts of constraints; {way}.'
+    way = 'all weights were trained'
+    if cfg.lora_rank:
+        then = ', and are what this folder holds' if adapter else ' and added to the weights'
+        way = f'LoRA adapters of rank {cfg.lora_rank} were trained{then}'
+    reward = code_span(cfg.reward)
+    return (f'{_how_drawn(cfg, read)}. The reward is {reward} of the verdicts of constraints; '
+            f'{way}.')
 
-# %% ../nbs/api/91_export.ipynb #2c8a78cf
+# %% ../nbs/api/91_export.ipynb #132331b3
 def _asked_so(cfg:HirConfig):
     "How the method asks, shown with an instruction; '' where it asks as anybody does."
     ask = method_of(cfg).ask
     if ask is None: return ''
     q = Instruction('Write about the sea.', [Constraint('punctuation:no_comma')])
-    return f'\n\nAsk it as it was trained to be asked:\n\n```json\n{json.dumps(ask(q, None), indent=1)}\n```'
+    asked = json.dumps(ask(q, None), indent=1)
+    return f'\n\nAsk it as it was trained to be asked:\n\n```json\n{asked}\n```'
 
-# %% ../nbs/api/91_export.ipynb #a8cb2943
+# %% ../nbs/api/91_export.ipynb #a3030ff5
 def _base_said(cfg:HirConfig, run):
-    "The model that was trained, in words: its name, whose it is, and the sum of its weights where a run knows it."
-    source, known = SOURCES.get(cfg.model), ((mark_of(run) or {}).get('data') or {}).get('weights')
+    "The model that was trained: its name, whose it is, the sum of its weights where known."
+    source, known = SOURCES.get(cfg.model), _run_data(run).get('weights')
     told = []
-    if source: told.append(f'{source.about}, from {code_span(source.project or f"{source.of}@{source.revision[:12]}")}')
+    if source:
+        origin = source.project or f'{source.of}@{source.revision[:12]}'
+        told.append(f'{source.about}, from {code_span(origin)}')
     if isinstance(known, str): told.append(f'SHA-256 {code_span(known[:64])}')
     return code_span(_short(cfg.model)) + (f' ({"; ".join(told)})' if told else '')
 
-# %% ../nbs/api/91_export.ipynb #1f7584bf
+# %% ../nbs/api/91_export.ipynb #5b379f3f
+def _data_said(cfg:HirConfig):
+    "What the model was trained and evaluated on, in words."
+    said = f'Training instructions: {code_span(_short(cfg.train))}.'
+    if cfg.heldout: said += f' Held out: {code_span(_short(cfg.heldout))}.'
+    if cfg.judge: said += f' Soft constraints were judged by {code_span(struck(cfg.judge))}.'
+    return said
+
+# %% ../nbs/api/91_export.ipynb #8527d098
 def model_card(
     run:str|Path, name:str,     # folder of a run; what the model is called
     step:int,                   # that it was saved after
     adapter:bool=False,         # is it an adapter alone?
     trust:bool=False)->str:     # import the code that its settings name?
     "The text of README.md."
-    cfg = _settings_of_run(run, trust); read = trust or not unread_code(run)
+    cfg = _settings_of_run(run, trust)
+    read = trust or not unread_code(run)
     asked = _asked_so(cfg) if read else ''
-    judged = f' Soft constraints were judged by {code_span(struck(cfg.judge))}.' if cfg.judge else ''
-    heldout = f' Held out: {code_span(_short(cfg.heldout))}.' if cfg.heldout else ''
-    cfg_of = [('Data', f'Training instructions: {code_span(_short(cfg.train))}.{heldout}{judged}'),
-              ('Method', f'{_how_trained(cfg, adapter, read)}\n\n{_settings_table(cfg)}'),
-              ('Results', f'After step {step}. {_results(run, step)}'),
-              ('Loading', f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{asked}'),
-              ('Versions', _versions_of(Path(run)/'config.yaml') or 'not recorded'),
-              ('Citation', f'```bibtex\n{_PAPER}\n```')]
+    sections = {
+        'Data': _data_said(cfg),
+        'Method': f'{_how_trained(cfg, adapter, read)}\n\n{_settings_table(cfg)}',
+        'Results': f'After step {step}. {_results(run, step)}',
+        'Loading': f'```python\n{_LOADING[adapter].replace("FOLDER", name)}\n```{asked}',
+        'Versions': _versions_of(Path(run)/'config.yaml') or 'not recorded',
+        'Citation': f'```bibtex\n{_PAPER}\n```'}
     title = name if re.fullmatch(r'[\w. -]+', name) else code_span(name)
-    lead = f'{_base_said(cfg, run)}, trained with `hir` to follow instructions with many constraints.'
-    parts = [f'{_front_matter(cfg, adapter)}\n# {title}', lead, *(f'## {h}\n\n{text}' for h, text in cfg_of)]
+    lead = (f'{_base_said(cfg, run)}, trained with `hir` to follow instructions '
+            'with many constraints.')
+    parts = [f'{_front_matter(cfg, adapter)}\n# {title}', lead,
+             *(f'## {head}\n\n{text}' for head, text in sections.items())]
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/api/91_export.ipynb #08b6518c
+# %% ../nbs/api/91_export.ipynb #9a87a9ef
 def _step_of(run, checkpoint=''):
     "The step that a policy was saved after."
     at = _run_policy(run, checkpoint)
     if checkpoint: return json.loads((at.parent/'run.json').read_text())['step']
     return max((r['step'] for r in read_log(Path(run)/'history.jsonl')), default=0)
 
+# %% ../nbs/api/91_export.ipynb #f850f5b6
+def _adapter_policy(run, checkpoint, policy, cfg):
+    "The folder of an adapter alone, and its checkpoint; a PolicyError if there is none."
+    if cfg.lora_rank and not (checkpoint or _adapter_config(policy)) and checkpoints(run):
+        checkpoint = checkpoints(run)[-1].name
+        policy = _run_policy(run, checkpoint)
+    if _adapter_config(policy): return policy, checkpoint
+    why = 'it was added to the weights' if cfg.lora_rank else 'all weights were trained'
+    raise PolicyError(f'{policy}: there is no adapter, {why}; export without --adapter')
+
+# %% ../nbs/api/91_export.ipynb #4a6083f8
 def export_run(
     run:str|Path, out:str|Path, # folder of a run; folder to write, must not exist
     checkpoint:str|int='',      # name or step of a checkpoint; empty: the final policy
     adapter:bool=False,         # leave LoRA adapters alone instead of adding them to the weights
     name:str='',                # of the model; empty: the name of `out`
     trust:bool=False)->Path:    # import the code that the run's settings name?
-    "Write a model folder with a card; returns it. A CheckpointError or PolicyError where it cannot be."
+    "Write a model folder with a card; returns it. A CheckpointError or PolicyError if not."
     out, policy, cfg = Path(out), _run_policy(run, checkpoint), _settings_of_run(run, trust)
-    if adapter and cfg.lora_rank and not (checkpoint or _adapter_config(policy)) and checkpoints(run):   # it is merged
-        checkpoint = checkpoints(run)[-1].name; policy = _run_policy(run, checkpoint)
-    if adapter and not _adapter_config(policy):
-        why = 'it was added to the weights' if cfg.lora_rank else 'all weights were trained'
-        raise PolicyError(f'{policy}: there is no adapter, {why}; export without --adapter')
-    if out.exists(): raise CheckpointError(f'{out}: exists already; name another folder or remove it')
+    if adapter: policy, checkpoint = _adapter_policy(run, checkpoint, policy, cfg)
+    if out.exists():
+        raise CheckpointError(f'{out}: exists already; name another folder or remove it')
     card = model_card(run, name or out.name, _step_of(run, checkpoint), adapter, trust)
     def fill(tmp):
         _write_model(policy, cfg, adapter, tmp)
         (tmp/'README.md').write_text(card, encoding='utf-8')
     return publish(out, fill)
 
-# %% ../nbs/api/91_export.ipynb #f13414fc
+# %% ../nbs/api/91_export.ipynb #04aa461a
 def push_to_hub(
     folder:str|Path,    # that `export_run` wrote
     name:str,           # e.g. 'me/my-model'
     api:Any=None)->str: # an `HfApi`; None: the hub's
-    "Upload a model folder to a private repository of the hub; returns its address. A PolicyError where it fails."
+    "Upload a model folder to a private repository of the hub; its address, or a PolicyError."
     if api is None and not get_token():
-        raise PolicyError(f'{name}: not logged in to the hub; run `hf auth login`. The model is complete in {folder}')
+        raise PolicyError(f'{name}: not logged in to the hub; run `hf auth login`. '
+                          f'The model is complete in {folder}')
     api = api or HfApi()
     try:
         where = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=str(folder), commit_message='Model trained with hir')
-    except Exception as e:         # a dozen kinds, from no network to no right to write there
-        raise PolicyError(f'{name}: could not be uploaded ({e!r:.200}); check the network, the name and your rights. '
-                          f'The model is complete in {folder}') from e
+        api.upload_folder(repo_id=name, folder_path=str(folder),
+                          commit_message='Model trained with hir')
+    except Exception as e:
+        raise PolicyError(f'{name}: could not be uploaded ({e!r:.200}); check the network, the '
+                          f'name and your rights. The model is complete in {folder}') from e
     return str(where)

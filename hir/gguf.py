@@ -14,11 +14,12 @@ from typing import Any
 
 from .files import DataError
 
-# %% ../nbs/api/07_gguf.ipynb #65925b2d
+# %% ../nbs/api/07_gguf.ipynb #c256c247
 def is_gguf(path:str|Path)->bool:
     "Is it a file of this kind, by its name?"
     return str(path).endswith('.gguf') and Path(path).expanduser().is_file()
 
+# %% ../nbs/api/07_gguf.ipynb #cae36fb9
 @dataclass(frozen=True)
 class Header:
     "What a .gguf file says of itself."
@@ -30,92 +31,131 @@ class Header:
     @property
     def architecture(self)->str: return str(self.values.get('general.architecture', ''))
 
-# %% ../nbs/api/07_gguf.ipynb #4480faa0
-_NUMBERS = {0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q', 12: 'd'}
+# %% ../nbs/api/07_gguf.ipynb #409bd5ee
+_NUMBERS = {0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 11: 'q',
+            12: 'd'}
 _TEXT, _LIST = 8, 9
-_MOST_BYTES, _MOST_ITEMS, _MOST_DIMS = 1 << 28, 4_000_000, 4     # of a header; texts and tensors in it; of a tensor
+_MOST_BYTES, _MOST_ITEMS = 1 << 28, 4_000_000       # of a header; texts and tensors in it
+_MOST_DIMS = 4                                      # of a tensor
 
+# %% ../nbs/api/07_gguf.ipynb #a9984e5b
 class _Bytes:
     "Reads a header from its beginning, within limits."
     def __init__(self, data, path): self.data, self.path, self.at, self.items = data, path, 0, 0
 
-    def wrong(self, what): return DataError(f'{self.path}: {what}; is it a .gguf file, and whole? Download it again')
+    def wrong(self, what):
+        return DataError(f'{self.path}: {what}; is it a .gguf file, and whole? Download it again')
     def skip(self, n):
         self.at += n
         if self.at > len(self.data): raise self.wrong('ends within its header')
-        if self.at > _MOST_BYTES: raise self.wrong(f'its header is larger than {_MOST_BYTES:,} bytes')
+        if self.at > _MOST_BYTES:
+            raise self.wrong(f'its header is larger than {_MOST_BYTES:,} bytes')
         return self.at - n
     def count(self, n=1):
         self.items += n
-        if self.items > _MOST_ITEMS: raise self.wrong(f'its header lists more than {_MOST_ITEMS:,} things')
-        return n
-    def number(self, form): return struct.unpack_from('<' + form, self.data, self.skip(struct.calcsize('<' + form)))[0]
+        if self.items <= _MOST_ITEMS: return n
+        raise self.wrong(f'its header lists more than {_MOST_ITEMS:,} things')
+    def number(self, form):
+        size = struct.calcsize('<' + form)
+        return struct.unpack_from('<' + form, self.data, self.skip(size))[0]
     def text(self):
-        n = self.number('Q'); start = self.skip(n)
-        return self.data[start:start + n].decode('utf-8', 'replace')
+        size = self.number('Q')
+        start = self.skip(size)
+        return self.data[start:start + size].decode('utf-8', 'replace')
 
-# %% ../nbs/api/07_gguf.ipynb #83453a3c
-def _value(b, kind):
-    "A value of the header; of a list, how many it holds."
-    if kind == _TEXT: return b.text()
-    if kind in _NUMBERS: return b.number(_NUMBERS[kind])
-    if kind != _LIST: raise b.wrong(f'has a value of the unknown type {kind}')
+# %% ../nbs/api/07_gguf.ipynb #1506738f
+def _list_size(b):
+    "How many things a list holds; they are passed over."
     inner, n = b.number('I'), b.number('Q')
     b.count(n)
-    if inner in _NUMBERS: b.skip(n*struct.calcsize('<' + _NUMBERS[inner])); return n
+    if inner in _NUMBERS:
+        b.skip(n*struct.calcsize('<' + _NUMBERS[inner]))
+        return n
     if inner != _TEXT: raise b.wrong(f'has a list of the type {inner}')
     for _ in range(n): b.skip(b.number('Q'))
     return n
 
+def _value(b, kind):
+    "A value of the header; of a list, how many it holds."
+    if kind == _TEXT: return b.text()
+    if kind in _NUMBERS: return b.number(_NUMBERS[kind])
+    if kind == _LIST: return _list_size(b)
+    raise b.wrong(f'has a value of the unknown type {kind}')
+
+# %% ../nbs/api/07_gguf.ipynb #9dcb4554
 def _tensor(b):
     "The entry of a tensor."
     name, dims = b.text(), b.number('I')
     if dims > _MOST_DIMS: raise b.wrong(f'says that {name[:60]!r} has {dims:,} dimensions')
     return name, tuple(b.number('Q') for _ in range(dims)), b.number('I'), b.number('Q')
 
-# %% ../nbs/api/07_gguf.ipynb #ce62c618
+# %% ../nbs/api/07_gguf.ipynb #17257d9f
 def _header_in(data, path):
     "The header at the beginning of these bytes."
     b = _Bytes(data, path)
     if data[:4] != b'GGUF': raise b.wrong("does not begin with 'GGUF'")
-    b.skip(4); version = b.number('I')
-    if version not in (2, 3): raise b.wrong(f'is of version {version:,} (versions 2 and 3 are read)')
+    b.skip(4)
+    version = b.number('I')
+    if version not in (2, 3):
+        raise b.wrong(f'is of version {version:,} (versions 2 and 3 are read)')
     tensors, values = b.count(b.number('Q')), b.count(b.number('Q'))
     found = {}
-    for _ in range(values): name = b.text(); found[name] = _value(b, b.number('I'))
+    for _ in range(values):
+        name = b.text()
+        found[name] = _value(b, b.number('I'))
     listed = [_tensor(b) for _ in range(tensors)]
     step = found.get('general.alignment', 32)
     if not isinstance(step, int) or step < 1: raise b.wrong(f'has the alignment {step!r:.40}')
-    return Header(found, listed, -(-b.at//step)*step, len(data))
+    start = -(-b.at//step)*step                                  # rounded up
+    return Header(found, listed, start, len(data))
 
+# %% ../nbs/api/07_gguf.ipynb #74ab4787
 def read_header(path:str|Path)->Header:
     "What a .gguf file says of itself, or a DataError; its weights are not read."
     path = Path(path).expanduser()
-    if os.path.getsize(path) < 24: raise DataError(f'{path}: is too short for a .gguf file; download it again')
-    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data: return _header_in(data, path)
+    if os.path.getsize(path) < 24:
+        raise DataError(f'{path}: is too short for a .gguf file; download it again')
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _header_in(data, path)
 
-# %% ../nbs/api/07_gguf.ipynb #e39804a4
+# %% ../nbs/api/07_gguf.ipynb #b87dc1e8
 def _bytes_of(path, name, shape, kind):
     "Bytes of a tensor."
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     try: block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    except (ValueError, KeyError): raise DataError(f'{path}: {name[:60]!r} is of type {kind}, which the installed '
-                                                   'package `gguf` does not know; try a newer one') from None
+    except (ValueError, KeyError):
+        raise DataError(f'{path}: {name[:60]!r} is of type {kind}, which the installed '
+                        'package `gguf` does not know; try a newer one') from None
     return math.prod(shape)//block*size
 
+# %% ../nbs/api/07_gguf.ipynb #c3580580
+def _check_model(head, path):
+    "A DataError where a header is not that of one whole model."
+    if not head.architecture:
+        raise DataError(f'{path}: names no architecture (general.architecture); is it a model?')
+    layers = head.values.get(f'{head.architecture}.block_count')
+    if not isinstance(layers, int) or not 0 < layers <= len(head.tensors):
+        raise DataError(f'{path}: says it has {layers!r:.40} layers, '
+                        f'and lists {len(head.tensors):,} tensors; is it a model?')
+
+def _check_one_file(head, path):
+    "A DataError where the model goes on in other files."
+    parts = head.values.get('split.count', 0)
+    if parts and parts > 1:
+        raise DataError(f'{path}: is one of {parts} parts; '
+                        'join them with `llama-gguf-split --merge`')
+
+# %% ../nbs/api/07_gguf.ipynb #a08c6c75
 def check_gguf(path:str|Path)->Header:
     "The header of a file that can be read to its end; a DataError says what is wrong with it."
     head = read_header(path)
-    if not head.architecture: raise DataError(f'{path}: names no architecture (general.architecture); is it a model?')
-    layers = head.values.get(f'{head.architecture}.block_count')
-    if not isinstance(layers, int) or not 0 < layers <= len(head.tensors):
-        raise DataError(f'{path}: says it has {layers!r:.40} layers, and lists {len(head.tensors):,} tensors; '
-                        'is it a model?')
-    if not find_spec('gguf'): raise DataError(f"{path}: needs the package `gguf`: pip install 'hir[gguf]'")
-    if (parts := head.values.get('split.count', 0)) and parts > 1:
-        raise DataError(f'{path}: is one of {parts} parts; join them with `llama-gguf-split --merge`')
+    _check_model(head, path)
+    if not find_spec('gguf'):
+        raise DataError(f"{path}: needs the package `gguf`: pip install 'hir[gguf]'")
+    _check_one_file(head, path)
     for name, shape, kind, offset in head.tensors:
         end = head.start + offset + _bytes_of(path, name, shape, kind)
-        if end > head.size: raise DataError(f'{path}: has {head.size:,} bytes, and {name[:60]!r} ends at byte {end:,}; '
-                                            'the download stopped half way? Download it again')
+        if end > head.size:
+            raise DataError(f'{path}: has {head.size:,} bytes, and {name[:60]!r} ends at byte '
+                            f'{end:,}; the download stopped half way? Download it again')
     return head

@@ -12,12 +12,14 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 # %% ../nbs/api/03_markup.ipynb #df52d1c1
-_SWAPPING = {chr(c) for c in (*range(0x202a, 0x202f), *range(0x2066, 0x206a))}   # bidirectional overrides and isolates
+_SWAPPING = {chr(c) for c in (*range(0x202a, 0x202f), *range(0x2066, 0x206a))}   # bidirectional
+_CONTROL = 'Cc', 'Cs', 'Zl', 'Zp'    # categories: controls, half surrogates, separators
+
+def _is_odd(c): return c in _SWAPPING or c not in '\n\t' and unicodedata.category(c) in _CONTROL
 
 def visible(text:object)->str:
     "A text in which control characters are written out; line feeds and tabs stay."
-    def odd(c): return c in _SWAPPING or c not in '\n\t' and unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp')
-    return ''.join(ascii(c)[1:-1] if odd(c) else c for c in str(text))
+    return ''.join(ascii(c)[1:-1] if _is_odd(c) else c for c in str(text))
 
 # %% ../nbs/api/03_markup.ipynb #82e7613a
 class Shown:
@@ -42,6 +44,7 @@ def code_block(text:object)->str:
     "A text as an indented block of Markdown; it needs a blank line before it."
     return '\n'.join('    ' + line for line in visible(text).split('\n'))
 
+# %% ../nbs/api/03_markup.ipynb #11178fab
 def code_span(text:object)->str:
     "A text as code within a line of Markdown, or within a cell of a table."
     text = visible(text).replace('\n', '⏎').replace('|', '¦')

@@ -10,33 +10,40 @@ import importlib, re, sys, warnings
 from functools import lru_cache
 from math import inf
 
-# %% ../nbs/api/05_pattern.ipynb #3240e667
-MOST_WORK = 3_000      # steps from one place: .5 s for 100,000 characters
-_LONGEST_PATTERN_PATTERN, _MOST_GROUPS = 1_000, 40
+# %% ../nbs/api/05_pattern.ipynb #ef47ee85
 _PARSER = importlib.import_module('re._parser' if sys.version_info >= (3, 11) else 'sre_parse')
+
+def _parsed(pattern):
+    "What the parser of `re` makes of a pattern, or the error of this or of a newer Python."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)       # '[[' may come to mean something else
+        warnings.simplefilter('error', DeprecationWarning)  # flags in the middle: newer ones refuse
+        return _PARSER.parse(pattern)
+
+# %% ../nbs/api/05_pattern.ipynb #1429f0e2
+_LONGEST_PATTERN_PATTERN, _MOST_GROUPS = 1_000, 40
 _RE_FLAGS = int(re.A | re.I | re.M | re.S | re.U | re.X)          # those that every Python knows
 
 def _pattern_tree(pattern):
     "What `re` makes of a pattern, or None where it, or the `re` of another Python, refuses it."
     if len(pattern) > _LONGEST_PATTERN_PATTERN or pattern.count('(') > _MOST_GROUPS: return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', FutureWarning)            # '[[' may come to mean something else
-            warnings.simplefilter('error', DeprecationWarning)        # flags in the middle: newer ones refuse them
-            tree = _PARSER.parse(pattern)
+    try: tree = _parsed(pattern)
     except (re.error, OverflowError, RecursionError, DeprecationWarning): return None
     return None if tree.state.flags & ~_RE_FLAGS else tree
 
-# %% ../nbs/api/05_pattern.ipynb #39fbe696
+# %% ../nbs/api/05_pattern.ipynb #d2488ceb
 def _of_one(av, rest, sure, free): return 4 + rest, False
 def _of_edge(av, rest, sure, free): return 20 + rest, False
-def _of_never(av, rest, sure, free): return 10 + rest, False      # '(?!)', of which some Pythons make a lookahead
+def _of_never(av, rest, sure, free): return 10 + rest, False # '(?!)'; some Pythons look ahead
 
 def _of_set(av, rest, sure, free):
     wide = sum(str(op) != 'LITERAL' for op, _ in av)
     return 8 + 4*wide + len(av)//4 + rest, False
 
-def _of_look(av, rest, sure, free): return 10 + _work_of(av[1], 0, True, False)[0] + rest, False
+# %% ../nbs/api/05_pattern.ipynb #a2bba5fc
+def _of_look(av, rest, sure, free):
+    work, _ = _work_of(av[1], 0, True, False)
+    return 10 + work + rest, False
 
 def _of_group(av, rest, sure, free):
     work, sure = _work_of(av[-1], rest, sure, free)
@@ -46,22 +53,28 @@ def _of_branch(av, rest, sure, free):
     ways = [_work_of(way, rest, sure, free) for way in av[1]]
     return sum(10 + work for work, _ in ways), any(s for _, s in ways)
 
-# %% ../nbs/api/05_pattern.ipynb #1a0b065b
+# %% ../nbs/api/05_pattern.ipynb #91197a24
 def _of_repeat(av, rest, sure, free):
     low, high, body = av
     if high > _LONGEST_PATTERN_PATTERN: return inf, False
+    each = 6 if len(body) == 1 else 20
     work, ends = 10 + rest, sure
-    for i in range(high):
+    for done in range(high):
         if work > MOST_WORK: break
         more, ends = _work_of(body, work, ends, free)
-        work = more + (6 if len(body) == 1 else 20) + (rest if i < high - low else 0)
+        work = more + each
+        if done < high - low: work += rest
     return work, ends or low == 0 and sure
 
+# %% ../nbs/api/05_pattern.ipynb #7ca82014
+MOST_WORK = 3_000      # steps from one place: .5 s for 100,000 characters
 _ONE = {'LITERAL': _of_one, 'NOT_LITERAL': _of_one, 'ANY': _of_one, 'IN': _of_set}
-_WORK = _ONE | {'AT': _of_edge, 'FAILURE': _of_never, 'SUBPATTERN': _of_group, 'BRANCH': _of_branch, 'ASSERT': _of_look,
-                'ASSERT_NOT': _of_look, 'MAX_REPEAT': _of_repeat, 'MIN_REPEAT': _of_repeat}
+_WORK = _ONE | {
+    'AT': _of_edge, 'FAILURE': _of_never, 'SUBPATTERN': _of_group, 'BRANCH': _of_branch,
+    'ASSERT': _of_look, 'ASSERT_NOT': _of_look,
+    'MAX_REPEAT': _of_repeat, 'MIN_REPEAT': _of_repeat}
 
-# %% ../nbs/api/05_pattern.ipynb #311d814d
+# %% ../nbs/api/05_pattern.ipynb #f10edcde
 _EDGES = 'AT_BEGINNING', 'AT_BEGINNING_STRING', 'AT_BOUNDARY', 'AT_END', 'AT_END_STRING'
 
 def _apart(part, repeated):
@@ -71,15 +84,18 @@ def _apart(part, repeated):
     if op == 'AT': return str(av) in _EDGES
     return op == 'LITERAL' and not re.fullmatch(re.escape(chr(repeated[1])), chr(av), re.I)
 
+# %% ../nbs/api/05_pattern.ipynb #6709d0d1
 def _of_endless(parts, i, rest, sure):
+    "The work of a repeat without end, at its place among the parts."
     low, _, body = parts[i][1]
+    one = len(body) == 1 and str(body[0][0]) in _ONE
+    if low > _LONGEST_PATTERN_PATTERN or not one: return inf, False
     around = parts[max(i - 1, 0):i] + parts[i + 1:i + 2]
-    between = len(around) == 2 and len(body) == 1 and all(_apart(p, body[0]) for p in around)
-    simple = low <= _LONGEST_PATTERN_PATTERN and len(body) == 1 and str(body[0][0]) in _ONE
-    if not simple or not (sure or between): return inf, False
+    between = len(around) == 2 and all(_apart(part, body[0]) for part in around)
+    if not sure and not between: return inf, False
     return 10 + 6*low + rest, sure and low == 0
 
-# %% ../nbs/api/05_pattern.ipynb #a2e67d27
+# %% ../nbs/api/05_pattern.ipynb #e9627340
 def _work_of(
     parts,   # of a pattern, in their order
     rest,    # steps that what follows may take
@@ -95,18 +111,22 @@ def _work_of(
         else: rest, sure = work(av, rest, sure, free)
     return rest, sure
 
-# %% ../nbs/api/05_pattern.ipynb #7fecc5a9
+# %% ../nbs/api/05_pattern.ipynb #11f709d6
+def _compiles(pattern):
+    "Does `re` take the pattern? It refuses more than its parser does."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError): return False
+    return True
+
 @lru_cache(4096)
 def pattern_work(
     pattern:str,
     free:bool=True, # may a repeat have no end, where that is safe?
     )->float:
-    "How many steps `re` may take from one place in a text; infinite where it is more than `MOST_WORK`."
+    "How many steps `re` may take from one place in a text; infinite where over `MOST_WORK`."
     tree = _pattern_tree(pattern)
     work = inf if tree is None else _work_of(tree, 0, True, free)[0]
-    if work > MOST_WORK: return inf
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore'); re.compile(pattern)                # refuses more than its parser does
-    except (re.error, OverflowError, RecursionError): return inf
-    return work
+    return work if work <= MOST_WORK and _compiles(pattern) else inf

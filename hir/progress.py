@@ -21,11 +21,12 @@ def bar(*items, progress:bool=True, **kw)->tqdm: # progress: is one wanted?
 
 # %% ../nbs/api/02_progress.ipynb #88f15061
 def _quota(path):
-    "Cores' worth of time that a container may use, as Linux writes it down; infinite where nothing is said."
+    "Cores' worth of time that a container may use, as Linux says it; infinite if it does not."
     try: most, period = Path(path).read_text().split()
     except (OSError, ValueError): return math.inf
     return math.inf if most == 'max' else int(most)/int(period)
 
+# %% ../nbs/api/02_progress.ipynb #9cc20ae7
 def cores()->int:
     "The cores this process may use."
     have = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -39,32 +39,45 @@ def recipes()->dict[str, Path]:
     here = Path(__file__).parent if '__file__' in globals() else Path('../../hir').resolve()
     return {p.stem: p for p in sorted((here/'configs'/'recipes').glob('*.yaml'))}
 
-# %% ../nbs/api/90_recipes.ipynb #fc72117c
-_FORMAT_FIELDS = {'hir': ('task',), 'hir16k': ('source', 'ground_truth'), 'iftrain': ('ground_truth',),
-          'muldimif': ('constraints',), 'ifeval': ('instruction_id_list',), 'cfbench': ('criteria',)}
+# %% ../nbs/api/90_recipes.ipynb #c880bd7d
+_FORMAT_FIELDS = {
+    'hir': ('task',), 'hir16k': ('source', 'ground_truth'), 'iftrain': ('ground_truth',),
+    'muldimif': ('constraints',), 'ifeval': ('instruction_id_list',), 'cfbench': ('criteria',)}
 
 def _format_of(path):
     "The data set whose fields the first record of a file has; 'hir' for our own."
     where, row = next(file_rows(path), (path, {}))
     fields = flattened(record_in(row, where), where)
-    return next((name for name, wanted in _FORMAT_FIELDS.items() if all(f in fields for f in wanted)), 'hir')
+    for name, wanted in _FORMAT_FIELDS.items():
+        if all(f in fields for f in wanted): return name
+    return 'hir'
 
-# %% ../nbs/api/90_recipes.ipynb #1365e883
+# %% ../nbs/api/90_recipes.ipynb #9deb2963
 def left_out(counts:Mapping[str, int])->str:
     "'n reason, n reason', or 'none'."
     return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
+def _why_not(q, judge, replay, reading):
+    "Why an instruction cannot be used, '' if it can."
+    if not judge and any(map(is_soft, q.constraints)): return 'need a judge'
+    if reading == 'official' and any(c.refused for c in q.constraints):
+        return 'official code cannot check'
+    return 'cannot be taken apart' if replay and not q.rewritable else ''
+
+# %% ../nbs/api/90_recipes.ipynb #7b094e34
 def _runnable(path, instructions, reading):
     "The instructions; a DataError where one cannot be verified by that reading."
+    if reading != 'official': return instructions
     for i, q in enumerate(instructions, 1):
         for c in q.constraints:
-            if reading == 'official' and c.refused: raise DataError(
-                f'{path}: instruction {i}: {c.kind}: {c.refused}; correct it, or take it as text, with reading: meant')
+            if c.refused:
+                raise DataError(f'{path}: instruction {i}: {c.kind}: {c.refused}; '
+                                'correct it, or take it as text, with reading: meant')
     return instructions
 
-# %% ../nbs/api/90_recipes.ipynb #479c1082
+# %% ../nbs/api/90_recipes.ipynb #35a02141
 def training_data(
-    path:str|Path,    # as HIR-16K, MulDimIF, IFTrain, IFEval or CFBench write it, or in hir's own format
+    path:str|Path,    # as HIR-16K, MulDimIF, IFTrain, IFEval or CFBench write it, or as hir does
     judge:bool=False, # is there one for soft constraints?
     replay:bool=True, # must the instructions be taken apart?
     reading:Reading='meant' # by which they will be verified
@@ -72,38 +85,52 @@ def training_data(
     "Instructions, and reason → how many were left out for it; a DataError if none is left."
     name = _format_of(path)
     if name == 'hir': return _runnable(path, load_instructions(path), reading), {}
-    keep, out = [], {'need a judge': 0, 'cannot be taken apart': 0, 'official code cannot check': 0}
+    keep = []
+    out = {'need a judge': 0, 'cannot be taken apart': 0, 'official code cannot check': 0}
     for q in load(name, path).instructions:
-        soft, whole = not judge and any(map(is_soft, q.constraints)), not q.rewritable
-        q = decompose(q.messages, q.constraints, q.id) if replay and whole and not soft else q
-        if soft: out['need a judge'] += 1
-        elif reading == 'official' and any(c.refused for c in q.constraints): out['official code cannot check'] += 1
-        elif replay and not q.rewritable: out['cannot be taken apart'] += 1
+        soft = not judge and any(map(is_soft, q.constraints))
+        if replay and not q.rewritable and not soft: q = decompose(q.messages, q.constraints, q.id)
+        why = _why_not(q, judge, replay, reading)
+        if why: out[why] += 1
         else: keep.append(q)
-    if not keep: raise DataError(f'{path}: no instruction can be used; left out: {left_out(out)}')
+    if not keep:
+        raise DataError(f'{path}: no instruction can be used; left out: {left_out(out)}')
     return keep, out
 
-# %% ../nbs/api/90_recipes.ipynb #f4a82a4a
+# %% ../nbs/api/90_recipes.ipynb #d867f9ae
+def _unknown_kinds(paths):
+    "id → names of arguments, of kinds in files of ours that no imported module registers."
+    found = {}
+    for path in paths:
+        for where, row in file_rows(path):
+            constraints = record_in(row, where).get('constraints')
+            for c in constraints if isinstance(constraints, list) else ():
+                if not isinstance(c, dict) or not isinstance(c.get('kind'), str): continue
+                if c['kind'] in kinds(): continue
+                args = c['args'] if isinstance(c.get('args'), dict) else {}
+                found.setdefault(c['kind'], {}).update(args)
+    return {id: list(args) for id, args in found.items()}
+
+# %% ../nbs/api/90_recipes.ipynb #93b8e348
 def _unseen(id, names):
     "A kind that stands for one of a module that is not imported."
     def check(response, **args): raise CheckError(f'{id}: its module was not imported')
     names = [n for n in names if n.isidentifier() and n != 'response']
     check.__annotations__ = dict.fromkeys(names, Any)
     only = [Parameter(n, Parameter.KEYWORD_ONLY, default=None) for n in names]
-    check.__signature__ = Signature([Parameter('response', Parameter.POSITIONAL_ONLY), *only])
+    response = Parameter('response', Parameter.POSITIONAL_ONLY)
+    check.__signature__ = Signature([response, *only])
     return Kind(id, check, lambda **args: f'{id} {json.dumps(args)}')
 
+# %% ../nbs/api/90_recipes.ipynb #96ff34dd
 @contextmanager
 def stand_ins(
     paths:Iterable[str|Path])->Iterator[list[str]]: # files of instructions in our own format
-    "Inside, kinds that no imported module registers can be read, though not checked; their ids."
+    "Inside, kinds that no module registers can be read, though not checked; their ids."
     before, found = os.environ.get('HIR_KINDS'), {}
     os.environ['HIR_KINDS'] = ''
     try:
-        for row in (record_in(row, where) for path in paths for where, row in file_rows(path)):
-            for c in row['constraints'] if isinstance(row.get('constraints'), list) else ():
-                if isinstance(c, dict) and isinstance(c.get('kind'), str) and c['kind'] not in kinds():
-                    found.setdefault(c['kind'], {}).update(c['args'] if isinstance(c.get('args'), dict) else {})
+        found = _unknown_kinds(paths)
         KINDS.update({id: _unseen(id, names) for id, names in found.items()})
         yield sorted(found)
     finally:
@@ -111,24 +138,26 @@ def stand_ins(
         if before is None: del os.environ['HIR_KINDS']
         else: os.environ['HIR_KINDS'] = before
 
-# %% ../nbs/api/90_recipes.ipynb #ad72fc52
+# %% ../nbs/api/90_recipes.ipynb #df8611a8
+def _skeleton(cfg:HirConfig, config):
+    "The model without its weights; a ConfigError if it cannot attend as `attention` says."
+    try:
+        with torch.device('meta'):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False,
+                                                    **attention_of(cfg))
+    except (ImportError, ValueError) as e:
+        if not cfg.attention: raise
+        raise ConfigError(f"setting 'attention' cannot be {cfg.attention!r} here: {e}") from None
+
+# %% ../nbs/api/90_recipes.ipynb #2754eb56
 def resolve(cfg:HirConfig)->tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    "The model of a config, without its weights, and its tokenizer; a PolicyError or ConfigError where it cannot be."
+    "The model of a config, without weights, and its tokenizer; a PolicyError or ConfigError."
     with loading(cfg.model, cfg.revision) as place:
         own = pinned(cfg.model, cfg.revision)
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **own)
         tokenizer = tokenizer_at(place, own, cfg.pad_token)
     check_tokenizer(tokenizer)
     return _skeleton(cfg, config), tokenizer
-
-def _skeleton(cfg:HirConfig, config):
-    "The model without its weights; a ConfigError if it cannot attend as the setting `attention` says."
-    try:
-        with torch.device('meta'): return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, **attention_of(cfg))
-    except (ImportError, ValueError) as e:
-        if not cfg.attention: raise
-        raise ConfigError(f"setting 'attention' cannot be {cfg.attention!r} here: {e}") from None
 
 # %% ../nbs/api/90_recipes.ipynb #2685ee3f
 @dataclass(frozen=True, kw_only=True)
@@ -138,199 +167,249 @@ class _Dims(Shape):
     trained:int  # numbers in training
     linear:int   # weights of linear layers, the output projection among them
 
-# %% ../nbs/api/90_recipes.ipynb #ea7cbbf4
+# %% ../nbs/api/90_recipes.ipynb #b476d5b3
 def dims_of(model:PreTrainedModel, cfg:HirConfig)->_Dims:
     "What decides the memory of a model trained as `cfg` says."
     shape, params = shape_of(model), count_parameters(model)[1]
-    layers, targets = linear_layers(model), lora_targets(model, cfg.lora_targets) if cfg.lora_rank else ()
+    layers = linear_layers(model)
+    targets = lora_targets(model, cfg.lora_targets) if cfg.lora_rank else ()
     adapted = {n for t in targets for n in layers_named(layers, t)}
     inputs = sum(getattr(layers[n], 'in_features', shape.width) for n in adapted)
-    return _Dims(**vars(shape) | {'adapted': inputs}, params=params,
-                 linear=sum(m.weight.numel() for m in layers.values()),
-                 trained=lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params)
+    trained = lora_size(model, cfg.lora_rank, cfg.lora_targets) if cfg.lora_rank else params
+    return _Dims(**vars(shape) | {'adapted': inputs}, params=params, trained=trained,
+                 linear=sum(m.weight.numel() for m in layers.values()))
 
-# %% ../nbs/api/90_recipes.ipynb #336809f9
-_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'nf4': 4}   # of a number outside of packed layers
-_PACKED = .5 + 1/64 + 4/(64*256)   # bytes of a number in 4 bits, its share of 8-bit scales and of their scales
+# %% ../nbs/api/90_recipes.ipynb #67e3d6d2
+_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2, 'nf4': 4}   # of a number that is not packed
+_PACKED = .5 + 1/64 + 4/(64*256)   # of one in 4 bits, its share of 8-bit scales and of theirs
 
 def _weight_bytes(cfg:HirConfig, d:_Dims):
     "Bytes of the weights; in 4 bits those of linear layers, without the output projection."
     packed = d.linear - d.vocab*d.width if cfg.dtype == 'nf4' else 0
     return round(_PACKED*packed) + _BYTES[cfg.dtype]*(d.params - packed)
 
+# %% ../nbs/api/90_recipes.ipynb #53542b4c
 def _held(cfg:HirConfig, d:_Dims, shards=1):
-    "Bytes that a process holds from first to last step, by part; gradients only during an update."
-    w = _weight_bytes(cfg, d); t = 4 if cfg.lora_rank else _BYTES[cfg.dtype]
+    "Bytes that a process holds from first to last step, by part; gradients only in an update."
+    w = _weight_bytes(cfg, d)
+    t = 4 if cfg.lora_rank else _BYTES[cfg.dtype]
     state = 2 if '8bit' in cfg.optimizer else 2*t
+    referred = 'reference' in method_of(cfg).needs and not cfg.lora_rank
     parts = {'weights': w + (t*d.trained if cfg.lora_rank else 0),
-             'reference': w if 'reference' in method_of(cfg).needs and not cfg.lora_rank else 0,
+             'reference': w if referred else 0,
              'gradients': t*d.trained, 'optimizer': state*d.trained}
     return {name: n//shards for name, n in parts.items()}
 
+# %% ../nbs/api/90_recipes.ipynb #2e6e2cb4
 def _activations(cfg:HirConfig, d:_Dims, tokens:int):
     "Bytes that the backward pass of a micro-batch needs."
     a = 2 if cfg.mixed_precision in ('bf16', 'fp16') else _BYTES[cfg.dtype]
     return activations(d, tokens, a, cfg.gradient_checkpointing)
 
-# %% ../nbs/api/90_recipes.ipynb #a87f5d47
+def _micro_size(cfg:HirConfig, row:int):
+    "Rows of the largest micro-batch, and its tokens at most."
+    learned = cfg.batch*method_of(cfg).counts(cfg.m)[1]
+    rows = -(-learned//cfg.minibatches)                # of a minibatch, rounded up
+    if cfg.micro_tokens == 'auto': rows = 1            # the least that must fit
+    elif cfg.micro_tokens: rows = min(rows, max(1, cfg.micro_tokens//row))
+    else: rows = min(rows, cfg.micro)
+    return rows, rows*row
+
+# %% ../nbs/api/90_recipes.ipynb #fe8f039f
 def _sampling_copy(cfg:HirConfig, d:_Dims, gpu=0):
     "Bytes of the second copy of the matrices that `generate` holds on a CPU."
     plain = {'float32': d.linear, 'nf4': d.vocab*d.width}.get(cfg.dtype, 0)
     there = not gpu and cfg.mixed_precision == 'no' and pays_by_columns(plain)
     return 4*plain*there
 
+def _hf_parts(cfg:HirConfig, d:_Dims, row:int, gpu=0):
+    "Bytes that sampling by `hf` needs: the KV cache with its logits, and the copy on a CPU."
+    rows = cfg.sample_rows
+    if not cfg.heldout: rows = min(rows, cfg.batch*cfg.m)
+    keys = 2*_BYTES[cfg.dtype]*d.layers*d.kv*rows*row
+    logits = (6 if gpu else 2)*4*d.vocab*rows
+    return {'KV cache': keys + logits, "engine's copy": _sampling_copy(cfg, d, gpu)}
+
+# %% ../nbs/api/90_recipes.ipynb #d88a815f
 def _engine_parts(
     cfg:HirConfig, d:_Dims,
     row:int, # tokens of a prompt and its response
     gpu=0):  # bytes of the GPU; 0: there is none
     "Bytes that sampling needs: the KV cache and a copy of the weights."
-    w, options = _BYTES[cfg.dtype], object_of('engine_options', cfg.engine_options)
-    gives = gives_of(cfg.engine)
-    if not gives.copy:
-        rows = cfg.sample_rows if cfg.heldout else min(cfg.sample_rows, cfg.batch*cfg.m)
-        cache = 2*w*d.layers*d.kv*rows*row + (6 if gpu else 2)*4*d.vocab*rows
-        return {'KV cache': cache, "engine's copy": _sampling_copy(cfg, d, gpu)}
-    if gpu and gives.copy == 'elsewhere': return {'KV cache': 0, "engine's copy": 0}
-    copy = (2 if gpu else w)*d.params
-    left = max(0, round(options.get('gpu_memory_utilization', RESERVE)*gpu) - copy) if gpu else CPU_CACHE
+    options = object_of('engine_options', cfg.engine_options)
+    own_copy = gives_of(cfg.engine).copy
+    if not own_copy: return _hf_parts(cfg, d, row, gpu)
+    if gpu and own_copy == 'elsewhere': return {'KV cache': 0, "engine's copy": 0}
+    copy = (2 if gpu else _BYTES[cfg.dtype])*d.params
+    share = options.get('gpu_memory_utilization', RESERVE)*gpu
+    left = max(0, round(share) - copy) if gpu else CPU_CACHE
     return {'KV cache': options.get('kv_cache_memory_bytes', left), "engine's copy": copy}
 
 def _rests(cfg:HirConfig, gpu):
     "Does vLLM give back what it holds while the trainer works?"
-    return bool(gpu) and object_of('engine_options', cfg.engine_options).get('enable_sleep_mode', True)
+    options = object_of('engine_options', cfg.engine_options)
+    return bool(gpu) and options.get('enable_sleep_mode', True)
 
-# %% ../nbs/api/90_recipes.ipynb #81212e30
-_PROGRAM = 420_000_000  # bytes of Python with torch, transformers and accelerate, before a model is loaded
+# %% ../nbs/api/90_recipes.ipynb #2eefde62
+def _peak(cfg:HirConfig, parts, gpu):
+    "The most that is held at once."
+    always = sum(parts[n] for n in ('program', 'weights', 'reference', 'optimizer'))
+    update = sum(parts[n] for n in ('gradients', 'activations', 'logits', '16-bit copy'))
+    cache, copy = parts['KV cache'], parts["engine's copy"]
+    if not gives_of(cfg.engine).copy:                 # `hf`: the copy stays with the allocator
+        engine, kept = cache + parts['16-bit copy'], copy
+    elif _rests(cfg, gpu): engine, kept = cache + copy, 0
+    else: engine, kept = 0, cache + copy
+    return always + kept + max(update, parts['gathered'] + engine)
 
-def _micro_size(cfg:HirConfig, row:int):
-    "Rows of the largest micro-batch, and its tokens at most."
-    rows = -(-cfg.batch*method_of(cfg).counts(cfg.m)[1]//cfg.minibatches)              # of a minibatch
-    if cfg.micro_tokens == 'auto': rows = 1            # the least that must fit
-    elif cfg.micro_tokens: rows = min(rows, max(1, cfg.micro_tokens//row))
-    else: rows = min(rows, cfg.micro)
-    return rows, rows*row
+# %% ../nbs/api/90_recipes.ipynb #511c9c9a
+_PROGRAM = 420_000_000  # bytes of Python with torch, transformers and accelerate, before a model
 
-# %% ../nbs/api/90_recipes.ipynb #85ecc89b
 def memory(
     cfg:HirConfig, d:_Dims,
     prompt:int,                 # tokens of the longest prompt
     shards:int=1,               # processes that share weights, gradients and optimizer
-    chunk:int=0,                # tokens projected onto the vocabulary at a time; 0: as `Policy` does
+    chunk:int=0,                # tokens projected onto the vocabulary at a time; 0: like `Policy`
     gpu:int=0)->dict[str, int]: # bytes of the GPU, of which vLLM takes a share; 0: there is none
     "Bytes per process by part; `peak` is the most that is held at once."
-    half = cfg.mixed_precision in ('bf16', 'fp16'); w = 2 if half else _BYTES[cfg.dtype]
-    row = prompt + cfg.max_new_tokens; rows, tokens = _micro_size(cfg, row)
-    parts = {'program': 0 if gpu else _PROGRAM} | _held(cfg, d, shards) | {
-        'activations': _activations(cfg, d, tokens),
-        'logits': 6*4*d.vocab*min(chunk or max(1, LOGITS//d.vocab), rows*cfg.max_new_tokens),
-        '16-bit copy': 2*d.params if half and cfg.dtype == 'float32' and shards == 1 else 0,
-        'gathered': w*d.params if shards > 1 else 0} | _engine_parts(cfg, d, row, gpu)
-    update = parts['gradients'] + parts['activations'] + parts['logits'] + parts['16-bit copy']
-    always = parts['program'] + parts['weights'] + parts['reference'] + parts['optimizer']
-    engine, kept = parts['KV cache'], parts["engine's copy"]
-    if not gives_of(cfg.engine).copy: engine += parts['16-bit copy']        # and `kept` stays with the allocator
-    elif _rests(cfg, gpu): engine, kept = engine + kept, 0
-    else: engine, kept = 0, engine + kept
-    return parts | {'peak': always + kept + max(update, parts['gathered'] + engine)}
+    half = cfg.mixed_precision in ('bf16', 'fp16')
+    w = 2 if half else _BYTES[cfg.dtype]
+    row = prompt + cfg.max_new_tokens
+    rows, tokens = _micro_size(cfg, row)
+    chunk = min(chunk or max(1, LOGITS//d.vocab), rows*cfg.max_new_tokens)
+    copied = half and cfg.dtype == 'float32' and shards == 1
+    parts = {'program': 0 if gpu else _PROGRAM} | _held(cfg, d, shards)
+    parts |= {'activations': _activations(cfg, d, tokens), 'logits': 6*4*d.vocab*chunk,
+              '16-bit copy': 2*d.params if copied else 0,
+              'gathered': w*d.params if shards > 1 else 0}
+    parts |= _engine_parts(cfg, d, row, gpu)
+    return parts | {'peak': _peak(cfg, parts, gpu)}
 
 def _gigabytes(n): return f'{n/1e9:,.1f} GB' if n >= 1e9 else f'{n/1e6:,.1f} MB'
 
-# %% ../nbs/api/90_recipes.ipynb #ac5c74a2
+# %% ../nbs/api/90_recipes.ipynb #2c518435
 def _engine_note(cfg:HirConfig):
     "What samples, or a ConfigError if there is no such engine."
     needs = gives_of(cfg.engine).package
     object_of('engine_options', cfg.engine_options)
-    lost = needs and not importlib.util.find_spec(needs)
-    return cfg.engine + (f" (not installed here: pip install 'hir[{needs}]')" if lost else '')
+    if not needs or importlib.util.find_spec(needs): return cfg.engine
+    return cfg.engine + f" (not installed here: pip install 'hir[{needs}]')"
 
-# %% ../nbs/api/90_recipes.ipynb #54a0fc58
+# %% ../nbs/api/90_recipes.ipynb #a2f4e3c2
 def _device_bytes(cpu=False):
     "Memory of the device that would be used."
     kind = device_for(cpu)
     if kind == 'cuda': return torch.cuda.mem_get_info()[1]
-    return torch.mps.recommended_max_memory() if kind == 'mps' else psutil.virtual_memory().total
+    if kind == 'mps': return torch.mps.recommended_max_memory()
+    return psutil.virtual_memory().total
 
-# %% ../nbs/api/90_recipes.ipynb #7aee8755
+# %% ../nbs/api/90_recipes.ipynb #5254db47
 def plan(
     cfg:HirConfig, tokenizer:PreTrainedTokenizerBase,
     instructions:Sequence[Instruction],
     most:int=1000)->dict[str, float]: # prompts measured, about; fewer than twice as many
     "What a run will count to: tokens, responses, rows, updates, epochs; responses at their limit."
-    some, chat = instructions[::max(1, len(instructions)//most)], chat_of(cfg.chat)
+    some = instructions[::max(1, len(instructions)//most)]
+    chat = chat_of(cfg.chat)
     prompts = [len(encode_chat(tokenizer, q.messages, **chat)) for q in some]
-    most, learned = (cfg.batch*n for n in method_of(cfg).counts(cfg.m))
     mean = sum(prompts)/len(prompts)
-    return dict(prompt=round(mean), longest=max(prompts), sampled=cfg.batch*cfg.m, most=most, rows=learned,
-                sampled_tokens=most*cfg.max_new_tokens, row_tokens=round(learned*(mean + cfg.max_new_tokens)),
+    most, learned = (cfg.batch*n for n in method_of(cfg).counts(cfg.m))
+    return dict(prompt=round(mean), longest=max(prompts),
+                sampled=cfg.batch*cfg.m, most=most, rows=learned,
+                sampled_tokens=most*cfg.max_new_tokens,
+                row_tokens=round(learned*(mean + cfg.max_new_tokens)),
                 updates=cfg.steps*cfg.minibatches, epochs=cfg.steps*cfg.batch/len(instructions))
 
-# %% ../nbs/api/90_recipes.ipynb #82271ef7
+# %% ../nbs/api/90_recipes.ipynb #d9d40ab4
 def _vllm_lines(cfg:HirConfig, d:_Dims, row:int, gpu=0):
-    "What vLLM takes for itself beside the trainer, and a warning where it cannot sample a single response."
+    "What vLLM takes beside the trainer; a warning where it cannot sample a single response."
     cache, copy = _engine_parts(cfg, d, row, gpu).values()
     if not (copy and gives_of(cfg.engine).copy): return
     when = 'while it samples' if _rests(cfg, gpu) else 'all the time'
-    yield (f'vLLM      {_gigabytes(cache + copy)} {when}: {_gigabytes(copy)} for a copy of the weights, '
-           f'{_gigabytes(cache)} for its KV cache (engine_options: gpu_memory_utilization)')
+    yield (f'vLLM      {_gigabytes(cache + copy)} {when}: {_gigabytes(copy)} for a copy of '
+           f'the weights, {_gigabytes(cache)} for its KV cache '
+           '(engine_options: gpu_memory_utilization)')
     if cache < 4*d.layers*d.kv*row:
-        yield ('WARNING: the KV cache of vLLM does not hold one response; raise gpu_memory_utilization '
-               '(engine_options), or lower max_new_tokens')
+        yield ('WARNING: the KV cache of vLLM does not hold one response; raise '
+               'gpu_memory_utilization (engine_options), or lower max_new_tokens')
 
-# %% ../nbs/api/90_recipes.ipynb #e282d3c7
+# %% ../nbs/api/90_recipes.ipynb #f5b9b0e6
+def _peak_line(cfg:HirConfig, sizes):
+    "The peak, for each number of processes that a machine has."
+    few = ', '.join(f'{_gigabytes(parts["peak"])} ({n})' for n, parts in sizes.items() if n <= 8)
+    if cfg.micro_tokens == 'auto':
+        few = f'at least, with one row at a time (micro_tokens auto): {few}'
+    own_copy = gives_of(cfg.engine).copy
+    why = "to be sent to the engine's copy" if own_copy else 'for sampling'
+    return (f'peak      {few} per process (sharded over; the weights, '
+            f'{_gigabytes(sizes[2]["gathered"])}, are gathered {why})')
+
+def _fit_line(sizes, device):
+    "Does it fit on this device, or on how many?"
+    fits = next((n for n, parts in sizes.items() if parts['peak'] <= device), None)
+    if fits == 1: return f'device    {_gigabytes(device)}: enough'
+    hint = f'; sharded over {fits} such devices it fits' if fits else ''
+    return (f'WARNING: the estimate exceeds the {_gigabytes(device)} of this device{hint}; '
+            'see lora_rank, micro, sample_rows')
+
+# %% ../nbs/api/90_recipes.ipynb #c6219b25
 def _memory_lines(cfg:HirConfig, d:_Dims, prompt:int, device:int, gpu=0):
     "The estimate by part, what sharding makes of it, and a warning where it does not fit."
     sizes = {n: memory(cfg, d, prompt, n, gpu=gpu) for n in (1, 2, 4, 8, 16, 32, 64)}
-    one, peaks = sizes[1], {n: parts['peak'] for n, parts in sizes.items()}
-    fits = next((n for n, p in peaks.items() if p <= device), None)
-    yield 'memory    ' + ', '.join(f'{k} {_gigabytes(v)}' for k, v in one.items() if v and k != 'peak')
-    why = "to be sent to the engine's copy" if gives_of(cfg.engine).copy else 'for sampling'
-    few = ', '.join(f'{_gigabytes(p)} ({n})' for n, p in peaks.items() if n <= 8)
-    if cfg.micro_tokens == 'auto': few = f'at least, with one row at a time (micro_tokens auto): {few}'
-    yield (f'peak      {few} per process (sharded over; the weights, {_gigabytes(sizes[2]["gathered"])}, are gathered '
-           f'{why})')
+    parts = {k: v for k, v in sizes[1].items() if v and k != 'peak'}
+    yield 'memory    ' + ', '.join(f'{k} {_gigabytes(v)}' for k, v in parts.items())
+    yield _peak_line(cfg, sizes)
     yield from _vllm_lines(cfg, d, prompt + cfg.max_new_tokens, gpu)
-    if fits == 1: yield f'device    {_gigabytes(device)}: enough'; return
-    hint = f'; sharded over {fits} such devices it fits' if fits else ''
-    yield (f'WARNING: the estimate exceeds the {_gigabytes(device)} of this device{hint}; '
-           'see lora_rank, micro, sample_rows')
+    yield _fit_line(sizes, device)
 
-# %% ../nbs/api/90_recipes.ipynb #55279130
+# %% ../nbs/api/90_recipes.ipynb #4dda3b01
 def _responses(cfg:HirConfig, p):
     "How many responses a run samples, in words."
-    more = p['most'] > p['sampled']
-    most = f' ({cfg.steps*p["most"]:,} at most, where the method draws again)' if more else ''
-    ends = f', ends once {cfg.responses:,} are drawn' if cfg.responses else ''
-    if cfg.minutes: ends += f', ends after {cfg.minutes:g} minutes of training'
-    return f'{cfg.steps*p["sampled"]:,} responses{most}{ends}'
+    said = f'{cfg.steps*p["sampled"]:,} responses'
+    if p['most'] > p['sampled']:
+        said += f' ({cfg.steps*p["most"]:,} at most, where the method draws again)'
+    if cfg.responses: said += f', ends once {cfg.responses:,} are drawn'
+    if cfg.minutes: said += f', ends after {cfg.minutes:g} minutes of training'
+    return said
 
-# %% ../nbs/api/90_recipes.ipynb #f924a7e0
 def _in_short(cfg:HirConfig):
     "The method with those of its settings that are not its defaults."
-    own, plain = dict(cfg.method), settings_with(cfg.method['name'])
-    return ', '.join([own.pop('name')] + [f'{n} {v}' for n, v in own.items() if v != plain[n]])
+    plain = settings_with(cfg.method['name'])
+    odd = [f'{n} {v}' for n, v in cfg.method.items() if n != 'name' and v != plain[n]]
+    return ', '.join([cfg.method['name'], *odd])
 
-# %% ../nbs/api/90_recipes.ipynb #8f65a978
+# %% ../nbs/api/90_recipes.ipynb #ed9cdd48
+def _plan_lines(cfg:HirConfig, p):
+    "What is read, and what is done in a step and in the run."
+    yield f'prompts   {p["prompt"]:,} tokens on average, {p["longest"]:,} at most'
+    yield f'engine    {_engine_note(cfg)}'
+    yield f'method    {_in_short(cfg)}'
+    yield (f'step      {cfg.batch} instructions × {cfg.m} responses; at most {p["rows"]:,} rows '
+           f'to learn from in {cfg.minibatches} minibatches; '
+           f'at most {p["sampled_tokens"]:,} tokens sampled, '
+           f'{p["row_tokens"]:,} tokens in all rows')
+    yield (f'run       {cfg.steps:,} steps, {p["updates"]:,} updates, {_responses(cfg, p)}, '
+           f'{p["epochs"]:.2f} epochs')
+
+# %% ../nbs/api/90_recipes.ipynb #08cb6e1d
 def dry_run(
     cfg:HirConfig,
     instructions:Sequence[Instruction], # of training
     lost:Mapping[str, int]|None=None,   # of `training_data`
     device:int|None=None)->str:         # bytes; None: this machine's
     "What a run of `cfg` would read, do and need, as text; an error where it could not begin."
-    check_data(cfg, instructions); trackers_of(cfg)
-    engine, (model, tokenizer) = _engine_note(cfg), resolve(cfg)
-    d, p, device = dims_of(model, cfg), plan(cfg, tokenizer, instructions), device or _device_bytes(cfg.cpu)
+    check_data(cfg, instructions)
+    trackers_of(cfg)
+    _engine_note(cfg)
+    model, tokenizer = resolve(cfg)
+    d, p = dims_of(model, cfg), plan(cfg, tokenizer, instructions)
+    device = device or _device_bytes(cfg.cpu)
     gpu = device if device_for(cfg.cpu) != 'cpu' else 0
+    warnings = cautions(cfg, instructions, tokenizer, model.config)
     return '\n'.join([
         f'model     {cfg.model}: {type(model).__name__}, {d.params:,} parameters, '
         f'{d.trained:,} in training ({cfg.dtype})',
-        f'data      {cfg.train}: {len(instructions):,} instructions; left out: {left_out(lost or {})}',
-        f'prompts   {p["prompt"]:,} tokens on average, {p["longest"]:,} at most',
-        f'engine    {engine}',
-        f'method    {_in_short(cfg)}',
-        f'step      {cfg.batch} instructions × {cfg.m} responses; at most {p["rows"]:,} rows to learn from '
-        f'in {cfg.minibatches} minibatches; at most {p["sampled_tokens"]:,} tokens sampled, '
-        f'{p["row_tokens"]:,} tokens in all rows',
-        f'run       {cfg.steps:,} steps, {p["updates"]:,} updates, {_responses(cfg, p)}, '
-        f'{p["epochs"]:.2f} epochs',
-        *(f'WARNING: {text}' for text in cautions(cfg, instructions, tokenizer, model.config)),
+        f'data      {cfg.train}: {len(instructions):,} instructions; '
+        f'left out: {left_out(lost or {})}',
+        *_plan_lines(cfg, p), *(f'WARNING: {text}' for text in warnings),
         *_memory_lines(cfg, d, p['longest'], device, gpu)])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Count', 'Positive', 'Text', 'Names', 'Options', 'AutoCount', 'NO_DEFAULT', 'near', 'nearest', 'Where', 'at_least',
            'at_most', 'as_type', 'suggest', 'Also', 'Word', 'imported', 'Choice', 'Choices', 'function_in', 'Setting',
-           'settings_of', 'accepted', 'resolved', 'defaults_of', 'in_words', 'type_word']
+           'settings_of', 'defaults_of', 'accepted', 'resolved', 'in_words', 'type_word']
 
 # %% ../nbs/api/00_schema.ipynb #21595905
 import difflib, importlib, inspect, json, math, re
@@ -15,17 +15,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-# %% ../nbs/api/00_schema.ipynb #2dd0271e
-def near(name:str, known:Iterable[str], n:int=1, cutoff:float=.6)->list[str]: # cutoff: likeness, in [0, 1]
+# %% ../nbs/api/00_schema.ipynb #eaf211e6
+def near(
+    name:str, known:Iterable[str],
+    n:int=1,
+    cutoff:float=.6)->list[str]: # likeness, in [0, 1]
     "The names in `known` that come nearest to a mistyped one, at most n, best first."
     return difflib.get_close_matches(name, list(known), n, cutoff)
 
 def nearest(name:str, known:Collection[str], otherwise:str='')->str:
     "'; did you mean …?', or what to say where nothing is near: all there are."
     found = near(name, known)
-    return f'; did you mean {found[0]!r}?' if found else f'; {otherwise or "there are " + ", ".join(known)}'
+    if found: return f'; did you mean {found[0]!r}?'
+    return f'; {otherwise or "there are " + ", ".join(known)}'
 
-# %% ../nbs/api/00_schema.ipynb #82bac61f
+# %% ../nbs/api/00_schema.ipynb #44ebb16d
 @dataclass(frozen=True)
 class Where:
     "A range within a type, for use as `Annotated[int, Where(test, says)]`."
@@ -35,11 +39,12 @@ class Where:
 def at_least(low:float)->Where: return Where(lambda x: x >= low, f'at least {low:g}')
 def at_most(high:float)->Where: return Where(lambda x: x <= high, f'at most {high:g}')
 
+# %% ../nbs/api/00_schema.ipynb #7ee32a84
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
 Text = Annotated[str, Where(lambda s: s.strip() != '', 'a text that is not blank')]
 
-# %% ../nbs/api/00_schema.ipynb #35e868d2
+# %% ../nbs/api/00_schema.ipynb #09a02061
 def _shown(value):
     "`value` for an error, cut short."
     said = repr(value)
@@ -48,33 +53,38 @@ def _shown(value):
 def _as_plain(value, kind):
     "`value` as an int, float, str, bool or dict, or a ValueError that says what was wanted."
     if kind is Any: return value
+    a_bool = isinstance(value, bool)
     if kind is int and isinstance(value, float) and value.is_integer(): return int(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
+    if kind is float and isinstance(value, int) and not a_bool: return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f'must be {kind.__name__}, not {value!r}')
-    if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)): return value
+    if isinstance(value, kind) and not (kind in (int, float) and a_bool): return value
     raise ValueError(f'must be {kind.__name__}, not {type(value).__name__} {_shown(value)}')
 
-# %% ../nbs/api/00_schema.ipynb #a5f7a1b4
+# %% ../nbs/api/00_schema.ipynb #abd16a95
+def _one_of(value, known):
+    "`value` if it is one of the known, or a ValueError with the nearest."
+    if value in known: return value
+    if value is False and 'no' in known: return 'no'
+    found = near(str(value), [str(v) for v in known])
+    meant = f'; did you mean {found[0]!r}?' if found else ''
+    raise ValueError(f'must be one of {", ".join(map(repr, known))}, not {_shown(value)}{meant}')
+
+# %% ../nbs/api/00_schema.ipynb #e11b6695
 def as_type(
     value:Any, # what the data hold
     hint:Any)->Any: # annotation of the checker's parameter
     "`value` as `hint` wants it, or a ValueError that says what was wanted."
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value in inner: return value
-        if value is False and 'no' in inner: return 'no'                         # what YAML makes of it
-        found = near(str(value), [str(v) for v in inner])
-        meant = f'; did you mean {found[0]!r}?' if found else ''
-        raise ValueError(f'must be one of {", ".join(map(repr, inner))}, not {_shown(value)}{meant}')
+    if origin is Literal: return _one_of(value, inner)
     if origin is Annotated:
         value = as_type(value, inner[0])
         for w in inner[1:]:
             if not w.test(value): raise ValueError(f'must be {w.says}, not {_shown(value)}')
         return value
     if origin is list:
-        if not isinstance(value, (list, tuple)): raise ValueError(f'must be a list, not {_shown(value)}')
-        return [as_type(v, inner[0]) for v in value]
+        if isinstance(value, (list, tuple)): return [as_type(v, inner[0]) for v in value]
+        raise ValueError(f'must be a list, not {_shown(value)}')
     return _as_plain(value, hint)
 
 # %% ../nbs/api/00_schema.ipynb #81b641eb
@@ -95,7 +105,7 @@ def _read_word(value, kind):
         except ValueError: pass
     return value
 
-# %% ../nbs/api/00_schema.ipynb #4f334b61
+# %% ../nbs/api/00_schema.ipynb #e9f7e22f
 @dataclass(frozen=True)
 class Also:
     "A second form of a text, for use as `Annotated[str, Also(…)]`."
@@ -104,22 +114,13 @@ class Also:
     says:str       # the form in words, for the error
 
 def _joined(names):
-    if not all(isinstance(n, str) for n in names): raise ValueError('must be text or a list of texts')
+    if not all(isinstance(n, str) for n in names):
+        raise ValueError('must be text or a list of texts')
     return ','.join(names)
 
+# %% ../nbs/api/00_schema.ipynb #18376848
 Names = Annotated[str, Also(list, _joined, 'a list of texts')]
 Options = Annotated[str, Also(dict, lambda d: json.dumps(d, default=str), 'a mapping')]
-
-# %% ../nbs/api/00_schema.ipynb #4a25a0fd
-@dataclass(frozen=True)
-class Word:
-    "A word that stands for a number, for use as `Annotated[int, Word('auto')]`."
-    word:str
-    test:Callable = lambda value: True # a number is not asked
-    @property
-    def says(self)->str: return f'or {self.word}'
-
-AutoCount = Annotated[int, at_least(0), Word('auto')]
 
 # %% ../nbs/api/00_schema.ipynb #c21557a5
 def _as_text(value, forms=()): # forms: the `Also`s of its hint
@@ -132,16 +133,27 @@ def _as_text(value, forms=()): # forms: the `Also`s of its hint
     also = ''.join(f' or {form.says}' for form in forms)
     raise ValueError(f'must be text{also}, not {getattr(value, "__name__", value)!r}')
 
-# %% ../nbs/api/00_schema.ipynb #e6d2ee1a
+# %% ../nbs/api/00_schema.ipynb #4a25a0fd
+@dataclass(frozen=True)
+class Word:
+    "A word that stands for a number, for use as `Annotated[int, Word('auto')]`."
+    word:str
+    test:Callable = lambda value: True # a number is not asked
+    @property
+    def says(self)->str: return f'or {self.word}'
+
+AutoCount = Annotated[int, at_least(0), Word('auto')]
+
+# %% ../nbs/api/00_schema.ipynb #bac2a0f2
 def imported(path:str)->Callable: # 'module:function'
-    "What a path names in a module that Python can import; a ValueError if there is no such function."
+    "What a path names in a module that Python can import; a ValueError if no such function."
     module, _, name = path.partition(':')
     try: found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as e: raise ValueError(f'{path!r}: {e}') from None
     if not callable(found): raise ValueError(f'{path!r} is not a function')
     return found
 
-# %% ../nbs/api/00_schema.ipynb #d08c3339
+# %% ../nbs/api/00_schema.ipynb #b64bf263
 class Choice:
     "Functions by name, for use as `Annotated[Callable, Choice(…)]`."
     def __init__(self, known:dict, own:bool=True): # own: is 'module:function' taken too?
@@ -149,8 +161,9 @@ class Choice:
     def name(self, value:Any)->str:
         "`value` if it names a function, or a ValueError with the nearest."
         if callable(value):
-            raise ValueError(f"must be a name, not {value.__name__!r}; name a function as 'module:function'")
-        if value is False and 'off' in self.known: return 'off'                  # what YAML makes of it
+            raise ValueError(f"must be a name, not {value.__name__!r}; "
+                             "name a function as 'module:function'")
+        if value is False and 'off' in self.known: return 'off'         # what YAML makes of it
         if value in self.known or self.own and ':' in str(value): return value
         raise ValueError(f'cannot be {value!r}{nearest(str(value), self.known)}')
     def __call__(self, value:str|Callable)->Callable:
@@ -158,35 +171,39 @@ class Choice:
         if callable(value): return value
         return self.known[value] if self.name(value) in self.known else imported(value)
     @property
-    def says(self)->str: return ' | '.join([*self.known, *['module:function']*self.own]) # for help and errors
+    def says(self)->str: # for help and errors
+        return ' | '.join([*self.known, *['module:function']*self.own])
 
-# %% ../nbs/api/00_schema.ipynb #6f15a397
+# %% ../nbs/api/00_schema.ipynb #fc883df3
 class Choices(Choice):
-    "Several functions by name, for use as `Annotated[Callable, Choices(…)]`: names with commas between, '' for none."
+    "Functions by name, as `Annotated[Callable, Choices(…)]`: with commas between, '' for none."
     def name(self, value:Any)->str:
         "The names, each checked, with commas between."
         names = value if isinstance(value, (list, tuple)) else str(value or '').split(',')
         found = [n.strip() if isinstance(n, str) else n for n in names]
-        return ','.join(dict.fromkeys(super(Choices, self).name(n) for n in found if n != ''))
+        checked = [super(Choices, self).name(n) for n in found if n != '']
+        return ','.join(dict.fromkeys(checked))
     def __call__(self, value:str|Sequence)->tuple[Callable, ...]:
         "The functions that are meant."
         if not isinstance(value, str): return tuple(map(super().__call__, value))
-        return tuple(super(Choices, self).__call__(n) for n in self.name(value).split(',') if n)
+        names = self.name(value).split(',')
+        return tuple(super(Choices, self).__call__(n) for n in names if n)
     @property
     def says(self)->str: return f'none or several of {super().says}'
 
-# %% ../nbs/api/00_schema.ipynb #c03160ef
+# %% ../nbs/api/00_schema.ipynb #2e9df7d5
 def function_in(
     hint:Any, # annotation with a `Choice`
     value:str|Callable)->Callable: # a name in it, 'module:function', or a function
     "The function that a setting means."
     return next(e for e in get_args(hint) if isinstance(e, Choice))(value)
 
+# %% ../nbs/api/00_schema.ipynb #3ca4d23e
 def _as_setting(
     value, # a word, or what YAML or Python made of it
     hint): # annotation of the setting
-    "`value` as `hint` wants it, names of functions as names; or a ValueError that says what was wanted."
-    kind, extras = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
+    "`value` as `hint` wants it, functions by name; or a ValueError that says what was wanted."
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else [hint]
     for e in extras:
         if isinstance(e, Choice): return e.name(value)
         if isinstance(e, Word) and value == e.word: return value
@@ -196,7 +213,7 @@ def _as_setting(
     where = [e for e in extras if isinstance(e, Where)]
     return as_type(_read_word(value, kind), Annotated[(kind, *where)] if where else kind)
 
-# %% ../nbs/api/00_schema.ipynb #da5e8a8a
+# %% ../nbs/api/00_schema.ipynb #2792ce21
 NO_DEFAULT = inspect.Parameter.empty
 
 @dataclass(frozen=True)
@@ -207,60 +224,72 @@ class Setting:
     default:object
     help:str      # the comment on its line
 
+# %% ../nbs/api/00_schema.ipynb #eb45d15d
 def _comments(thing):
-    "Name → comment of the parameters of a function or the fields of a class, each on a line of its own."
+    "Name → comment of the parameters of a function or a class, each on a line of its own."
     classes = reversed(thing.__mro__[:-1]) if isinstance(thing, type) else [thing]
     try: source = '\n'.join(inspect.getsource(c) for c in classes)
     except (OSError, TypeError): return {}                        # typed in, or built in
     return dict(re.findall(r'^\s+(\w+)\s*:[^#\n]*?#\s*(.*?)\s*$', source, re.M))
 
+# %% ../nbs/api/00_schema.ipynb #6d156328
 def settings_of(thing:Callable)->dict[str, Setting]: # a function, or a dataclass
     "Name → `Setting`, in the order of the signature."
     hints, notes = get_type_hints(thing, include_extras=True), _comments(thing)
     given = inspect.signature(thing).parameters
-    return {n: Setting(n, hints.get(n, Any), p.default, notes.get(n, '')) for n, p in given.items()}
+    return {name: Setting(name, hints.get(name, Any), parameter.default, notes.get(name, ''))
+            for name, parameter in given.items()}
 
-# %% ../nbs/api/00_schema.ipynb #fd361cba
+def defaults_of(f:Callable)->dict[str, Any]:
+    return {s.name: s.default for s in settings_of(f).values()}
+
+# %% ../nbs/api/00_schema.ipynb #663253f7
 def accepted(
     values:Mapping,              # name → value, from a file or a command line
     settings:dict[str, Setting], # of `settings_of`
     what:str,                    # 'setting', 'setting of method dpo'
     otherwise:str='')->dict[str, Any]: # what to say of a name that is near to none
-    "The values as their settings want them, or a ValueError that names the setting and the remedy."
+    "The values as their settings want them, or a ValueError that names setting and remedy."
     out = {}
     for name, value in values.items():
-        if name not in settings: raise ValueError(f'no {what} {name!r}{nearest(str(name), settings, otherwise)}')
+        if name not in settings:
+            raise ValueError(f'no {what} {name!r}{nearest(str(name), settings, otherwise)}')
         try: out[name] = _as_setting(value, settings[name].hint)
         except ValueError as e: raise ValueError(f'{what} {name!r} {e}') from None
     return out
 
-# %% ../nbs/api/00_schema.ipynb #512b746a
+# %% ../nbs/api/00_schema.ipynb #0d06be5f
+def _resolve_one(value, hint):
+    "A value as its annotation wants it, with a function in the place of its name."
+    choice = next((e for e in get_args(hint) if isinstance(e, Choice)), None)
+    return choice(value) if choice else _as_setting(value, hint)
+
 def resolved(
     f:Callable, # a function of settings
     values:Mapping[str, Any])->SimpleNamespace: # name → value, for each of its parameters
-    "The values, checked, with functions in the place of their names, as a namespace; or a ValueError."
+    "The values, checked, with functions in the place of their names; or a ValueError."
     out = {}
     for s in settings_of(f).values():
-        choice = next((e for e in get_args(s.hint) if isinstance(e, Choice)), None)
-        try: out[s.name] = (choice or (lambda value: _as_setting(value, s.hint)))(values[s.name])
-        except ValueError as e: raise ValueError(f'{f.__name__}: setting {s.name!r} {e}') from None
+        try: out[s.name] = _resolve_one(values[s.name], s.hint)
+        except ValueError as e:
+            raise ValueError(f'{f.__name__}: setting {s.name!r} {e}') from None
     return SimpleNamespace(**out)
 
-def defaults_of(f:Callable)->dict[str, Any]: return {s.name: s.default for s in settings_of(f).values()}
-
-# %% ../nbs/api/00_schema.ipynb #2e7abbc0
-_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false', dict: 'an object',
-                Any: 'anything'}
+# %% ../nbs/api/00_schema.ipynb #b7c790ee
+_PLAIN_TYPES = {int: 'an integer', float: 'a number', str: 'a text', bool: 'true or false',
+                dict: 'an object', Any: 'anything'}
 
 def in_words(hint:Any)->str: # annotation of a checker's parameter
     "What an argument may be."
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal: return 'one of ' + ', '.join(map(repr, inner))
     if origin is list: return f'a list, each {in_words(inner[0])}'
-    if origin is not Annotated: return _PLAIN_TYPES.get(hint) or getattr(hint, '__name__', str(hint))
+    if origin is not Annotated:
+        return _PLAIN_TYPES.get(hint) or getattr(hint, '__name__', str(hint))
     says = [e.says for e in inner[1:]]
     if inner[0] is Callable: return says[0]
-    return ', '.join(says if inner[0] in (str, Any) else [in_words(inner[0]), *says])
+    if inner[0] not in (str, Any): says = [in_words(inner[0]), *says]
+    return ', '.join(says)
 
 # %% ../nbs/api/00_schema.ipynb #1a50732f
 def type_word(hint:Any)->str:

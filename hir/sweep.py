@@ -22,60 +22,71 @@ from .evaluation.evaluate import aligned
 from .training.config import ConfigError, is_over, make_config, read_settings, worded
 from .training.runlog import read_log
 
-# %% ../nbs/api/94_sweep.ipynb #d4f2377d
+# %% ../nbs/api/94_sweep.ipynb #5affafc8
 @dataclass(frozen=True)
 class Sweep:
     "Runs that were planned together."
     out:Path       # folder that holds theirs
     runs:dict = field(default_factory=dict) # name -> all settings of the run
 
+# %% ../nbs/api/94_sweep.ipynb #09d889a2
 _RUN_NAME = re.compile(r'[\w.+=-]{1,80}')     # of a run, and so of a folder
 
 def _checked_run(name, values, path, trust):
     "The settings of a run, or a ConfigError that names it."
+    where = f'{path}: run {name}'
     if not _RUN_NAME.fullmatch(name) or name.startswith('.'):
-        raise ConfigError(f'{path}: run {name!r:.90}: a name is of letters, digits and . + = - _, as its folder is')
-    if reserved := [n for n in ('out', 'resume') if n in values]:
-        raise ConfigError(f'{path}: run {name}: {reserved[0]!r} is the sweep\'s own; leave it out')
-    make_config(values if trust else worded(values, {}, f'{path}: run {name}'), f'{path}: run {name}')
+        raise ConfigError(f'{path}: run {name!r:.90}: a name is of letters, digits '
+                          'and . + = - _, as its folder is')
+    reserved = [n for n in ('out', 'resume') if n in values]
+    if reserved:
+        raise ConfigError(f"{where}: {reserved[0]!r} is the sweep's own; leave it out")
+    make_config(values if trust else worded(values, {}, where), where)
     return values
 
-# %% ../nbs/api/94_sweep.ipynb #b48e4231
+# %% ../nbs/api/94_sweep.ipynb #6f6801ba
 def _plan_fields(path):
     "What a plan holds, or a ConfigError."
     found = read_settings(path)
-    if odd := [n for n in found if n not in ('config', 'out', 'all', 'runs')]:
+    odd = [n for n in found if n not in ('config', 'out', 'all', 'runs')]
+    if odd:
         raise ConfigError(f'{path}: no field {odd[0]!r}; a plan has config, out, all and runs')
     for name in ('all', 'runs'):
         if not isinstance(found.get(name) or {}, dict):
             raise ConfigError(f'{path}: {name!r} must hold `name: value` lines')
-    if not found.get('runs'): raise ConfigError(f"{path}: 'runs' is empty; name each run and its settings")
+    if not found.get('runs'):
+        raise ConfigError(f"{path}: 'runs' is empty; name each run and its settings")
     return found
 
+# %% ../nbs/api/94_sweep.ipynb #d3845853
 def read_sweep(
     path:str|Path,          # YAML: config, out, all, runs
     config_at:Callable=str, # what `config` names -> its file
-    trust:bool=False)->Sweep: # may it name code, and places elsewhere, as a file of `hir train --trust` may?
+    trust:bool=False)->Sweep: # may it name code, and places elsewhere, as with `hir train --trust`?
     "The plan, every run checked, or a ConfigError that names the run; `out` lies beside the plan."
     found = _plan_fields(path)
     base = read_settings(config_at(found['config'])) if found.get('config') else {}
-    base = {n: x for n, x in base.items() if n not in ('out', 'resume')} | (found.get('all') or {})
-    runs = {str(n): _checked_run(str(n), base | (own or {}), path, trust) for n, own in found['runs'].items()}
+    base = {n: x for n, x in base.items() if n not in ('out', 'resume')}
+    shared = base | (found.get('all') or {})
+    runs = {str(name): _checked_run(str(name), shared | (own or {}), path, trust)
+            for name, own in found['runs'].items()}
     return Sweep(Path(path).parent/found.get('out', 'runs'), runs)
 
-# %% ../nbs/api/94_sweep.ipynb #854b04e1
+# %% ../nbs/api/94_sweep.ipynb #36db1cb1
 def _start_run(plan:Sweep, name:str, threads:int, trust:bool):
     "The process of a run, from its newest checkpoint."
     settings, log = plan.out/f'{name}.yaml', plan.out/f'{name}.log'
     write_atomic(settings, lambda f: f.write(yaml.safe_dump(plan.runs[name], sort_keys=False)))
-    line = [sys.executable, '-m', 'hir', 'train', '--config', str(settings), '--out', str(plan.out/name)]
-    line += ['--resume', 'auto'] + ['--trust']*trust
-    few = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads)) | {'TOKENIZERS_PARALLELISM': 'false'}
-    with open(log, 'a', encoding='utf-8') as f:
-        return subprocess.Popen(line, stdout=f, stderr=subprocess.STDOUT, env=child_environment() | few,
-                                start_new_session=True)        # Ctrl-C is for us; the run hears SIGTERM from us
+    line = [sys.executable, '-m', 'hir', 'train', '--config', str(settings),
+            '--out', str(plan.out/name), '--resume', 'auto']
+    if trust: line.append('--trust')
+    few = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), str(threads))
+    env = child_environment() | few | {'TOKENIZERS_PARALLELISM': 'false'}
+    with open(log, 'a', encoding='utf-8') as f:    # Ctrl-C is for us; the run hears SIGTERM from us
+        return subprocess.Popen(line, stdout=f, stderr=subprocess.STDOUT, env=env,
+                                start_new_session=True)
 
-# %% ../nbs/api/94_sweep.ipynb #3d71141f
+# %% ../nbs/api/94_sweep.ipynb #c16c3fdc
 def steps_done(folder:str|Path)->int: # of a run
     "Its last logged step."
     found = read_log(Path(folder)/'history.jsonl')
@@ -83,13 +94,16 @@ def steps_done(folder:str|Path)->int: # of a run
 
 def _still_planned(plan, name):
     "A ConfigError where a finished run had other settings than the plan has."
-    now, then = (dataclasses.asdict(make_config(x)) for x in (plan.runs[name], read_settings(plan.out/f'{name}.yaml')))
-    other = next((n for n in now if n not in ('steps', 'responses', 'minutes') and now[n] != then[n]), '')
-    if other: raise ConfigError(f'run {name} is finished with {other} {then[other]}, and the plan says {now[other]}; '
-                                f'give it a new name, or remove {plan.out/name}')
+    now = dataclasses.asdict(make_config(plan.runs[name]))
+    then = dataclasses.asdict(make_config(read_settings(plan.out/f'{name}.yaml')))
+    for n in now:
+        if n in ('steps', 'responses', 'minutes') or now[n] == then[n]: continue
+        raise ConfigError(f'run {name} is finished with {n} {then[n]}, and the plan says {now[n]}; '
+                          f'give it a new name, or remove {plan.out/name}')
 
+# %% ../nbs/api/94_sweep.ipynb #767a2643
 def _all_done(plan:Sweep, name:str):
-    "Has it come to its end and left a policy? A ConfigError where that was under other settings."
+    "Has it come to its end and left a policy? A ConfigError if under other settings."
     cfg, found = make_config(plan.runs[name]), read_log(plan.out/name/'history.jsonl')
     if not found or not (plan.out/name/'policy').is_dir(): return False
     last = found[-1]
@@ -97,18 +111,21 @@ def _all_done(plan:Sweep, name:str):
     if (plan.out/f'{name}.yaml').is_file(): _still_planned(plan, name)
     return True
 
-# %% ../nbs/api/94_sweep.ipynb #15bdeedb
+# %% ../nbs/api/94_sweep.ipynb #f9c5d8bd
 def _words_of_failure(log):
     "The last line of a log that says something."
-    said = [line.strip() for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
+    text = log.read_text(encoding='utf-8', errors='replace')
+    said = [line.strip() for line in text.splitlines() if line.strip()]
     return said[-1][:300] if said else 'it said nothing'
 
 def _first_over(running:dict):
     "The names of processes that have ended, as soon as there are any."
-    while not (over := [name for name, p in running.items() if p.poll() is not None]): time.sleep(.2)
-    return over
+    while True:
+        over = [name for name, process in running.items() if process.poll() is not None]
+        if over: return over
+        time.sleep(.2)
 
-# %% ../nbs/api/94_sweep.ipynb #82d57d80
+# %% ../nbs/api/94_sweep.ipynb #b9a783e4
 def _stop(*signal): raise Stopped()
 
 @contextmanager
@@ -120,7 +137,7 @@ def _stoppable()->Iterator[None]:
     finally:
         if ours: signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/api/94_sweep.ipynb #3d41bd50
+# %% ../nbs/api/94_sweep.ipynb #9a5833db
 def run_sweep(
     plan:Sweep,
     jobs:int=1, threads:int=1, # runs side by side; threads of each
@@ -133,23 +150,28 @@ def run_sweep(
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    name = waiting.pop(0); running[name] = _start_run(plan, name, threads, trust)
+                    name = waiting.pop(0)
+                    running[name] = _start_run(plan, name, threads, trust)
                 for name in _first_over(running):
-                    if running.pop(name).returncode: failed[name] = _words_of_failure(plan.out/f'{name}.log')
+                    if running.pop(name).returncode:
+                        failed[name] = _words_of_failure(plan.out/f'{name}.log')
                     shown.update()
         finally:
-            for p in running.values(): p.terminate()
-            for p in running.values(): p.wait()
+            for process in running.values(): process.terminate()
+            for process in running.values(): process.wait()
     return failed
 
-# %% ../nbs/api/94_sweep.ipynb #110d3cc1
+# %% ../nbs/api/94_sweep.ipynb #49eca79f
+def _run_row(plan, name):
+    "What came of a run: steps, responses, seconds, accuracies; a dash where it says nothing."
+    evals = read_log(plan.out/name/'eval.jsonl')
+    last = evals[-1] if evals else {}
+    wanted = {'sampled': 'd', 'cpu_seconds': '.1f', 'ila': '.3f', 'cla': '.3f'}
+    told = [f'{last[k]:{how}}' if k in last else '–' for k, how in wanted.items()]
+    steps = f'{steps_done(plan.out/name)}/{make_config(plan.runs[name]).steps}'
+    return [name, steps, *told]
+
 def sweep_table(plan:Sweep)->str:
-    "A line per run: steps done, responses, processor seconds, and ILA and CLA on the held-out instructions."
-    rows = [['run', 'steps', 'responses', 'CPU s', 'ILA', 'CLA']]
-    for name, values in plan.runs.items():
-        evals = read_log(plan.out/name/'eval.jsonl')
-        last = evals[-1] if evals else {}
-        told = [f'{last[k]:{how}}' if k in last else '–' for k, how in
-                (('sampled', 'd'), ('cpu_seconds', '.1f'), ('ila', '.3f'), ('cla', '.3f'))]
-        rows.append([name, f'{steps_done(plan.out/name)}/{make_config(values).steps}', *told])
-    return aligned(rows)
+    "A line per run: steps done, responses, processor seconds, ILA and CLA on the held-out."
+    head = ['run', 'steps', 'responses', 'CPU s', 'ILA', 'CLA']
+    return aligned([head, *(_run_row(plan, name) for name in plan.runs)])

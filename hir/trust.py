@@ -15,161 +15,212 @@ from urllib.parse import urlsplit
 
 from .markup import visible
 
-# %% ../nbs/api/04_trust.ipynb #647dd378
+# %% ../nbs/api/04_trust.ipynb #013405cc
 STRUCK = '***'
-_SECRET = set('secret password passwd passphrase pwd credential authorization auth apikey bearer cookie'.split())
-_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched sampled row prompt '
-             'response num sample total of per additional extra output input added cache public sort primary foreign '
-             'join index'.split())
+_SECRET = set('secret password passwd passphrase pwd credential authorization auth apikey '
+              'bearer cookie'.split())
+_PLAIN = set('pad bos eos unk sep cls mask image stop start end special max new micro batched '
+             'sampled row prompt response num sample total of per additional extra output input '
+             'added cache public sort primary foreign join index'.split())
 
+def _name_parts(name):
+    "The words of a name in small letters: of `maxNewTokens`, max, new, tokens."
+    spaced = re.sub('([a-z])([A-Z])', r'\1_\2', str(name)[:200]).lower()
+    return re.findall('[a-z0-9]+', spaced)
+
+# %% ../nbs/api/04_trust.ipynb #15c51107
 def _is_secret(name):
     "Does a name say that its value is a secret?"
-    parts = re.findall('[a-z0-9]+', re.sub('([a-z])([A-Z])', r'\1_\2', str(name)[:200]).lower())
+    parts = _name_parts(name)
     *first, last = [p.removesuffix('s') if len(p) > 4 else p for p in parts] or ['']
     if _SECRET & {*first, last}: return True
     if last not in ('token', 'key', 'keys'): return False
-    return not _PLAIN & set(first[-1:]) if first else parts[-1] == 'token'
+    if not first: return parts[-1] == 'token'
+    return first[-1] not in _PLAIN
 
-_TOKENS = re.compile(r'\b(?:hf_|sk-|ghp_|gho_|ghs_|ghu_|github_pat_|glpat-|xox[abpr]-|AKIA|AIza|eyJ)[\w.-]{16,}')
-_ADDRESS = re.compile(r"(?<=://)[^\s/?#'\"]*@")
-_NAMED = re.compile(r"""([\w-]{1,40})["']?\s{0,2}[:=]\s{0,2}""")
-_VALUE = re.compile(r"""(?!\*\*\*)("[^"\n]*"|'[^'\n]*'|[^\s,;}&"']+)""")
-
-# %% ../nbs/api/04_trust.ipynb #ded4b047
+# %% ../nbs/api/04_trust.ipynb #5077dac5
 def _secrets_around():
     "What the environment holds under a secret's name."
     found = {v for n, v in os.environ.items() if len(v) >= 8 and v[0] != '/' and _is_secret(n)}
     return sorted(found, key=len, reverse=True)
 
+# %% ../nbs/api/04_trust.ipynb #f7f6ef3d
+_NAMED = re.compile(r"""([\w-]{1,40})["']?\s{0,2}[:=]\s{0,2}""")
+_VALUE = re.compile(r"""(?!\*\*\*)("[^"\n]*"|'[^'\n]*'|[^\s,;}&"']+)""")
+
 def _named_struck(text):
     "A text without the values that follow a secret's name."
     out, at = [], 0
-    for m in _NAMED.finditer(text):
-        if m.start() >= at and _is_secret(m[1]) and (value := _VALUE.match(text, m.end())):
-            out.append(text[at:m.end()] + STRUCK); at = value.end()
+    for named in _NAMED.finditer(text):
+        if named.start() < at or not _is_secret(named[1]): continue
+        value = _VALUE.match(text, named.end())
+        if not value: continue
+        out.append(text[at:named.end()] + STRUCK)
+        at = value.end()
     return ''.join(out) + text[at:]
 
+# %% ../nbs/api/04_trust.ipynb #78cae644
+_TOKENS = re.compile(r'\b(?:hf_|sk-|ghp_|gho_|ghs_|ghu_|github_pat_|glpat-|xox[abpr]-|AKIA|AIza|'
+                     r'eyJ)[\w.-]{16,}')
+_ADDRESS = re.compile(r"(?<=://)[^\s/?#'\"]*@")
+_BEARER = re.compile(r'(?i)\b(bearer|basic)\s{1,3}[\w.~+/=-]{6,}')
+
 def struck_text(text:object)->str:
-    "A text in which passwords in addresses, tokens, and values after a secret's name are struck out."
+    "A text without passwords in addresses, tokens, and values after a secret's name."
     text = str(text)
     for secret in _secrets_around(): text = text.replace(secret, STRUCK)
-    text = _TOKENS.sub(STRUCK, _ADDRESS.sub(f'{STRUCK}@', text))
-    return _named_struck(re.sub(r'(?i)\b(bearer|basic)\s{1,3}[\w.~+/=-]{6,}', rf'\1 {STRUCK}', text))
+    text = _ADDRESS.sub(f'{STRUCK}@', text)
+    text = _TOKENS.sub(STRUCK, text)
+    text = _BEARER.sub(rf'\1 {STRUCK}', text)
+    return _named_struck(text)
 
-# %% ../nbs/api/04_trust.ipynb #a97560e0
+# %% ../nbs/api/04_trust.ipynb #3b22d965
+def _struck_list(values):
+    "A list without secrets; a flag names the value behind it."
+    flags = [str(v) if str(v).startswith('-') and '=' not in str(v) else '' for v in values]
+    return [struck(value, flag) for value, flag in zip(values, ['', *flags])]
+
+def _struck_json(text):
+    "A text of JSON without secrets, as it was where there are none; None where it is no JSON."
+    try: inner = json.loads(text) if text.lstrip()[:1] in ('{', '[') else None
+    except (ValueError, RecursionError): return None
+    if not isinstance(inner, (dict, list)): return None
+    clean = struck(inner)
+    return text if clean == inner else json.dumps(clean)
+
+# %% ../nbs/api/04_trust.ipynb #926d8fac
 def struck(value:object, name:str='')->object: # name: of the setting
-    "A setting, or a mapping or list of them, in which secrets are struck out; JSON within a text is read."
+    "A setting, or a mapping or list of them, without secrets; JSON within a text is read."
     if _is_secret(name) and value not in (None, '') and not isinstance(value, bool): return STRUCK
     if isinstance(value, dict): return {k: struck(v, k) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        flags = ['', *(str(v) if str(v).startswith('-') and '=' not in str(v) else '' for v in value)]
-        return [struck(v, flag) for v, flag in zip(value, flags)]
+    if isinstance(value, (list, tuple)): return _struck_list(value)
     if not isinstance(value, str): return value
-    try: inner = json.loads(value) if value.lstrip()[:1] in ('{', '[') else None
-    except (ValueError, RecursionError): inner = None
-    if isinstance(inner, (dict, list)): return value if struck(inner) == inner else json.dumps(struck(inner))
-    return struck_text(value)
+    found = _struck_json(value)
+    return struck_text(value) if found is None else found
 
-# %% ../nbs/api/04_trust.ipynb #ab6a40c9
+# %% ../nbs/api/04_trust.ipynb #37deb698
 def endpoint_of(url:str)->tuple|None:
-    "Scheme, host, port and path of an endpoint, for comparison; None where it is no address of one."
+    "Scheme, host, port and path of an endpoint, for comparison; None where it is no address."
     if not url or re.search(r'[\s\\\x00-\x1f\x7f]', url): return None
-    try: at = urlsplit(url); port = at.port or {'http': 80, 'https': 443}.get(at.scheme)
+    try:
+        at = urlsplit(url)
+        port = at.port or {'http': 80, 'https': 443}.get(at.scheme)
     except ValueError: return None
-    return (at.scheme, at.hostname.lower(), port, at.path.rstrip('/')) if at.hostname and port else None
+    if not at.hostname or not port: return None
+    return at.scheme, at.hostname.lower(), port, at.path.rstrip('/')
 
+# %% ../nbs/api/04_trust.ipynb #84c78290
 def keeps_secrets(url:str)->bool:
     "Is what is sent there read by nobody on the way? https, or this machine."
     at = endpoint_of(url)
-    if at is None or at[0] == 'https' or at[1] == 'localhost': return at is not None
-    try: return ipaddress.ip_address(at[1]).is_loopback
+    if at is None: return False
+    scheme, host, *_ = at
+    if scheme == 'https' or host == 'localhost': return True
+    try: return ipaddress.ip_address(host).is_loopback
     except ValueError: return False
 
-# %% ../nbs/api/04_trust.ipynb #36621ae9
-_MODULES = 'reward', 'engine', 'optimizer', 'method'   # may hold module:function
-
-def _as_names(value): return [n.strip() for n in (value if isinstance(value, list) else str(value or '').split(','))]
+# %% ../nbs/api/04_trust.ipynb #ba0c2211
+def _as_names(value):
+    return [n.strip() for n in (value if isinstance(value, list) else str(value or '').split(','))]
 
 def _own_settings(method):
     "The name of a method and its settings, as a file has them."
     own = dict(method) if isinstance(method, dict) else {'name': method}
     return own.pop('name', None), own
 
-def code_in(values:dict)->dict[str, str]: # a run's settings as a file has them; `method` a name or a mapping
+# %% ../nbs/api/04_trust.ipynb #740731df
+_MODULES = 'reward', 'engine', 'optimizer', 'method'   # may hold module:function
+
+def code_in(
+    values:dict # a run's settings as a file has them; `method` a name or a mapping
+)->dict[str, str]:
     "Setting → the code of one's own that it names, module:function or a module."
     name, own = _own_settings(values.get('method'))
-    flat = {n: values.get(n) for n in _MODULES} | {'method': name} | {f'method.{n}': v for n, v in own.items()}
+    flat = {n: values.get(n) for n in _MODULES} | {'method': name}
+    flat |= {f'method.{n}': v for n, v in own.items()}
     flat |= {str(n): v for n, v in values.items() if str(n).startswith('method.')}
-    flat |= {'guard': ','.join(n for n in map(str, _as_names(values.get('guard'))) if ':' in n)}    # of several names
+    guards = [n for n in map(str, _as_names(values.get('guard'))) if ':' in n]    # of several names
+    flat |= {'guard': ','.join(guards)}
     found = {n: v for n, v in flat.items() if isinstance(v, str) and ':' in v}
     kinds = ','.join(n for n in map(str, _as_names(values.get('kinds'))) if n)
     return found | ({'kinds': kinds} if kinds else {})
 
-# %% ../nbs/api/04_trust.ipynb #a3790b1b
-_HARMLESS = {'progress', 'gpu_memory_utilization', 'kv_cache_memory_bytes', 'enable_sleep_mode', 'tensor_parallel_size',
-          'pipeline_parallel_size', 'data_parallel_size', 'devices', 'tolerance', 'lora', 'dtype', 'max_model_len',
-          'max_num_seqs', 'max_num_batched_tokens', 'enforce_eager', 'enable_prefix_caching', 'enable_chunked_prefill',
-          'cpu_offload_gb', 'swap_space', 'block_size', 'disable_log_stats'}
-
-def _outside(path):
-    "Does a path lead out of the working folder?"
-    here = Path.cwd().resolve()
-    return here not in [(at := (here/str(path)).resolve()), *at.parents]
+# %% ../nbs/api/04_trust.ipynb #6c20abdd
+_HARMLESS = set(
+    'progress gpu_memory_utilization kv_cache_memory_bytes enable_sleep_mode tensor_parallel_size '
+    'pipeline_parallel_size data_parallel_size devices tolerance lora dtype max_model_len '
+    'max_num_seqs max_num_batched_tokens enforce_eager enable_prefix_caching '
+    'enable_chunked_prefill cpu_offload_gb swap_space block_size disable_log_stats'.split())
 
 def _odd_options(options):
     "Names of the engine's options that do more than set a size."
     try: found = json.loads(options or '{}') if isinstance(options, str) else options
     except (ValueError, RecursionError): return []                     # refused where it is read
-    plain = bool, int, float, str, type(None)
     if not isinstance(found, dict): return []                          # refused, too
+    plain = bool, int, float, str, type(None)
     return [str(n) for n, v in found.items() if n not in _HARMLESS or not isinstance(v, plain)]
 
-# %% ../nbs/api/04_trust.ipynb #e6afa9ef
+# %% ../nbs/api/04_trust.ipynb #025f0eb0
+def _outside(path):
+    "Does a path lead out of the working folder?"
+    here = Path.cwd().resolve()
+    at = (here/str(path)).resolve()
+    return here not in [at, *at.parents]
+
+# %% ../nbs/api/04_trust.ipynb #6ee3fda2
 def _beyond(values):
     "Yield (setting, what a run would do because of it)."
     for name, code in code_in(values).items():
         yield name, 'runs code of ' + ', '.join(path.split(':')[0] for path in code.split(','))
     odd = _odd_options(values.get('engine_options'))
     if odd: yield 'engine_options', f'hands {", ".join(odd)} to the engine'
-    if set('/:@') & set(str(values.get('attention') or '')): yield 'attention', 'loads a kernel from the hub'
+    if set('/:@') & set(str(values.get('attention') or '')):
+        yield 'attention', 'loads a kernel from the hub'
     if values.get('judge_url'): yield 'judge_url', f'sends texts to {values["judge_url"]}'
     for name in 'out', 'judge_cache':
-        if values.get(name) and _outside(values[name]): yield name, f'writes outside this folder, to {values[name]}'
+        if values.get(name) and _outside(values[name]):
+            yield name, f'writes outside this folder, to {values[name]}'
     resume = values.get('resume')
     if resume == 'fresh': yield 'resume', 'deletes an earlier run'
-    elif resume not in (None, False, '', 'no'): yield 'resume', f'goes on in an earlier run ({resume})'
+    elif resume not in (None, False, '', 'no'):
+        yield 'resume', f'goes on in an earlier run ({resume})'
 
+# %% ../nbs/api/04_trust.ipynb #12f77697
 def asks_of(values:dict)->dict[str, str]: # a run's settings as a file has them
     "Setting → what a run would do because of it that a file alone may not ask for."
     return {name: visible(struck_text(what)) for name, what in _beyond(values)}
 
-# %% ../nbs/api/04_trust.ipynb #83227e5f
+# %% ../nbs/api/04_trust.ipynb #17f4c757
 _SEEN = set()   # working folders put on the path
 
 def see_working_folder()->None:
     "Let modules be found in the working folder, after all other places; not in safe-path mode."
-    safe = getattr(sys.flags, 'safe_path', False) or sys.flags.isolated or os.environ.get('PYTHONSAFEPATH')
+    flags = sys.flags
+    safe = getattr(flags, 'safe_path', False) or flags.isolated or os.environ.get('PYTHONSAFEPATH')
     here = os.getcwd()
     if safe or here in sys.path or '' in sys.path: return
-    sys.path.append(here); _SEEN.add(here)
+    sys.path.append(here)
+    _SEEN.add(here)
 
 def installed_places()->list[str]:
     "Where packages are installed: the path without the working folder."
     return [p for p in sys.path if p not in _SEEN]
 
-# %% ../nbs/api/04_trust.ipynb #2d9c1660
+# %% ../nbs/api/04_trust.ipynb #25ab00ac
 def child_environment()->dict[str, str]:
     "The environment for a process of Python that takes no modules from the working folder."
     import hir
     home = str(Path(next(iter(hir.__path__))).resolve().parent)
     found = dict(os.environ, PYTHONSAFEPATH='1')
     if home == os.path.realpath(os.getcwd()):                   # `hir` itself is taken from here
-        found['PYTHONPATH'] = os.pathsep.join([*filter(None, [os.environ.get('PYTHONPATH')]), home])
+        places = filter(None, [os.environ.get('PYTHONPATH')])
+        found['PYTHONPATH'] = os.pathsep.join([*places, home])
     return found
 
+# %% ../nbs/api/04_trust.ipynb #b3e55d3b
 @contextmanager
 def safe_children()->Iterator[None]:
-    "Inside, processes that `multiprocessing` starts take no modules from the working folder while they start."
+    "Inside, `multiprocessing` starts processes that take no modules from the working folder."
     before = os.environ.get('PYTHONSAFEPATH')
     os.environ['PYTHONSAFEPATH'] = '1'
     try: yield

@@ -1,5 +1,5 @@
 "The rules of the house: what the notebooks as a whole must keep to, and no single one can test."
-import ast, importlib.util, json, posixpath, re, subprocess, sys
+import ast, importlib.util, json, posixpath, re, statistics, subprocess, sys
 from functools import lru_cache
 from importlib.metadata import packages_distributions, requires
 
@@ -177,12 +177,30 @@ def test_notebook_is_small_and_whole(book):
     plain = [c for c in cells(book) if c['cell_type'] == 'code' and not source(c).startswith('#|')]
     assert len(plain) < 4 or any(c['outputs'] for c in plain), 'no cell shows an output; is it saved unrun?'
 
+def imports_alone(lines): return all(re.match(r'from |import |[ )]', l) for l in lines)
+
 @pytest.mark.parametrize('book', API)
 def test_export_cells_are_short(book):
     for cell in code(book, 'export'):
         lines = body(cell)
         assert len(lines) <= 25, f'{len(lines)} lines: {lines[0]}'
-        assert max(map(len, lines), default=0) <= 120, f'a line of more than 120 characters: {max(lines, key=len)}'
+
+@pytest.mark.parametrize('book', API)
+def test_lines_of_code_fit_a_page(book):
+    for cell in code(book):
+        assert max(map(len, cell.splitlines()), default=0) <= 100, f'over 100: {max(cell.splitlines(), key=len)}'
+
+@pytest.mark.parametrize('book', API)
+def test_after_two_export_cells_something_is_said_or_shown(book):
+    row = 0
+    for c in cells(book):
+        exports = c['cell_type'] == 'code' and re.search(r'^#\|\s*export', source(c), re.M)
+        row = row + 1 if exports else 0 if source(c).strip() else row
+        assert row <= 2, f'three export cells in a row: {body(source(c))[0]}'
+
+def test_half_of_the_export_cells_have_at_most_eight_lines():
+    sizes = [len(lines) for book in API for cell in code(book, 'export') if not imports_alone(lines := body(cell))]
+    assert statistics.median(sizes) <= 8
 
 
 # ---- nothing of one machine

@@ -14,16 +14,16 @@ from ..training.gradient import group_normalised, policy_gradient
 from ..training.loss import ratio, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/cispo.ipynb #495e2dd4
+# %% ../../nbs/methods/cispo.ipynb #cb275546
 def _cispo_loss(cap, out, batch, x, totals):
-    rho = ratio(out.logp.detach(), x['old'])                                    # (B,T)
+    rho = ratio(out.logp.detach(), x['old'])                            # (B,T)
     each = -rho.clamp(max=cap)*x['adv']*out.logp*batch.weight
-    over = ((rho > cap) & (batch.mask != 0)).sum()
-    return token_mean(each, batch.mask, totals['tokens']), {'cut': (over, (batch.mask != 0).sum())}
+    cut = ((rho > cap) & (batch.mask != 0)).sum()
+    return token_mean(each, batch.mask, totals['tokens']), {'cut': (cut, (batch.mask != 0).sum())}
 
 def cispo(
     cap:Annotated[float, Where(lambda c: c > 0, 'above 0')]=5., # of a token's weight
 )->Method:
-    "Clipped importance sampling policy optimisation (arXiv 2506.13585): every token keeps a gradient."
+    "Clipped importance sampling policy optimisation (CISPO, arXiv 2506.13585)."
     s = resolved(cispo, locals())
     return policy_gradient(group_normalised, loss=partial(_cispo_loss, s.cap))

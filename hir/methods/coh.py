@@ -20,7 +20,7 @@ from ..replays.reward import Row
 from ..training.context import Context, StepError
 from ..training.method import Method
 
-# %% ../../nbs/methods/coh.ipynb #47df5ca0
+# %% ../../nbs/methods/coh.ipynb #ed422e65
 def apart(better:Row, worse:Row, ctx:Context)->list[Row]:
     "Two rows, each under its mark."
     def under(row, good):
@@ -28,19 +28,22 @@ def apart(better:Row, worse:Row, ctx:Context)->list[Row]:
         return replace(row, prompt_ids=tuple(ids), part='good' if good else 'bad')
     return [under(better, True), under(worse, False)]
 
+# %% ../../nbs/methods/coh.ipynb #7feb9606
 def chain(better:Row, worse:Row, ctx:Context)->list[Row]:
     "One row: the bad answer under its mark, then the good one under its own."
     q = better.rollout.instruction
-    first = encode_chat(ctx.tokenizer, mark_messages(q, False), **ctx.chat)
-    chat = [*mark_messages(q, False), {'role': 'assistant', 'content': worse.rollout.response}, *mark_messages(q, True)]
-    whole = encode_chat(ctx.tokenizer, chat, **ctx.chat)
-    if whole[:len(first)] != first: raise StepError('the chat template rewrites earlier turns; set chain to apart')
+    answer = {'role': 'assistant', 'content': worse.rollout.response}
+    asked, again = mark_messages(q, False), mark_messages(q, True)
+    first = encode_chat(ctx.tokenizer, asked, **ctx.chat)
+    whole = encode_chat(ctx.tokenizer, [*asked, answer, *again], **ctx.chat)
+    if whole[:len(first)] != first:
+        raise StepError('the chat template rewrites earlier turns; set chain to apart')
     between = whole[len(first):]
     same = tuple(between[:len(worse.ids)]) == tuple(worse.ids)
-    bad = len(worse.ids) if same else 0                                              # learned, if its tokens are there
+    bad = len(worse.ids) if same else 0                           # learned, if its tokens are there
     weight = (1.,)*bad + (0.,)*(len(between) - bad) + (1.,)*len(better.ids)
-    ids = (*between, *better.ids)
-    return [replace(better, prompt_ids=tuple(first), ids=ids, weight=weight, old=None, part='chain')]
+    return [replace(better, prompt_ids=tuple(first), ids=(*between, *better.ids), weight=weight,
+                    old=None, part='chain')]
 
 Form = Annotated[Callable, Choice(dict(apart=apart, chain=chain))]
 

@@ -18,29 +18,31 @@ from ..training.gradient import group_normalised, policy_gradient
 from ..training.method import Method
 
 # %% ../../nbs/methods/dapo.ipynb #b76d0313
+def _varied(rows):
+    "The groups whose rewards differ."
+    return [group for group in by_group(rows) if len({row.reward for row in group}) > 1]
+
 def _softened(row, soft, limit):
     "The row with less reward for each of the last `soft` tokens before the limit."
     over = len(row.ids) - (limit - soft)
     return replace(row, reward=row.reward - over/soft) if soft and over > 0 else row
 
-def _varied(rows):
-    "The groups whose rewards differ."
-    return [group for group in by_group(rows) if len({row.reward for row in group}) > 1]
-
 # %% ../../nbs/methods/dapo.ipynb #192e25e8
 def _asked_in(turn, instructions, ctx):
     "The instructions of a turn: those of the step, then others of the run's."
-    pool = ctx.parts.pool or instructions
-    asked = instructions if turn == 0 else random.Random(ctx.seed(f'more {turn}')).sample(
-        list(pool), min(len(instructions), len(pool)))
+    asked, pool = instructions, list(ctx.parts.pool or instructions)
+    if turn > 0:
+        rng = random.Random(ctx.seed(f'more {turn}'))
+        asked = rng.sample(pool, min(len(instructions), len(pool)))
     return [Prompt(q, group=turn*len(instructions) + i) for i, q in enumerate(asked)]
 
+# %% ../../nbs/methods/dapo.ipynb #cd41923c
 def _dynamic_rows(s, instructions, ctx):
     "Rows of B groups with variance, as far as the draws reach."
     B, kept, drawn = len(instructions), [], 0
     for turn in range(s.draws):
-        rows = ctx.draw(_asked_in(turn, instructions, ctx), ctx.sizes.m, 'sample' if turn == 0 else f'more {turn}')
-        kept += _varied(rows)
+        tag = 'sample' if turn == 0 else f'more {turn}'
+        kept += _varied(ctx.draw(_asked_in(turn, instructions, ctx), ctx.sizes.m, tag))
         drawn += B
         if len(kept) >= B: break
     ctx.metrics |= {'groups': drawn, 'groups/kept': min(len(kept), B)}

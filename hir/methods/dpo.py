@@ -20,36 +20,42 @@ from ..training.batch import Batch, PerToken
 from ..training.context import Context
 from ..training.method import Method
 
-# %% ../../nbs/methods/dpo.ipynb #e63e1c66
+# %% ../../nbs/methods/dpo.ipynb #db4e9b77
 def best_worst(rows:Iterable[Row])->list[tuple[Row, Row]]:
     "The best and the worst row of each instruction, where one stands above the other."
     pairs = [(max(group, key=standing), min(group, key=standing)) for group in by_group(rows)]
     return [(better, worse) for better, worse in pairs if standing(better) > standing(worse)]
 
+# %% ../../nbs/methods/dpo.ipynb #ee362ec6
 def pair_rows(pairs:Iterable[tuple[Row, Row]])->list[Row]:
     "Rows two by two, each pair a unit: the better one, marked as won, then the worse one."
-    return [replace(row, unit=u, part=part) for u, pair in enumerate(pairs) for part, row in zip(('won', 'lost'), pair)]
+    return [replace(row, unit=u, part=part)
+            for u, pair in enumerate(pairs) for part, row in zip(('won', 'lost'), pair)]
 
 def _dpo_rows(instructions, ctx):
     pairs = best_worst(ctx.draw(instructions, ctx.sizes.m))
     ctx.metrics['pairs'] = len(pairs)
     return pair_rows(pairs)
 
-# %% ../../nbs/methods/dpo.ipynb #68e146fd
+# %% ../../nbs/methods/dpo.ipynb #2efa591b
 def pair_prepare(rows:Sequence[Row], batch:Batch, ctx:Context)->dict: # of `pair_rows`
     "Log-probabilities of the reference (B,T), and +1 for a row that won, -1 for one that lost."
     sign = torch.tensor([1. if row.part.startswith('won') else -1. for row in rows])
     return dict(ref=PerToken(ctx.logps(rows, 'reference')), sign=sign)
 
+# %% ../../nbs/methods/dpo.ipynb #b7e387c7
 def margins(
     logp:Tensor,      # (B,T) of the policy
     batch:Batch,      # whole units
     x:dict)->Tensor:  # 'ref' (B,T), 'sign' (B,)
-    "(U,) h of each unit: how much further the better response rose above the reference than the worse one."
-    rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']                     # (B,)
+    "(U,) h of each unit: how much further the better one rose above the reference."
+    rose = ((logp - x['ref'])*batch.mask).sum(1)*x['sign']              # (B,)
     return rose.new_zeros(batch.units).index_add(0, batch.unit, rose)
 
-def pair_loss(beta:float, out:Any, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # x: of `pair_prepare`
+# %% ../../nbs/methods/dpo.ipynb #cece7e9e
+def pair_loss(
+    beta:float, out:Any, batch:Batch,
+    x:dict, totals:dict)->tuple[Tensor, dict]: # x: of `pair_prepare`
     "DPO's loss, and how often the better response is ahead."
     h = margins(out.logp, batch, x)
     stats = {'margin': (h.sum(), len(h)), 'accuracy': ((h > 0).sum(), len(h))}
@@ -57,9 +63,9 @@ def pair_loss(beta:float, out:Any, batch:Batch, x:dict, totals:dict)->tuple[Tens
 
 # %% ../../nbs/methods/dpo.ipynb #29758c09
 def dpo(
-    beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference; a small one lets go
+    beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference
 )->Method:
-    "Direct preference optimisation (arXiv 2305.18290) on the best and the worst of m, by their verdicts."
+    "Direct preference optimisation (arXiv 2305.18290) on the best and worst of m, by verdicts."
     s = resolved(dpo, locals())
     return Method(_dpo_rows, partial(pair_loss, s.beta), pair_prepare, needs=('reference',),
                   counts=lambda m: (m, 2))

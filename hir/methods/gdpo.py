@@ -12,18 +12,20 @@ from ..schema import resolved
 from ..training.gradient import by_constraint, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/gdpo.ipynb #67f6b1f0
+# %% ../../nbs/methods/gdpo.ipynb #ea7b7367
 def _decoupled(v):
     "(m,K) rewards of a group -> (m,) sums of their normalised values."
     if len(v) < 2: return torch.zeros(len(v))
     return ((v - v.mean(0))/(v.std(0, correction=1) + 1e-4)).sum(1)
 
+# %% ../../nbs/methods/gdpo.ipynb #76a594e4
 def _gdpo_credit(rows, batch, ctx):
     "(B,) each constraint normalised in its group, the sum in the batch."
     a = by_constraint(rows, _decoupled)
     return (a - a.mean())/(a.std(correction=1) + 1e-4) if len(a) > 1 else a
 
+# %% ../../nbs/methods/gdpo.ipynb #37d74c83
 def gdpo()->Method:
-    "Group reward-decoupled normalisation policy optimisation (arXiv 2601.05242), one reward per constraint."
+    "Group reward-decoupled normalisation (GDPO, arXiv 2601.05242), one reward per constraint."
     resolved(gdpo, locals())
     return policy_gradient(_gdpo_credit)

@@ -15,23 +15,26 @@ from ..training.gradient import group_normalised, policy_gradient
 from ..training.loss import seq_mean_token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/gspo.ipynb #0ef4f6fd
+# %% ../../nbs/methods/gspo.ipynb #4b412886
 def sequence_ratio(logp:Tensor, old:Tensor, mask:Tensor)->Tensor: # (B,T) each
-    "(B,T) the geometric mean of the ratios of a response, on each of its tokens, with the gradient of that token."
+    "(B,T) the geometric mean of the ratios of a response, on its tokens; each has its gradient."
     away = (logp - old)*(mask != 0)
-    mean = (away.sum(1)/(mask != 0).sum(1).clamp(min=1)).detach()                # (B,)
+    mean = (away.sum(1)/(mask != 0).sum(1).clamp(min=1)).detach()      # (B,)
     return (mean[:, None].clamp(-20, 20) + logp - logp.detach()).exp()
 
+# %% ../../nbs/methods/gspo.ipynb #b84b11f4
 def _gspo_loss(clip, out, batch, x, totals):
     s = sequence_ratio(out.logp, x['old'], batch.mask)
+    gain = s*x['adv']
     kept = s.clamp(1 - clip[0], 1 + clip[1])*x['adv']
-    gain = (s*x['adv']).minimum(kept)
-    clipped = ((kept < s*x['adv']) & (batch.mask != 0)).any(1)
-    loss = seq_mean_token_mean(-gain*batch.weight, batch.mask, totals['tokens'], totals['rows'])
+    clipped = ((kept < gain) & (batch.mask != 0)).any(1)
+    each = -gain.minimum(kept)*batch.weight
+    loss = seq_mean_token_mean(each, batch.mask, totals['tokens'], totals['rows'])
     return loss, {'clip': (clipped.sum(), len(clipped))}
 
+# %% ../../nbs/methods/gspo.ipynb #15ca108a
 def gspo(
-    clip:Annotated[float, at_least(0)]=3e-4,      # width of the trust region below 1, of the ratio of a response
+    clip:Annotated[float, at_least(0)]=3e-4,      # width of the trust region below 1, of a response
     clip_high:Annotated[float, at_least(0)]=4e-4, # and above it
 )->Method:
     "Group sequence policy optimisation (arXiv 2507.18071): one ratio and one clip per response."

@@ -23,8 +23,8 @@ from ..training.gradient import group_mean, group_std, recorded
 from ..training.loss import clip_stats, gain, ratio, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/herl.ipynb #f9b128d5
-def _met_share(row): return cla(row.rollout.verdict) if row.use.reward else 0.       # d, in [0, 1]
+# %% ../../nbs/methods/herl.ipynb #80a0da0d
+def _met_share(row): return cla(row.rollout.verdict) if row.use.reward else 0.  # d, in [0, 1]
 
 def _to_revise(group, most):
     "The best responses of a group in which none meets everything."
@@ -33,28 +33,32 @@ def _to_revise(group, most):
     tied = [row for row in group if _met_share(row) == best and row.use.reward]
     return sorted(tied, key=lambda row: -sum(row.rollout.verdict))[:most]
 
+# %% ../../nbs/methods/herl.ipynb #2fe18d7b
 def _revised(drafts, temperature, ctx):
     "One revision of each draft, drawn under the prompt that shows its verdict."
+    if not drafts: return {}
     def chat(r): return revision_messages(r.instruction, r.response, r.verdict)
     asked = [Prompt(d.rollout.instruction, chat(d.rollout), group=i) for i, d in enumerate(drafts)]
-    made = ctx.draw(asked, 1, 'revision', temperature=temperature, log=False) if asked else []
-    return {row.group: row for row in made}                                     # some may be left out
+    made = ctx.draw(asked, 1, 'revision', temperature=temperature, log=False)
+    return {row.group: row for row in made}                            # some may be left out
 
-# %% ../../nbs/methods/herl.ipynb #2ac613f2
+# %% ../../nbs/methods/herl.ipynb #7f2c40f1
 def _paid(row, revision, bonus):
     "The row, its reward d moved towards that of its revision."
     d = _met_share(row)
     return replace(row, reward=d if revision is None else d + bonus*(_met_share(revision) - d))
 
+# %% ../../nbs/methods/herl.ipynb #0bc5c261
 def _augmented(group, revision, bonus, rng): # revision: of a draft, by its identity
-    "The group; where something was revised, a random slot is taken by the best revision, or by a copy of the best."
-    rows, tried = [_paid(row, revision.get(id(row)), bonus) for row in group], [
-        revision[id(row)] for row in group if id(row) in revision]
+    "The group; where something was revised, one of it has given its place."
+    rows = [_paid(row, revision.get(id(row)), bonus) for row in group]
+    tried = [revision[id(row)] for row in group if id(row) in revision]
     if not tried: return rows
     mended, best = max(tried, key=_met_share), max(rows, key=_met_share)
     if _met_share(mended) < _met_share(best): taken = replace(best, part='copy')
-    else: taken = replace(mended, reward=_met_share(mended), part='revision',
-                          rollout=replace(mended.rollout, group=best.group))
+    else:
+        ours = replace(mended.rollout, group=best.group)
+        taken = replace(mended, reward=_met_share(mended), part='revision', rollout=ours)
     slot = rng.randrange(len(rows))
     return [taken if i == slot else row for i, row in enumerate(rows)]
 
@@ -67,22 +71,27 @@ def _herl_rows(s, instructions, ctx):
     revision = {id(drafts[i]): row for i, row in made.items()}
     gains = [_met_share(row) - _met_share(drafts[i]) for i, row in made.items()]
     ctx.metrics |= {'revised': len(made), 'revision/gain': mean(gains)}
-    return with_sources([row for group in groups for row in _augmented(group, revision, s.bonus, rng)])
+    rows = [row for group in groups for row in _augmented(group, revision, s.bonus, rng)]
+    return with_sources(rows)
 
-# %% ../../nbs/methods/herl.ipynb #f1b92e8a
+# %% ../../nbs/methods/herl.ipynb #89d53eee
 def _herl_prepare(rows, batch, ctx):
-    adv = (batch.reward - group_mean(batch.reward, batch.group))/(group_std(batch.reward, batch.group) + 1e-6)
-    adv = adv[:, None]*(batch.mask != 0)
+    "GRPO's advantage, and which rows are revisions."
+    r, g = batch.reward, batch.group
+    adv = ((r - group_mean(r, g))/(group_std(r, g) + 1e-6))[:, None]*(batch.mask != 0)
     return dict(old=PerToken(recorded(rows)), adv=PerToken(adv), idle=(adv == 0).all(1),
                 revision=torch.tensor([row.part == 'revision' for row in rows]))
 
+# %% ../../nbs/methods/herl.ipynb #63572ec5
 def _herl_loss(s, out, batch, x, totals):
     "PPO's for originals; for revisions the weight ρ/(ρ + γ), without a clip."
     rho, adv, mine = ratio(out.logp, x['old']), x['adv'], ~x['revision'][:, None]
     each = torch.where(mine, gain(rho, adv, s.clip, s.dual_clip), adv*rho/(rho + s.gamma))
     c = clip_stats(out.logp, x['old'], adv, batch.mask*mine, s.clip, s.dual_clip)
-    return token_mean(-each*batch.weight, batch.mask, totals['tokens']), {'clip': (c['clipped'], c['tokens'])}
+    loss = token_mean(-each*batch.weight, batch.mask, totals['tokens'])
+    return loss, {'clip': (c['clipped'], c['tokens'])}
 
+# %% ../../nbs/methods/herl.ipynb #caac7ac8
 def herl(
     most:Positive=16,    # best responses of a group that are revised, at most
     temperature:Annotated[float, at_least(0)]=.3, # of a revision
@@ -91,7 +100,7 @@ def herl(
     clip:Annotated[float, at_least(0)]=.2,     # half-width of the trust region of originals
     dual_clip:Annotated[float, at_least(1)]=3., # cap on their ratio where the advantage is negative
 )->Method:
-    "Revise the best failures with the verdict in view (HeRL, arXiv 2603.20046); rewards are shares of constraints."
+    "Revise the best failures with the verdict in view (HeRL, arXiv 2603.20046); rewarded by CLA."
     s = resolved(herl, locals())
     return Method(partial(_herl_rows, s), partial(_herl_loss, s), _herl_prepare, needs=('old',),
                   policy_gradient=True, counts=lambda m: (2*m, m))

@@ -21,53 +21,63 @@ from ..training.context import Context
 from ..training.gradient import earned
 from ..training.method import Method
 
-# %% ../../nbs/methods/ilf.ipynb #75081db2
+# %% ../../nbs/methods/ilf.ipynb #b9356cfe
 def verdict_critic(drafts:list[Row], ctx:Context)->list:
     "Feedback by verdict."
     return [d.rollout.verdict for d in drafts]
 
 def _better(draft, refined, ctx):
-    "The best refinement of each draft, where it stands above it."
+    "The best refinement of a draft, where it stands above it."
     best = max(refined, key=standing)
     return best if standing(best) > standing(draft) else None
 
+# %% ../../nbs/methods/ilf.ipynb #65a810eb
 def self_critic(drafts:list[Row], ctx:Context, tag:str='critique')->list:
     "Feedback in the policy's own words."
-    asked = [Prompt(d.rollout.instruction, critique_messages(d.rollout.instruction, d.rollout.response), group=i)
-             for i, d in enumerate(drafts)]
-    said = {row.group: row.rollout.response for row in ctx.draw(asked, 1, tag, log=False)} if asked else {}
+    if not drafts: return []
+    def chat(r): return critique_messages(r.instruction, r.response)
+    asked = [Prompt(d.rollout.instruction, chat(d.rollout), group=i) for i, d in enumerate(drafts)]
+    said = {row.group: row.rollout.response for row in ctx.draw(asked, 1, tag, log=False)}
     return [said.get(i, '') for i in range(len(drafts))]
 
 Critic = Annotated[Callable, Choice(dict(verdict=verdict_critic, self=self_critic))]
 
-# %% ../../nbs/methods/ilf.ipynb #92ca4182
+# %% ../../nbs/methods/ilf.ipynb #211e4e60
 def _refinements(drafts, feedback, K, ctx):
     "K refinements of each draft."
-    asked = [Prompt(d.rollout.instruction, revision_messages(d.rollout.instruction, d.rollout.response, said), group=i)
+    if not drafts: return []
+    def chat(r, said): return revision_messages(r.instruction, r.response, said)
+    asked = [Prompt(d.rollout.instruction, chat(d.rollout, said), group=i)
              for i, (d, said) in enumerate(zip(drafts, feedback))]
-    return by_group(ctx.draw(asked, K, 'refinement', log=False)) if asked else []
+    return by_group(ctx.draw(asked, K, 'refinement', log=False))
 
+# %% ../../nbs/methods/ilf.ipynb #999cc70e
 def _by_itself(refined, ctx):
     "Of each list the first refinement of which the policy says that nothing is missing."
     flat = [row for rows in refined for row in rows]
-    fine = {id(row) for row, said in zip(flat, self_critic(flat, ctx, 'second critique')) if 'Not met' not in said}
-    return [next((row for row in rows if id(row) in fine and row.use.reward), None) for rows in refined]
+    said = self_critic(flat, ctx, 'second critique')
+    fine = {id(row) for row, text in zip(flat, said) if 'Not met' not in text and row.use.reward}
+    return [next((row for row in rows if id(row) in fine), None) for rows in refined]
 
-# %% ../../nbs/methods/ilf.ipynb #25d86033
+# %% ../../nbs/methods/ilf.ipynb #b3a97964
 def _under_instruction(row, draft, ctx):
     "A refinement as an answer to the instruction itself."
     ids = tuple(encode_chat(ctx.tokenizer, draft.rollout.instruction.messages, **ctx.chat))
-    return replace(row, prompt_ids=ids, part='refinement', rollout=replace(row.rollout, group=draft.group))
+    said = replace(row.rollout, group=draft.group)
+    return replace(row, prompt_ids=ids, part='refinement', rollout=said)
 
 def _ilf_rows(s, instructions, ctx):
+    "The best responses that meet all, and the refinements of the others that may be learned."
     best = [max(group, key=standing) for group in by_group(ctx.draw(instructions, ctx.sizes.m))]
-    done, drafts = ([row for row in best if all(earned(row)) == whole] for whole in (True, False))
+    done = [row for row in best if all(earned(row))]
+    drafts = [row for row in best if not all(earned(row))]
     refined = _refinements(drafts, s.critic(drafts, ctx), s.K, ctx)
-    drafts = [drafts[rows[0].group] for rows in refined]                              # some may be left out
+    drafts = [drafts[rows[0].group] for rows in refined]               # some may be left out
     chosen = (_by_itself(refined, ctx) if s.critic is self_critic
               else [_better(d, rows, ctx) for d, rows in zip(drafts, refined)])
     learned = [_under_instruction(row, d, ctx) for row, d in zip(chosen, drafts) if row]
-    ctx.metrics |= {'refined': len(refined), 'refinements learned': len(learned), 'successes': len(done)}
+    ctx.metrics |= {'refined': len(refined), 'refinements learned': len(learned),
+                    'successes': len(done)}
     return done + learned
 
 # %% ../../nbs/methods/ilf.ipynb #e6d65132
@@ -75,7 +85,7 @@ def ilf(
     K:Positive=4,            # refinements of a draft
     critic:Critic='verdict', # who says what is wrong: verdict (ILF), self (SELF)
 )->Method:
-    "Imitation learning from language feedback (ILF, arXiv 2303.16755); with its own critic SELF (arXiv 2310.00533)."
+    "Imitation learning from language feedback (ILF, arXiv 2303.16755; SELF, 2310.00533)."
     s = resolved(ilf, locals())
-    more = (1 + s.K)*(s.critic is self_critic)           # critiques: of the draft, and of each refinement
+    more = (1 + s.K)*(s.critic is self_critic)  # critiques: of the draft, and of each refinement
     return Method(partial(_ilf_rows, s), nll, counts=lambda m: (m + s.K + more, 1))

@@ -6,7 +6,6 @@
 __all__ = ['leti']
 
 # %% ../../nbs/methods/leti.ipynb #37a2b99f
-import torch
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -14,47 +13,50 @@ from typing import Annotated
 from ..schema import at_least, resolved
 from ..policies.policy import encode_chat
 from ..replays.feedback import ask_good, feedback_text, mark_messages
-from ..training.batch import PerToken
+from ..training.batch import PerToken, ragged
 from ..training.loss import k3, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/leti.ipynb #19feba96
+# %% ../../nbs/methods/leti.ipynb #3dcf5dd2
 def _read_text(row, ctx):
     "The row of all tokens after the first: instruction with mark and feedback, then the response."
     q, verdict = row.rollout.instruction, row.rollout.verdict
     good = all(verdict) and row.use.reward
     *earlier, last = mark_messages(q, good)
-    said = f'{last["content"][:-len(q.prompt)]}{feedback_text(q, verdict)} {q.prompt}'
-    prompt = encode_chat(ctx.tokenizer, [*earlier, {'role': 'user', 'content': said}], **ctx.chat)
+    mark = last['content'][:-len(q.prompt)]
+    said = {'role': 'user', 'content': f'{mark}{feedback_text(q, verdict)} {q.prompt}'}
+    prompt = encode_chat(ctx.tokenizer, [*earlier, said], **ctx.chat)
     ids = (*prompt[1:], *row.ids)
     return replace(row, prompt_ids=tuple(prompt[:1]), ids=ids, weight=(1.,)*len(ids), old=None,
                    part='good' if good else 'bad')
 
-def _leti_rows(instructions, ctx): return [_read_text(row, ctx) for row in ctx.draw(instructions, ctx.sizes.m)]
+def _leti_rows(instructions, ctx):
+    return [_read_text(row, ctx) for row in ctx.draw(instructions, ctx.sizes.m)]
 
-# %% ../../nbs/methods/leti.ipynb #9a47b89a
+# %% ../../nbs/methods/leti.ipynb #d5714b5c
 def _off_feedback(row, ctx):
     "T numbers, 0 for a token of the feedback."
-    r = row.rollout
-    *earlier, last = mark_messages(r.instruction, row.part == 'good')
-    bare = encode_chat(ctx.tokenizer, [*earlier, last], **ctx.chat)[1:]
-    end = len(bare) + len(r.ids)                                                       # tokens that are not feedback
-    lead = next((i for i, (a, b) in enumerate(zip(row.ids, bare)) if a != b), len(bare))
-    return [float(t < lead or t >= lead + len(row.ids) - end) for t in range(len(row.ids))]
+    marked = mark_messages(row.rollout.instruction, row.part == 'good')
+    bare = encode_chat(ctx.tokenizer, marked, **ctx.chat)[1:]
+    more = len(row.ids) - len(bare) - len(row.rollout.ids)              # tokens of the feedback
+    same = (a == b for a, b in zip(row.ids, bare))
+    first = next((t for t, alike in enumerate(same) if not alike), len(bare))
+    return [float(not first <= t < first + more) for t in range(len(row.ids))]
 
+# %% ../../nbs/methods/leti.ipynb #22069328
 def _leti_prepare(rows, batch, ctx):
-    held = torch.zeros(batch.mask.shape)
-    for i, row in enumerate(rows): held[i, :len(row.ids)] = torch.tensor(_off_feedback(row, ctx))
+    held = ragged([_off_feedback(row, ctx) for row in rows], batch.mask.shape[1])
     return dict(ref=PerToken(ctx.logps(rows, 'reference')), held=PerToken(held))
 
 def _leti_loss(c, out, batch, x, totals):
     each = -out.logp + c*k3(out.logp, x['ref'])*x['held']
     return token_mean(each*batch.weight, batch.mask, totals['tokens']), {}
 
-# %% ../../nbs/methods/leti.ipynb #219e6d64
+# %% ../../nbs/methods/leti.ipynb #e88ecbd9
 def leti(
     c:Annotated[float, at_least(0)]=.1, # weight of the KL from the start, off the feedback
 )->Method:
-    "Learning from textual interactions (LeTI, arXiv 2305.10314): all text is learned, feedback too."
+    "Learning from textual interactions (LeTI, arXiv 2305.10314): feedback is learned too."
     s = resolved(leti, locals())
-    return Method(_leti_rows, partial(_leti_loss, s.c), _leti_prepare, needs=('reference',), ask=ask_good)
+    return Method(_leti_rows, partial(_leti_loss, s.c), _leti_prepare, needs=('reference',),
+                  ask=ask_good)

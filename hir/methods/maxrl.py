@@ -10,14 +10,15 @@ from ..schema import resolved
 from ..training.gradient import group_mean, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/maxrl.ipynb #7e3c3553
+# %% ../../nbs/methods/maxrl.ipynb #cf038f34
 def _over_success(rows, batch, ctx):
     "(B,) how far each reward lies above its group's mean, in units of that mean."
     r = batch.reward.clamp(min=0)
     mean = group_mean(r, batch.group)
     return (r - mean)/(mean + 1e-6)
 
+# %% ../../nbs/methods/maxrl.ipynb #a50035c1
 def maxrl()->Method:
-    "Maximum-likelihood reinforcement learning (arXiv 2602.02710): a success weighs the more, the rarer it is."
+    "Maximum-likelihood reinforcement learning (MaxRL, arXiv 2602.02710): the rare weighs more."
     resolved(maxrl, locals())
     return policy_gradient(_over_success)

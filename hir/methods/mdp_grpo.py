@@ -30,42 +30,52 @@ def _prospects(a, v):
     return (1 - a)*_squashed(z) + a*_squashed(delta)
 
 # %% ../../nbs/methods/mdp_grpo.ipynb #c219f973
-def _rows_at(temperatures, instructions, ctx):
-    "m responses to each instruction, equally many at each temperature."
-    each, left = divmod(ctx.sizes.m, len(temperatures))
-    if left: raise StepError(f'm {ctx.sizes.m} cannot be shared out over {len(temperatures)} temperatures; choose a '
-                             'multiple of it')
-    drawn = [row for t in temperatures for row in ctx.draw(instructions, each, f'at {t:g}', temperature=t)]
-    return with_sources(sorted(drawn, key=lambda row: row.group))
-
-# %% ../../nbs/methods/mdp_grpo.ipynb #daadf6e3
-def _mdp_prepare(a, rows, batch, ctx):
-    extras = credited(lambda rows, batch, ctx: by_constraint(rows, partial(_prospects, a)), rows, batch, ctx)
-    return extras | dict(ref=PerToken(ctx.logps(rows, 'reference')), idle=torch.zeros(len(rows), dtype=torch.bool))
-
-def _mdp_loss(s, out, batch, x, totals):
-    loss, stats = clipped_loss(s.clip, None, seq_mean_token_mean, out, batch, x, totals)
-    strength = torch.where(x['adv'] >= 0, s.kl_gain, s.kl_loss)                   # (B,T)
-    kl = k3(out.logp, x['ref'])
-    leash = seq_mean_token_mean(strength*kl*batch.weight, batch.mask, totals['tokens'], totals['rows'])
-    return loss + leash, stats | {'kl': ((kl*(batch.mask != 0)).sum(), (batch.mask != 0).sum())}
-
 def _as_temperatures(text):
     "The numbers of a comma-separated text."
     try: found = [float(t) for t in text.split(',')]
-    except ValueError: raise ValueError(f'temperatures must be numbers, a comma between two, not {text!r}') from None
+    except ValueError:
+        raise ValueError(f'temperatures must be numbers, a comma between two, not {text!r}'
+                         ) from None
     if min(found) <= 0: raise ValueError(f'temperatures must be above 0, not {text!r}')
     return found
 
+# %% ../../nbs/methods/mdp_grpo.ipynb #7be8634a
+def _rows_at(temperatures, instructions, ctx):
+    "m responses to each instruction, equally many at each temperature."
+    each, left = divmod(ctx.sizes.m, len(temperatures))
+    if left: raise StepError(f'm {ctx.sizes.m} cannot be shared out over {len(temperatures)} '
+                             'temperatures; choose a multiple of it')
+    drawn = [row for t in temperatures
+             for row in ctx.draw(instructions, each, f'at {t:g}', temperature=t)]
+    return with_sources(sorted(drawn, key=lambda row: row.group))
+
+# %% ../../nbs/methods/mdp_grpo.ipynb #97a1fe1b
+def _mdp_prepare(a, rows, batch, ctx):
+    "Advantages and the reference; no row is idle, since the leash holds all."
+    prospects = lambda rows, batch, ctx: by_constraint(rows, partial(_prospects, a))
+    extras = credited(prospects, rows, batch, ctx)
+    extras['ref'] = PerToken(ctx.logps(rows, 'reference'))
+    return extras | {'idle': torch.zeros(len(rows), dtype=torch.bool)}
+
+# %% ../../nbs/methods/mdp_grpo.ipynb #9031d6cb
+def _mdp_loss(s, out, batch, x, totals):
+    loss, stats = clipped_loss(s.clip, None, seq_mean_token_mean, out, batch, x, totals)
+    strength = torch.where(x['adv'] >= 0, s.kl_gain, s.kl_loss)         # (B,T)
+    kl, on = k3(out.logp, x['ref']), batch.mask != 0
+    pull = strength*kl*batch.weight
+    leash = seq_mean_token_mean(pull, batch.mask, totals['tokens'], totals['rows'])
+    return loss + leash, stats | {'kl': ((kl*on).sum(), on.sum())}
+
 # %% ../../nbs/methods/mdp_grpo.ipynb #e0f75fc7
 def mdp_grpo(
-    aspiration:Annotated[float, at_least(0), at_most(1)]=.2, # a, weight of the aspiration beside the siblings
+    aspiration:Annotated[float, at_least(0), at_most(1)]=.2, # a, its weight beside the siblings
     temperatures:Names='.1,.4,.7,1', # of sampling; m is shared out over them
-    kl_gain:Annotated[float, at_least(0)]=.01,  # weight of the KL penalty where the advantage is not negative
+    kl_gain:Annotated[float, at_least(0)]=.01,  # weight of the KL where the advantage is >= 0
     kl_loss:Annotated[float, at_least(0)]=.025, # and where it is
     clip:Annotated[float, at_least(0)]=.2, # half-width of the trust region
 )->Method:
     "GRPO with an aspiration beside the siblings (MDP-GRPO, arXiv 2606.06058)."
     s = resolved(mdp_grpo, locals())
-    return Method(partial(_rows_at, _as_temperatures(s.temperatures)), partial(_mdp_loss, s),
-                  partial(_mdp_prepare, s.aspiration), needs=('old', 'reference'), policy_gradient=True)
+    rows = partial(_rows_at, _as_temperatures(s.temperatures))
+    return Method(rows, partial(_mdp_loss, s), partial(_mdp_prepare, s.aspiration),
+                  needs=('old', 'reference'), policy_gradient=True)

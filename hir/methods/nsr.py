@@ -15,19 +15,21 @@ from ..replays.reward import with_sources
 from ..training.gradient import earned, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/nsr.ipynb #a63c3637
+# %% ../../nbs/methods/nsr.ipynb #d11be54b
 def _signed(s, rows, batch, ctx):
     "(B,) λ for a success, −μ for a failure."
     return torch.tensor([s.successes if all(earned(row)) else -s.failures for row in rows])
 
+# %% ../../nbs/methods/nsr.ipynb #a499621d
 def _rows_of_weight(s, instructions, ctx):
     "The responses of a sign that counts."
     drawn = ctx.draw(instructions, ctx.sizes.m)
     return with_sources([row for row in drawn if (s.successes if all(earned(row)) else s.failures)])
 
+# %% ../../nbs/methods/nsr.ipynb #11c23694
 def nsr(
-    successes:Annotated[float, at_least(0)]=.1, # λ, weight of a response that meets all; 0: they are left out
-    failures:Annotated[float, at_least(0)]=1.,  # μ, weight of one that does not; 0: they are left out
+    successes:Annotated[float, at_least(0)]=.1, # λ, weight of one that meets all; 0: left out
+    failures:Annotated[float, at_least(0)]=1.,  # μ, weight of one that does not; 0: left out
 )->Method:
     "Positive- and negative-sample reinforcement (arXiv 2506.01347); as it stands W-REINFORCE."
     s = resolved(nsr, locals())

@@ -30,40 +30,45 @@ class PairMemory:
         self.pairs = (self.pairs + fresh)[-self.most:]
 
     def state_dict(self)->dict:
-        return {'pairs': [[[record_of_rollout(row.rollout), row.reward] for row in pair] for pair in self.pairs]}
+        def record(row): return [record_of_rollout(row.rollout), row.reward]
+        return {'pairs': [[record(row) for row in pair] for pair in self.pairs]}
 
     def load_state_dict(self, found:dict)->None:
         def row(record, reward): return Row(as_rollout(record, 'a pair of the run'), reward)
         self.pairs = [tuple(row(*x) for x in pair) for pair in found['pairs']]
 
-# %% ../../nbs/methods/online_dpo.ipynb #ca8c170f
+# %% ../../nbs/methods/online_dpo.ipynb #5a7c6e7d
 def _remembered_rows(memory, sampler, instructions, ctx):
     "As many pairs as there are instructions, of all so far."
     drawn = [] if sampler == 'none' else ctx.draw(instructions, ctx.sizes.m, who=sampler)
     new = best_worst(drawn)
     memory.add(new)
-    chosen = random.Random(ctx.seed('pairs')).sample(memory.pairs, min(len(instructions), len(memory.pairs)))
+    rng, n = random.Random(ctx.seed('pairs')), min(len(instructions), len(memory.pairs))
     ctx.metrics |= {'pairs': len(new), 'pairs/all': len(memory.pairs)}
-    return pair_rows(chosen)
+    return pair_rows(rng.sample(memory.pairs, n))
 
 # %% ../../nbs/methods/online_dpo.ipynb #885ff690
 def _pairs_at(path, memory):
     "Fill a memory with the pairs that a checkpoint holds."
     try: memory.load_state_dict(parsed_json(whole_text(path), path))
     except (DataError, KeyError, TypeError) as e:
-        raise ValueError(f'pairs: {path} holds no pairs ({e}); name the method.json of a checkpoint') from None
+        raise ValueError(f'pairs: {path} holds no pairs ({e}); '
+                         'name the method.json of a checkpoint') from None
     memory.pairs = memory.pairs[-memory.most:]
 
 # %% ../../nbs/methods/online_dpo.ipynb #528f1523
 def online_dpo(
     beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference
     memory:Positive=1024, # pairs kept, the oldest leaving first
-    sampler:Literal['policy', 'reference', 'none']='policy', # who draws the responses; none: nothing is drawn
+    sampler:Literal['policy', 'reference', 'none']='policy', # who draws; none: nothing is drawn
     pairs:str='',         # method.json of a checkpoint, whose pairs the memory begins with
 )->Method:
-    "Iterated preference optimisation on the best and the worst of m, on all data so far (arXiv 2405.07863)."
-    s = resolved(online_dpo, locals()); kept = PairMemory(s.memory)
+    "Iterated DPO on the best and the worst of m, on all data so far (arXiv 2405.07863)."
+    s = resolved(online_dpo, locals())
+    kept = PairMemory(s.memory)
     if s.pairs: _pairs_at(Path(s.pairs), kept)
-    elif s.sampler == 'none': raise ValueError('sampler none draws nothing: name the pairs to learn from')
-    return Method(partial(_remembered_rows, kept, s.sampler), partial(pair_loss, s.beta), pair_prepare,
-                  needs=('reference',), state=kept, counts=lambda m: (m*(s.sampler != 'none'), 2))
+    elif s.sampler == 'none':
+        raise ValueError('sampler none draws nothing: name the pairs to learn from')
+    rows = partial(_remembered_rows, kept, s.sampler)
+    return Method(rows, partial(pair_loss, s.beta), pair_prepare, needs=('reference',), state=kept,
+                  counts=lambda m: (m*(s.sampler != 'none'), 2))

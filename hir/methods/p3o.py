@@ -18,40 +18,46 @@ from ..replays.reward import by_group
 from ..training.gradient import recorded
 from ..training.method import Method
 
-# %% ../../nbs/methods/p3o.ipynb #5ef3babc
+# %% ../../nbs/methods/p3o.ipynb #36566a84
 def clip_each(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
     "(n,n) losses of pairs (better first where a > 0), each ratio clipped for itself."
-    rho = log_ratio.clamp(-20, 20).exp(); held = rho.clamp(1 - clip, 1 + clip)
-    up, down = torch.min(a*rho[:, None], a*held[:, None]), torch.min(-a*rho[None], -a*held[None])
+    rho = log_ratio.clamp(-20, 20).exp()
+    held = rho.clamp(1 - clip, 1 + clip)
+    up = torch.min(a*rho[:, None], a*held[:, None])
+    down = torch.min(-a*rho[None], -a*held[None])
     return -(up + down)
 
+# %% ../../nbs/methods/p3o.ipynb #4d07f945
 def clip_joint(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
-    "(n,n) losses of pairs, weighted by the product of their ratios, which is clipped; none once the better has won."
-    both = (log_ratio[:, None] + log_ratio[None]).detach().clamp(-20, 20).exp().clamp(1 - clip, 1 + clip)
+    "(n,n) losses of pairs, weighted by the clipped product of their ratios; 0 once won."
+    both = (log_ratio[:, None] + log_ratio[None]).detach().clamp(-20, 20).exp()
     apart = log_ratio[:, None] - log_ratio[None]
     won = a.sign()*apart.detach() > torch.log(torch.tensor((1 + clip)/(1 - clip)))
-    return -torch.where(won, 0., both*a*apart)
+    return -torch.where(won, 0., both.clamp(1 - clip, 1 + clip)*a*apart)
 
 Clipping = Annotated[Callable, Choice(dict(each=clip_each, joint=clip_joint))]
 
-# %% ../../nbs/methods/p3o.ipynb #667a21ee
+# %% ../../nbs/methods/p3o.ipynb #7f7c0ec9
 def _grouped_rows(instructions, ctx):
     "All responses of an instruction as one unit: their pairs stay together."
-    rows = ctx.draw(instructions, ctx.sizes.m)
-    return [replace(row, unit=u) for u, group in enumerate(by_group(rows)) for row in group if len(group) > 1]
+    groups = [group for group in by_group(ctx.draw(instructions, ctx.sizes.m)) if len(group) > 1]
+    return [replace(row, unit=u) for u, group in enumerate(groups) for row in group]
 
 def _p3o_prepare(beta, rows, batch, ctx):
-    old = recorded(rows)
-    r = batch.reward
-    if beta: r = r - beta*((old - ctx.logps(rows, 'reference'))*(batch.mask != 0)).sum(1)
-    return dict(old_sum=(old*(batch.mask != 0)).sum(1), r=r)
+    "Of each response the log-probability when drawn, and the reward, less what the KL takes."
+    old, on, r = recorded(rows), batch.mask != 0, batch.reward
+    if beta: r = r - beta*((old - ctx.logps(rows, 'reference'))*on).sum(1)
+    return dict(old_sum=(old*on).sum(1), r=r)
 
+# %% ../../nbs/methods/p3o.ipynb #1947b573
 def _p3o_loss(s, out, batch, x, totals):
     "The mean over units of the mean over their pairs."
-    log_ratio, total = (out.logp*(batch.mask != 0)).sum(1) - x['old_sum'], out.logp.sum()*0
+    log_ratio = (out.logp*(batch.mask != 0)).sum(1) - x['old_sum']      # (B,)
+    total = out.logp.sum()*0
     for u in batch.unit.unique():
         mine = batch.unit == u
-        r = x['r'][mine]; a = (r[:, None] - r[None])/2
+        r = x['r'][mine]
+        a = (r[:, None] - r[None])/2
         pairs = ~torch.eye(len(r), dtype=torch.bool, device=r.device)
         total = total + s.clipping(a, log_ratio[mine], s.clip)[pairs].mean()
     return total/totals['units'], {}
@@ -59,10 +65,10 @@ def _p3o_loss(s, out, batch, x, totals):
 # %% ../../nbs/methods/p3o.ipynb #9a179195
 def p3o(
     clipping:Clipping='each', # of the ratios of a pair: each apart, or jointly
-    beta:Annotated[float, at_least(0)]=0., # weight of the KL from the start in the reward; 0: no reference
+    beta:Annotated[float, at_least(0)]=0., # of the KL in the reward; 0: no reference
     clip:Annotated[float, at_least(0)]=.2, # half-width of the trust region, of a response's ratio
 )->Method:
-    "Pairwise proximal policy optimisation (P3O, arXiv 2310.00212), over all pairs of an instruction."
+    "Pairwise proximal policy optimisation (P3O, arXiv 2310.00212), over all pairs."
     s = resolved(p3o, locals())
     return Method(_grouped_rows, partial(_p3o_loss, s), partial(_p3o_prepare, s.beta),
                   needs=('old', *['reference']*(s.beta > 0)))

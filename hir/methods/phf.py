@@ -22,7 +22,7 @@ from ..training.gradient import earned, group_mean
 from ..training.loss import token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/phf.ipynb #f8947eab
+# %% ../../nbs/methods/phf.ipynb #67b5c574
 def mle(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor: return -logp
 def conditional(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor: return -logp
 def filtered(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor: return -r*logp
@@ -31,16 +31,20 @@ def unlikelihood(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor:
     "Up for what was good, down for what was not."
     return -(r*logp + s.alpha*(1 - r)*torch.log1p(-logp.exp().clamp(max=1 - 1e-6)))
 
-def reward_weighted(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor: return -(r/s.beta).exp()*logp
+# %% ../../nbs/methods/phf.ipynb #99eb890b
+def reward_weighted(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor:
+    "As much as an exponential of the reward."
+    return -(r/s.beta).exp()*logp
 
 def advantage_weighted(logp:Tensor, r:Tensor, V:Tensor, s:SimpleNamespace)->Tensor:
     "As much as the reward lies above the group's mean."
     return -((r - V)/s.beta).exp().clamp(max=1000.)*logp
 
-Objective = Annotated[Callable, Choice(dict(mle=mle, filter=filtered, conditional=conditional,
-                                            unlikelihood=unlikelihood, rwr=reward_weighted, awr=advantage_weighted))]
+_objectives = dict(mle=mle, filter=filtered, conditional=conditional, unlikelihood=unlikelihood,
+                   rwr=reward_weighted, awr=advantage_weighted)
+Objective = Annotated[Callable, Choice(_objectives)]
 
-# %% ../../nbs/methods/phf.ipynb #c338f771
+# %% ../../nbs/methods/phf.ipynb #26896d21
 def _worded_rows(s, instructions, ctx):
     "The responses; with the objective `conditional` each under the level that it reached."
     rows, rng = ctx.draw(instructions, ctx.sizes.m), random.Random(ctx.seed('word'))
@@ -51,6 +55,9 @@ def _worded_rows(s, instructions, ctx):
         return replace(row, prompt_ids=tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat)))
     return [under(row) for row in rows]
 
+def _all_of(q, verdict): return level_messages(q, len(q))
+
+# %% ../../nbs/methods/phf.ipynb #512fb671
 def _phf_prepare(rows, batch, ctx):
     r = batch.reward.clamp(0, 1)
     return dict(r=r, V=group_mean(r, batch.group))
@@ -59,18 +66,16 @@ def _phf_loss(s, out, batch, x, totals):
     each = s.objective(out.logp, x['r'][:, None], x['V'][:, None], s)
     return token_mean(each*batch.weight, batch.mask, totals['tokens']), {}
 
-def _all_of(q, verdict): return level_messages(q, len(q))
-
-# %% ../../nbs/methods/phf.ipynb #66763af3
 _above_0 = Where(lambda x: x > 0, 'above 0')
 
+# %% ../../nbs/methods/phf.ipynb #66763af3
 def phf(
     objective:Objective='conditional', # mle, filter, conditional, unlikelihood, rwr, awr
     alpha:Annotated[float, at_least(0)]=1., # weight of unlikelihood
     beta:Annotated[float, _above_0]=1.,     # temperature of rewards in rwr and awr
-    dropped:Annotated[float, at_least(0)]=.01, # share of rows that conditional learns without a level
+    dropped:Annotated[float, at_least(0)]=.01, # share of conditional's rows without a level
 )->Method:
-    "Pretraining with Human Preferences (arXiv 2302.08582), on what the policy draws; conditional asks for all K."
+    "Pretraining with Human Preferences (arXiv 2302.08582), on what the policy draws."
     s = resolved(phf, locals())
     return Method(partial(_worded_rows, s), partial(_phf_loss, s), _phf_prepare,
                   ask=_all_of if s.objective is conditional else None)

@@ -15,18 +15,23 @@ from ..training.batch import ragged
 from ..training.gradient import earned, group_mean, group_std, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/rl_zvp.ipynb #6b0c962d
-def _entropies(rows, T): return ragged([row.rollout.entropies for row in rows], T)      # (B,T)
+# %% ../../nbs/methods/rl_zvp.ipynb #abd0a68c
+def _by_entropy(alpha, rows, mask):
+    "(B,T) for groups without variance: successes pushed up by entropy, failures down by its lack."
+    H = ragged([row.rollout.entropies for row in rows], mask.shape[1])
+    most = H.masked_fill(mask == 0, 0.).amax(1, keepdim=True)
+    right = torch.tensor([all(earned(row)) for row in rows])
+    return torch.where(right[:, None], alpha*H, alpha*(H - most))
 
-def _zvp(s, rows, batch, ctx):
+# %% ../../nbs/methods/rl_zvp.ipynb #61900d75
+def _zvp(alpha, rows, batch, ctx):
     "(B,T) GRPO's advantage, and in groups without variance one from entropies."
     r, g = batch.reward, batch.group
-    std, H = group_std(r, g), _entropies(rows, batch.mask.shape[1])
-    most = H.masked_fill(batch.mask == 0, 0.).amax(1, keepdim=True)
-    right = torch.tensor([all(earned(row)) for row in rows])
-    flat = torch.where(right[:, None], s.alpha*H, s.alpha*(H - most))
-    return torch.where(std[:, None] > 0, ((r - group_mean(r, g))/(std + 1e-6))[:, None], flat)
+    std = group_std(r, g)
+    varied = (r - group_mean(r, g))/(std + 1e-6)
+    return torch.where(std[:, None] > 0, varied[:, None], _by_entropy(alpha, rows, batch.mask))
 
+# %% ../../nbs/methods/rl_zvp.ipynb #13734437
 def rl_zvp(
     alpha:Annotated[float, at_least(0)]=.1, # weight of the entropies
     clip:Annotated[float, at_least(0)]=.2,  # width of the trust region below 1
@@ -34,4 +39,4 @@ def rl_zvp(
 )->Method:
     "GRPO that also learns from groups without variance, by entropy (arXiv 2509.21880)."
     s = resolved(rl_zvp, locals())
-    return policy_gradient(partial(_zvp, s), (s.clip, s.clip_high), needs=('old', 'entropy'))
+    return policy_gradient(partial(_zvp, s.alpha), (s.clip, s.clip_high), needs=('old', 'entropy'))

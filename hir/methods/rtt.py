@@ -19,20 +19,21 @@ from ..replays.reward import Row
 from ..training.gradient import earned, group_normalised, policy_gradient
 from ..training.method import Method
 
-# %% ../../nbs/methods/rtt.ipynb #3ef30c33
+# %% ../../nbs/methods/rtt.ipynb #0dfaaec0
 def token_places(
     tokenizer:Any,      # of `transformers`
     ids:Sequence[int],  # T tokens of a response
-    before:int=8)->list[tuple[int, int]]: # tokens decoded with each: what a token says may depend on its left
+    before:int=8)->list[tuple[int, int]]: # tokens decoded with each, since they may change it
     "The span (start, end) of each token in the decoded response; empty for a special one."
-    said = lambda part: len(tokenizer.decode(part, skip_special_tokens=True)) if part else 0
-    out, end = [], 0
+    def length(part): return len(tokenizer.decode(part, skip_special_tokens=True)) if part else 0
+    places, end = [], 0
     for t in range(len(ids)):
         left = list(ids[max(0, t - before):t])
-        grown = said(left + [ids[t]]) - said(left)
-        out.append((end, end + grown)); end += grown
-    return out
+        start, end = end, end + length(left + [ids[t]]) - length(left)
+        places.append((start, end))
+    return places
 
+# %% ../../nbs/methods/rtt.ipynb #c2d141b9
 def relevance(
     row:Row, c:Constraint,
     places:list[tuple[int, int]], # of `token_places`
@@ -42,23 +43,32 @@ def relevance(
     spans = deciding(c, row.rollout.response, reading=reading)
     return [float(any(a < end and start < b for a, b in spans)) for start, end in places]
 
-# %% ../../nbs/methods/rtt.ipynb #12547215
+# %% ../../nbs/methods/rtt.ipynb #7c760a5e
 def _signed_by_token(marks, relevant, real):
-    "(K,) verdicts and (K,T) relevances -> (T,) their mean over K, each compared over the T real tokens."
-    x = ((2*marks - 1)[:, None]*relevant)[:, real]                               # (K,T')
+    "(K,) verdicts, (K,T) relevances -> (T,) mean over K, each compared over the real tokens."
+    x = ((2*marks - 1)[:, None]*relevant)[:, real]                      # (K,T')
     z = (x - x.mean(1, keepdim=True))/(x.std(1, keepdim=True, correction=0) + 1e-6)
-    out = torch.zeros(relevant.shape[1]); out[real] = z.mean(0)
+    out = torch.zeros(relevant.shape[1])
+    out[real] = z.mean(0)
     return out
 
+# %% ../../nbs/methods/rtt.ipynb #6a46a12e
+def _relevances(row, places, T):
+    "(K,T) of a row's constraints."
+    reading, K = row.rollout.reading or 'official', len(row.rollout.instruction)
+    w = torch.zeros(K, T)
+    for k, c in enumerate(row.rollout.instruction.constraints):
+        w[k, :len(places)] = torch.tensor(relevance(row, c, places, reading))
+    return w
+
+# %% ../../nbs/methods/rtt.ipynb #68f2604c
 def _rtt_credit(beta, rows, batch, ctx):
     "(B,T) GRPO's advantage, and β times what each token has to do with the verdicts."
-    adv = group_normalised(rows, batch, ctx)[:, None].repeat(1, batch.mask.shape[1])
+    T, real = batch.mask.shape[1], batch.mask != 0
+    adv = group_normalised(rows, batch, ctx)[:, None].repeat(1, T)
     for i, row in enumerate(rows):
-        places, real = token_places(ctx.tokenizer, row.ids), batch.mask[i] != 0
-        w = torch.zeros(len(row.rollout.instruction), batch.mask.shape[1])
-        for k, c in enumerate(row.rollout.instruction.constraints):
-            w[k, :len(places)] = torch.tensor(relevance(row, c, places, row.rollout.reading or 'official'))
-        adv[i] += beta*_signed_by_token(torch.tensor(earned(row)), w, real)
+        w = _relevances(row, token_places(ctx.tokenizer, row.ids), T)
+        adv[i] += beta*_signed_by_token(torch.tensor(earned(row)), w, real[i])
     return adv
 
 # %% ../../nbs/methods/rtt.ipynb #4474c35c
@@ -67,6 +77,6 @@ def rtt(
     clip:Annotated[float, at_least(0)]=.2, # width of the trust region below 1
     clip_high:Annotated[float, at_least(0)]=.27, # and above it
 )->Method:
-    "GRPO with each verdict on the tokens that decide it (Rubrics to Tokens, arXiv 2604.02795; relevance by verifiers)."
+    "GRPO with each verdict on the tokens that decide it (Rubrics to Tokens, arXiv 2604.02795)."
     s = resolved(rtt, locals())
     return policy_gradient(partial(_rtt_credit, s.beta), (s.clip, s.clip_high))

@@ -22,7 +22,7 @@ from ..training.gradient import recorded
 from ..training.loss import ratio, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/sdpo.ipynb #785154c2
+# %% ../../nbs/methods/sdpo.ipynb #be60f47d
 def verdicts_read(row:Row, group:list[Row])->list[dict]|None:
     "The instruction, and what this response met and did not."
     r = row.rollout
@@ -31,50 +31,65 @@ def verdicts_read(row:Row, group:list[Row])->list[dict]|None:
 
 def sibling_read(row:Row, group:list[Row])->list[dict]|None:
     "The instruction, and the first other response that met everything."
-    other = next((x for x in group if x is not row and all(x.rollout.verdict) and x.use.reward), None)
-    return other and hinted_messages(row.rollout.instruction, f'A good answer : {other.rollout.response}')
+    done = [x for x in group if x is not row and all(x.rollout.verdict) and x.use.reward]
+    if not done: return None
+    return hinted_messages(row.rollout.instruction, f'A good answer : {done[0].rollout.response}')
 
+# %% ../../nbs/methods/sdpo.ipynb #a3d9831c
 def rewritten_read(row:Row, group:list[Row])->list[dict]|None:
     "The instruction that the response does satisfy."
     r = row.rollout
-    q = hindsight(r.instruction, r.response, r.verdict) if r.verdict.partial else None
+    if not r.verdict.partial: return None
+    q = hindsight(r.instruction, r.response, r.verdict)
     return q and q.messages
 
 rewritten_read.needs = ('rewrite',)
-TeacherReads = Annotated[Callable, Choice(dict(verdicts=verdicts_read, sibling=sibling_read, rewritten=rewritten_read))]
+_readings = dict(verdicts=verdicts_read, sibling=sibling_read, rewritten=rewritten_read)
+TeacherReads = Annotated[Callable, Choice(_readings)]
 
-# %% ../../nbs/methods/sdpo.ipynb #03f1d43a
+# %% ../../nbs/methods/sdpo.ipynb #4a5a03b0
 def _taught_rows(s, instructions, ctx):
     "All responses; of those without a teacher no token is learned."
-    groups = by_group(ctx.draw(instructions, ctx.sizes.m))
-    taught = [[s.reads(row, group) is not None for row in group] for group in groups]
-    ctx.metrics['taught'] = sum(map(sum, taught))
-    rows = [row if has else replace(row, weight=(0.,)*len(row.ids))
-            for group, each in zip(groups, taught) for row, has in zip(group, each)]
-    return rows if ctx.metrics['taught'] else []
+    rows, taught = [], 0
+    for group in by_group(ctx.draw(instructions, ctx.sizes.m)):
+        for row in group:
+            has = s.reads(row, group) is not None
+            taught += has
+            rows.append(row if has else replace(row, weight=(0.,)*len(row.ids)))
+    ctx.metrics['taught'] = taught
+    return rows if taught else []
 
-def _sdpo_prepare(s, average, rows, batch, ctx):
-    "Log-probabilities when drawn, and the teacher's, (B,T)."
+# %% ../../nbs/methods/sdpo.ipynb #7cfcf9e2
+def _under_teacher(s, rows, ctx):
+    "The rows under the prompts that the teacher reads."
     groups = {group[0].group: group for group in by_group(rows)}
     chats = [s.reads(row, groups[row.group]) or row.rollout.instruction.messages for row in rows]
-    read = [tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat)) for chat in chats]
-    under = [replace(row, prompt_ids=ids) for row, ids in zip(rows, read)]
-    old, taught = recorded(rows), ctx.logps(under, average.of(ctx))
-    ctx.metrics['teacher/gap'] = token_mean((old - taught)*batch.mask, batch.mask).item()    # at the draw
+    return [replace(row, prompt_ids=tuple(encode_chat(ctx.tokenizer, chat, **ctx.chat)))
+            for row, chat in zip(rows, chats)]
+
+# %% ../../nbs/methods/sdpo.ipynb #95a96d48
+def _sdpo_prepare(s, average, rows, batch, ctx):
+    "Log-probabilities when drawn, and the teacher's, (B,T)."
+    old, taught = recorded(rows), ctx.logps(_under_teacher(s, rows, ctx), average.of(ctx))
+    ctx.metrics['teacher/gap'] = token_mean((old - taught)*batch.mask, batch.mask).item()
     return dict(old=PerToken(old), teacher=PerToken(taught), idle=(batch.mask == 0).all(1))
 
+# %% ../../nbs/methods/sdpo.ipynb #dcac7194
 def _sdpo_loss(cap, out, batch, x, totals):
-    weight = ratio(out.logp.detach(), x['old']).clamp(max=cap)*(out.logp.detach() - x['teacher'])
-    return token_mean(weight*out.logp*batch.weight, batch.mask, totals['tokens']), {}
+    now = out.logp.detach()
+    push = ratio(now, x['old']).clamp(max=cap)*(now - x['teacher'])
+    return token_mean(push*out.logp*batch.weight, batch.mask, totals['tokens']), {}
 
 # %% ../../nbs/methods/sdpo.ipynb #8f3b0f69
 def sdpo(
-    reads:TeacherReads='verdicts', # what the teacher reads: verdicts, a sibling's success, the rewritten instruction
-    rate:Annotated[float, at_least(0), at_most(1)]=.05, # of the teacher's average; 1: it is the policy itself
+    reads:TeacherReads='verdicts', # the teacher: verdicts, sibling (a success), rewritten (q')
+    rate:Annotated[float, at_least(0), at_most(1)]=.05, # of the average; 1: the policy itself
     cap:Annotated[float, at_least(0)]=2., # on the ratio to the policy that drew
 )->Method:
     "Hindsight self-distillation (SDPO, arXiv 2601.20802), sampled form, reverse KL."
-    s = resolved(sdpo, locals()); average = AveragePolicy(s.rate)
-    return Method(partial(_taught_rows, s), partial(_sdpo_loss, s.cap), partial(_sdpo_prepare, s, average),
-                  needs=('old', *getattr(s.reads, 'needs', ())), state=average, after=average.follow,
-                  policy_gradient=True)
+    s = resolved(sdpo, locals())
+    average = AveragePolicy(s.rate)
+    needs = ('old', *getattr(s.reads, 'needs', ()))
+    return Method(partial(_taught_rows, s), partial(_sdpo_loss, s.cap),
+                  partial(_sdpo_prepare, s, average), needs=needs, state=average,
+                  after=average.follow, policy_gradient=True)

@@ -20,7 +20,7 @@ from ..training.context import Context, lap, mean
 from ..training.loss import token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/sft.ipynb #78708cea
+# %% ../../nbs/methods/sft.ipynb #86a5303f
 def best(rows:Iterable[Row], ctx:Context)->list[Row]:
     "The first of the best rows of each instruction."
     return [max(group, key=standing) for group in by_group(rows)]
@@ -29,31 +29,35 @@ def successes(rows:Iterable[Row], ctx:Context)->list[Row]:
     "The rows that satisfy every constraint and may earn a reward."
     return [row for row in rows if all(row.rollout.verdict) and row.use.reward]
 
+# %% ../../nbs/methods/sft.ipynb #e7e8336c
 def hindsight_rows(rows:Iterable[Row], ctx:Context)->list[Row]:
     "The successes, and every partial failure under the instruction that it does satisfy."
     rows = with_sources(rows)
     failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
     with lap(ctx, 'rewrite'):
         again = [replay(row, ctx.tokenizer, check=ctx.rules.check, chat=ctx.chat) for row in failed]
-    return successes(rows, ctx) + [replace(row, source=None) for row in again if row]   # not all originals are rows
+    return successes(rows, ctx) + [replace(row, source=None) for row in again if row]
 
 hindsight_rows.needs = ('rewrite',)
 Chosen = Annotated[Callable, Choice(dict(best=best, successes=successes, hindsight=hindsight_rows))]
 
-# %% ../../nbs/methods/sft.ipynb #b529f308
+# %% ../../nbs/methods/sft.ipynb #0220c10a
 def _chosen(on, instructions, ctx):
+    "The rows that are learned, of all that are drawn."
     rows = on(ctx.draw(instructions, ctx.sizes.m), ctx)
-    ctx.metrics |= {'chosen': len(rows), 'chosen/constraints': mean(len(row.rollout.instruction) for row in rows)}
+    sizes = mean(len(row.rollout.instruction) for row in rows)
+    ctx.metrics |= {'chosen': len(rows), 'chosen/constraints': sizes}
     return rows
 
 def nll(out:Any, batch:Batch, x:dict, totals:dict)->tuple[Tensor, dict]: # of a method's loss
     "Negative log-likelihood, a mean over the tokens of the minibatch."
     return token_mean(-out.logp*batch.weight, batch.mask, totals['tokens']), {}
 
+# %% ../../nbs/methods/sft.ipynb #db8ade25
 def sft(
     on:Chosen='best',   # rows that are learned: best (of each instruction), successes, hindsight
 )->Method:
-    "Supervised fine-tuning on one's own responses: best of m (RAFT, arXiv 2304.06767), successes, hindsight."
+    "Supervised fine-tuning on one's own responses; best of m is RAFT (arXiv 2304.06767)."
     s = resolved(sft, locals())
     return Method(partial(_chosen, s.on), nll, needs=getattr(s.on, 'needs', ()),
                   counts=lambda m: (m, 1 if s.on is best else m))

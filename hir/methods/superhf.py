@@ -15,21 +15,24 @@ from ..training.batch import PerToken
 from ..training.loss import k3, token_mean
 from ..training.method import Method
 
-# %% ../../nbs/methods/superhf.ipynb #a641e328
+# %% ../../nbs/methods/superhf.ipynb #f25d548f
 def _best_rows(instructions, ctx):
     "The best response of each instruction, by reward, then by share of constraints."
     return [max(group, key=standing) for group in by_group(ctx.draw(instructions, ctx.sizes.m))]
 
 def _with_reference(rows, batch, ctx): return dict(ref=PerToken(ctx.logps(rows, 'reference')))
 
+# %% ../../nbs/methods/superhf.ipynb #5e79ea80
 def _leashed(c, out, batch, x, totals):
-    kl = k3(out.logp, x['ref'])
+    kl, on = k3(out.logp, x['ref']), batch.mask != 0
     loss = token_mean((-out.logp + c*kl)*batch.weight, batch.mask, totals['tokens'])
-    return loss, {'kl': ((kl*(batch.mask != 0)).sum(), (batch.mask != 0).sum())}
+    return loss, {'kl': ((kl*on).sum(), on.sum())}
 
+# %% ../../nbs/methods/superhf.ipynb #d7da3840
 def superhf(
     c:Annotated[float, at_least(0)]=.35, # weight of the KL from the start policy
 )->Method:
     "Supervised learning on the best of m with a KL to the start (SuperHF, arXiv 2310.16763)."
     s = resolved(superhf, locals())
-    return Method(_best_rows, partial(_leashed, s.c), _with_reference, needs=('reference',), counts=lambda m: (m, 1))
+    return Method(_best_rows, partial(_leashed, s.c), _with_reference, needs=('reference',),
+                  counts=lambda m: (m, 1))

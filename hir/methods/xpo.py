@@ -17,37 +17,46 @@ from ..replays.reward import by_group, standing
 from ..training.context import StepError
 from ..training.method import Method
 
-# %% ../../nbs/methods/xpo.ipynb #6c5f6d02
+# %% ../../nbs/methods/xpo.ipynb #ad39b213
 def _opposed(mine, theirs):
-    "Pairs of a response of the policy and one of the start to the same instruction, the better first."
+    "Pairs of a response of the policy and one of the start to one instruction, the better first."
     pairs = []
     for ours, others in zip(by_group(mine), by_group(theirs)):
         both = [sorted(pair, key=standing, reverse=True) for pair in zip(ours, others)]
         pairs += [(better, worse) for better, worse in both if standing(better) > standing(worse)]
     return pairs
 
+# %% ../../nbs/methods/xpo.ipynb #acff39e1
 def _xpo_rows(instructions, ctx):
+    "Pairs; half of the responses are drawn by each policy."
     each, left = divmod(ctx.sizes.m, 2)
-    if left: raise StepError(f'm {ctx.sizes.m} cannot be shared by two policies; choose an even number')
-    mine, theirs = ctx.draw(instructions, each), ctx.draw(instructions, each, 'start', who='reference', log=False)
-    pairs, own = _opposed(mine, theirs), {id(row) for row in mine}
-    ours = [id(row) in own for pair in pairs for row in pair]
-    ctx.metrics |= {'pairs': len(pairs), 'pairs/won': sum(ours[::2])}
-    return [row if by_us else replace(row, part=f'{row.part} by start') for row, by_us in zip(pair_rows(pairs), ours)]
+    if left:
+        raise StepError(f'm {ctx.sizes.m} cannot be shared by two policies; choose an even number')
+    mine = ctx.draw(instructions, each)
+    pairs = _opposed(mine, ctx.draw(instructions, each, 'start', who='reference', log=False))
+    own = {id(row) for row in mine}
+    by_us = [id(row) in own for pair in pairs for row in pair]
+    ctx.metrics |= {'pairs': len(pairs), 'pairs/won': sum(by_us[::2])}
+    rows = pair_rows(pairs)
+    return [row if us else replace(row, part=f'{row.part} by start')
+            for row, us in zip(rows, by_us)]
 
 # %% ../../nbs/methods/xpo.ipynb #8132d317
 def _xpo_prepare(rows, batch, ctx):
-    return pair_prepare(rows, batch, ctx) | dict(start=torch.tensor([row.part.endswith('by start') for row in rows]))
+    start = torch.tensor([row.part.endswith('by start') for row in rows])
+    return pair_prepare(rows, batch, ctx) | dict(start=start)
 
 def _xpo_loss(s, out, batch, x, totals):
     loss, stats = pair_loss(s.beta, out, batch, x, totals)
-    said = (out.logp*(batch.mask != 0)).sum(1)[x['start']].sum()                     # log π of what the start said
+    said = (out.logp*(batch.mask != 0)).sum(1)[x['start']].sum()      # log π of what the start said
     return loss + s.alpha*said/totals['units'], stats
 
+# %% ../../nbs/methods/xpo.ipynb #78911def
 def xpo(
     beta:Annotated[float, Where(lambda b: b > 0, 'above 0')]=.1, # pull of the reference
-    alpha:Annotated[float, at_least(0)]=1e-5, # weight of the bonus; 0: preference optimisation alone
+    alpha:Annotated[float, at_least(0)]=1e-5, # weight of the bonus; 0: preferences alone
 )->Method:
-    "Exploratory preference optimisation (XPO, arXiv 2405.21046): the policy's response against the start's."
+    "Exploratory preference optimisation (XPO, arXiv 2405.21046): the policy against its start."
     s = resolved(xpo, locals())
-    return Method(_xpo_rows, partial(_xpo_loss, s), _xpo_prepare, needs=('reference',), counts=lambda m: (m, m))
+    return Method(_xpo_rows, partial(_xpo_loss, s), _xpo_prepare, needs=('reference',),
+                  counts=lambda m: (m, m))

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['kept_of_run', 'keep_runs', 'marks_at', 'grid_of', 'crossed_bootstrap', 'kinds_met', 'sizes_met', 'nats_of',
-           'kept_runs', 'evaluated_steps', 'kept_table', 'before_and_after', 'plot_run']
+           'task_words', 'on_task', 'openings', 'texts_of', 'kept_texts', 'kept_runs', 'evaluated_steps', 'kept_table',
+           'before_and_after', 'plot_run']
 
 # %% ../../nbs/api/toy/08_real.ipynb #f517d0ab
 import numpy as np
+import re
 import torch
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,88 +27,122 @@ from .trials import span
 from ..training.config import read_settings
 from ..training.runlog import read_log
 
-# %% ../../nbs/api/toy/08_real.ipynb #659687c7
-_STEP = ('sampled_total', 'cpu_seconds', 'ila', 'cla', 'zero_signal', 'length', 'entropy', 'truncated', 'replays',
-         'clip/original', 'clip/replay', 'ratio_max/replay', 'kl_old/replay')
+# %% ../../nbs/api/toy/08_real.ipynb #2607d8ec
+_STEP = ('sampled_total', 'cpu_seconds', 'ila', 'cla', 'zero_signal', 'length', 'entropy',
+         'truncated', 'replays', 'clip/original', 'clip/replay', 'ratio_max/replay',
+         'kl_old/replay')
 
 def _four_digits(x): return float(f'{x:.4g}') if isinstance(x, float) else x
 
 def _kept_steps(folder):
     "What is kept of each step."
     for h in read_log(folder/'history.jsonl'):
-        yield {'what': 'step', 'step': h['step']} | {name: _four_digits(h[name]) for name in _STEP if name in h}
+        numbers = {name: _four_digits(h[name]) for name in _STEP if name in h}
+        yield {'what': 'step', 'step': h['step']} | numbers
 
+# %% ../../nbs/api/toy/08_real.ipynb #4bd7fae8
 def _bits(marks:str)->str: return ''.join('1' if m == '✓' else '0' for m in marks)
 
-# %% ../../nbs/api/toy/08_real.ipynb #77319d51
 def _kept_evaluations(folder, said):
     "The marks of each evaluation: sampled, a list for each instruction; greedy, one for each."
     for e in read_log(folder/'eval.jsonl'):
-        mine = [a for a in said if a['step'] == e['step']]
-        marks = [[_bits(a['marks']) for a in mine if a['q'] == q and not a['greedy']] for q in range(e['instructions'])]
-        greedy = [_bits(a['marks']) for a in mine if a['greedy']]
-        yield {'what': 'evaluation', 'step': e['step'], 'sampled': e['sampled'], 'marks': marks, 'greedy': greedy,
-               'cpu_seconds': _four_digits(e['cpu_seconds'])}
+        marks, greedy = [[] for _ in range(e['instructions'])], []
+        for a in said:
+            if a['step'] != e['step']: continue
+            where = greedy if a['greedy'] else marks[a['q']]
+            where.append(_bits(a['marks']))
+        yield {'what': 'evaluation', 'step': e['step'], 'sampled': e['sampled'], 'marks': marks,
+               'greedy': greedy, 'cpu_seconds': _four_digits(e['cpu_seconds'])}
 
+# %% ../../nbs/api/toy/08_real.ipynb #6c8d768e
+def _first_answers(said, step, most=float('inf')):
+    "The first sampled answer at a step to each of the first `most` instructions."
+    found = {}
+    for a in said:
+        if a['step'] == step and not a['greedy'] and a['q'] < most: found.setdefault(a['q'], a)
+    return found.values()
+
+# %% ../../nbs/api/toy/08_real.ipynb #90440cf1
 def _kept_answers(said, asked, last):
-    "The first answer to each of the first instructions at the start, midway and at the end; more of them at the end."
+    "Those of the start, midway and the end, to `asked` instructions; to `last` of them at the end."
     steps = sorted({a['step'] for a in said})
     for step in sorted({steps[0], steps[len(steps)//2], steps[-1]}):
-        seen, most = set(), last if step == steps[-1] else asked
-        for a in said:
-            if a['step'] != step or a['greedy'] or a['q'] in seen or a['q'] >= most: continue
-            seen.add(a['q'])
-            yield {'what': 'answer', 'step': step, 'q': a['q'], 'marks': _bits(a['marks']), 'response': a['response']}
+        for a in _first_answers(said, step, last if step == steps[-1] else asked):
+            yield {'what': 'answer', 'step': step, 'q': a['q'], 'marks': _bits(a['marks']),
+                   'response': a['response']}
 
-# %% ../../nbs/api/toy/08_real.ipynb #a2616647
+# %% ../../nbs/api/toy/08_real.ipynb #20e3614f
+def _run_head(folder, method):
+    "What every line says of its run."
+    cfg = read_settings(folder/'config.yaml')
+    return {'method': method, 'seed': cfg['seed'], 'lr': float(cfg['lr'])}
+
 def kept_of_run(
     folder:str|Path,     # of a run of `hir train`
     method:str,          # what the run is called in tables
-    asked:int=10, last:int=40)->list[dict]: # instructions whose answers are kept: at three steps, and at the last
+    asked:int=10,        # instructions whose answers are kept, at three steps
+    last:int=40)->list[dict]: # at the last step
     "The records of a run."
-    folder = Path(folder); cfg, said = read_settings(folder/'config.yaml'), read_log(folder/'answers.jsonl')
-    head = {'method': method, 'seed': cfg['seed'], 'lr': float(cfg['lr'])}
-    found = [*_kept_steps(folder), *_kept_evaluations(folder, said), *_kept_answers(said, asked, last)]
-    return [head | x for x in found]
+    folder = Path(folder)
+    head, said = _run_head(folder, method), read_log(folder/'answers.jsonl')
+    answers = _kept_answers(said, asked, last)
+    return [head | x for x in (*_kept_steps(folder), *_kept_evaluations(folder, said), *answers)]
 
-# %% ../../nbs/api/toy/08_real.ipynb #24039747
+# %% ../../nbs/api/toy/08_real.ipynb #c27103cf
 def keep_runs(
     folder:str|Path,      # of a sweep
     out:str|Path,         # a file NAME.jsonl for each run
-    methods:dict[str, str])->list[str]: # what a name begins with, up to the first '-' -> what it is called in tables
+    methods:dict[str, str])->list[str]: # beginning of a name, up to its first '-' -> name in tables
     "Write the records of all finished runs; returns their names."
     done = [f for f in sorted(Path(folder).iterdir()) if (f/'policy').is_dir()]
-    for f in done: write_jsonl(Path(out)/f'{f.name}.jsonl', kept_of_run(f, methods[f.name.split('-')[0]]))
+    for f in done:
+        records = kept_of_run(f, methods[f.name.split('-')[0]])
+        write_jsonl(Path(out)/f'{f.name}.jsonl', records)
     return [f.name for f in done]
 
-# %% ../../nbs/api/toy/08_real.ipynb #6483b865
+# %% ../../nbs/api/toy/08_real.ipynb #78622a3e
+def _evaluation_at(run, step): # of `kept_of_run`
+    "The record of an evaluation."
+    return next(x for x in run if x['what'] == 'evaluation' and x['step'] == step)
+
 def marks_at(
     runs:Sequence[Sequence[dict]], # of `kept_of_run`
     step:int, greedy:bool=False)->list[list[list[str]]]:
     "Marks of an evaluation: of each run, each instruction, each answer."
-    at = [next(x for x in run if x['what'] == 'evaluation' and x['step'] == step) for run in runs]
-    return [[[m] for m in x['greedy']] if greedy else x['marks'] for x in at]
+    at = [_evaluation_at(run, step) for run in runs]
+    if greedy: return [[[marks] for marks in x['greedy']] for x in at]
+    return [x['marks'] for x in at]
 
-def _share(marks, metric): return sum(metric(Verdict([m == '1' for m in bits])) for bits in marks)/len(marks)
+# %% ../../nbs/api/toy/08_real.ipynb #00aff6dd
+def _share(marks, metric):
+    "The mean of the metric over answers, each a text of ones and zeros."
+    return sum(metric(Verdict([m == '1' for m in bits])) for bits in marks)/len(marks)
 
 def grid_of(marks:list, metric:Callable[[Verdict], float]=ila)->np.ndarray: # of `marks_at`
     "(seeds, instructions) means of the metric."
     return np.array([[_share(answers, metric) for answers in run] for run in marks])
 
+# %% ../../nbs/api/toy/08_real.ipynb #2cfd7768
 def crossed_bootstrap(
     grid:np.ndarray, # (seeds, instructions)
     n:int=2000, seed:int=0)->tuple[float, float, float]:
     "Mean and 95% interval over seeds and instructions together: (mean, low, high)."
     rng, (S, N) = np.random.default_rng(seed), grid.shape
-    means = [grid[np.ix_(rng.integers(S, size=S), rng.integers(N, size=N))].mean() for _ in range(n)]
+    means = []
+    for _ in range(n):
+        crossing = np.ix_(rng.integers(S, size=S), rng.integers(N, size=N))
+        means.append(grid[crossing].mean())
     low, high = np.quantile(means, [.025, .975])
     return float(grid.mean()), float(low), float(high)
 
-# %% ../../nbs/api/toy/08_real.ipynb #7a4562e3
+# %% ../../nbs/api/toy/08_real.ipynb #c76fd50b
 def _answered(runs, step, instructions):
     "(instruction, ones and zeros) of each sampled answer of an evaluation."
-    return [(q, bits) for run in marks_at(runs, step) for q, answers in zip(instructions, run) for bits in answers]
+    for run in marks_at(runs, step):
+        for q, answers in zip(instructions, run):
+            for bits in answers: yield q, bits
 
+# %% ../../nbs/api/toy/08_real.ipynb #b49fd26b
 def kinds_met(
     runs:Sequence[Sequence[dict]], step:int, # of `kept_of_run`
     instructions:Sequence[Instruction])->dict[str, float]: # that were evaluated, in their order
@@ -118,15 +154,17 @@ def kinds_met(
             met[c.kind] += bit == '1'
     return {kind: met[kind]/n for kind, n in sorted(asked.items())}
 
+# %% ../../nbs/api/toy/08_real.ipynb #8b207326
 def sizes_met(
     runs:Sequence[Sequence[dict]], step:int, instructions:Sequence[Instruction] # of `kinds_met`
     )->dict[int, tuple[float, float, int]]:
     "Number of constraints → (ILA, CLA, answers)."
     by = {}
     for q, bits in _answered(runs, step, instructions): by.setdefault(len(q), []).append(bits)
-    return {K: (_share(marks, ila), _share(marks, cla), len(marks)) for K, marks in sorted(by.items())}
+    return {K: (_share(marks, ila), _share(marks, cla), len(marks))
+            for K, marks in sorted(by.items())}
 
-# %% ../../nbs/api/toy/08_real.ipynb #7d9a669b
+# %% ../../nbs/api/toy/08_real.ipynb #85277b7d
 def nats_of(
     policy:Policy, tokenizer:Any,          # that reads; of `transformers`
     asked:Sequence[Instruction], answers:Sequence[str])->list[float]: # one for each
@@ -135,13 +173,53 @@ def nats_of(
     for q, text in zip(asked, answers, strict=True):
         prompt = encode_chat(tokenizer, q.messages)
         ids = tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id]
-        row = torch.tensor([prompt + ids])
-        with torch.no_grad(): logp = policy(row, torch.tensor([len(prompt)]), torch.ones(1, len(ids)))[0]
+        row, length = torch.tensor([prompt + ids]), torch.tensor([len(prompt)])
+        with torch.no_grad(): logp = policy(row, length, torch.ones(1, len(ids)))[0]
         found.append(-logp.mean().item())
     return found
 
-# %% ../../nbs/api/toy/08_real.ipynb #9fd09097
-def kept_runs(path:str|Path)->dict[str, list[list[dict]]]: # a folder of JSON Lines, one file per run
+# %% ../../nbs/api/toy/08_real.ipynb #2e575014
+def task_words(q:Instruction)->set[str]: # of one-sentence tasks: the first sentence is the task
+    "Words of five letters and more of what is asked, without the first word; in lower case."
+    task = re.split(r'(?<=[.?!])\s', q.task)[0]
+    return set(re.findall(r'[a-z]{5,}', task.split(' ', 1)[-1].lower()))
+
+def on_task(q:Instruction, response:str)->bool:
+    "Whether an answer holds a word of its task."
+    return not task_words(q).isdisjoint(re.findall(r'[a-z]+', response.lower()))
+
+# %% ../../nbs/api/toy/08_real.ipynb #a1fa6f9e
+def openings(responses:Sequence[str])->float:
+    "Share of responses whose first three words no earlier one has."
+    return len({tuple(text.split()[:3]) for text in responses})/len(responses)
+
+# %% ../../nbs/api/toy/08_real.ipynb #ec1f2ab7
+def texts_of(
+    policy:Policy, tokenizer:Any,   # the start, that reads
+    instructions:Sequence[Instruction], # that were evaluated
+    said:Sequence[dict])->dict[str, float]: # sampled answers of one evaluation, as in answers.jsonl
+    "What the texts are like: nats per token under the start, on the task, openings, ended."
+    asked, texts = [instructions[a['q']] for a in said], [a['response'] for a in said]
+    return {'nats': float(np.mean(nats_of(policy, tokenizer, asked, texts))),
+            'on_task': sum(map(on_task, asked, texts))/len(said),
+            'openings': openings(texts), 'ended': sum(a['stopped'] for a in said)/len(said)}
+
+# %% ../../nbs/api/toy/08_real.ipynb #6da564f6
+def kept_texts(
+    folder:str|Path, method:str, # of a run; what it is called in tables
+    step:int,                    # of an evaluation
+    reads:Callable[[Sequence[dict]], dict[str, float]] # `texts_of`, its last argument not given
+    )->dict:
+    "The record of what the texts of an evaluation are like."
+    said = read_log(Path(folder)/'answers.jsonl')
+    found = reads(list(_first_answers(said, step)))
+    numbers = {name: _four_digits(x) for name, x in found.items()}
+    return _run_head(Path(folder), method) | {'what': 'texts', 'step': step} | numbers
+
+# %% ../../nbs/api/toy/08_real.ipynb #4a2e32f1
+def kept_runs(
+    path:str|Path # a folder of JSON Lines, one file per run
+    )->dict[str, list[list[dict]]]:
     "Method → its runs, each a list of records."
     out = {}
     for file in sorted(Path(path).glob('*.jsonl')):
@@ -149,57 +227,73 @@ def kept_runs(path:str|Path)->dict[str, list[list[dict]]]: # a folder of JSON Li
         out.setdefault(found[0]['method'], []).append(found)
     return out
 
-def evaluated_steps(run:Sequence[dict])->list[int]: return [x['step'] for x in run if x['what'] == 'evaluation']
+def evaluated_steps(run:Sequence[dict])->list[int]:
+    return [x['step'] for x in run if x['what'] == 'evaluation']
 
+# %% ../../nbs/api/toy/08_real.ipynb #e66c92c0
 def _spread(runs, step, greedy, metric):
+    "Mean and interval of the metric; None where nothing was kept."
     marks = marks_at(runs, step, greedy)
     return crossed_bootstrap(grid_of(marks, metric)) if all(marks) else None
 
-def kept_table(runs:dict, step:int|None=None)->str: # of `kept_runs`; the last step that all have
-    "A line for each method: seeds, responses drawn, processor seconds, ILA and CLA, sampled and greedy."
-    lines = [['method', 'seeds', 'responses', 'CPU s', 'ILA', 'CLA', 'ILA greedy', 'CLA greedy']]
-    for method, mine in runs.items():
-        at = step if step is not None else min(max(evaluated_steps(run)) for run in mine)
-        found = [next(x for x in run if x['what'] == 'evaluation' and x['step'] == at) for run in mine]
-        cost = [sum(x[name] for x in found)/len(found) for name in ('sampled', 'cpu_seconds')]
-        told = [span(_spread(mine, at, greedy, metric)) for greedy in (False, True) for metric in (ila, cla)]
-        lines.append([method, str(len(mine)), *(f'{c:,.0f}' for c in cost), *told])
-    return aligned(lines)
+def _kept_line(method, runs, step):
+    "The line of a method in the table; the last step that all its runs have, unless one is named."
+    if step is None: step = min(max(evaluated_steps(run)) for run in runs)
+    found = [_evaluation_at(run, step) for run in runs]
+    cost = [sum(x[name] for x in found)/len(found) for name in ('sampled', 'cpu_seconds')]
+    spans = [span(_spread(runs, step, greedy, metric))
+             for greedy in (False, True) for metric in (ila, cla)]
+    return [method, str(len(runs)), *(f'{c:,.0f}' for c in cost), *spans]
 
-# %% ../../nbs/api/toy/08_real.ipynb #ebb16859
+# %% ../../nbs/api/toy/08_real.ipynb #fc315948
+def kept_table(runs:dict, step:int|None=None)->str: # of `kept_runs`; the last step that all have
+    "A line per method: seeds, responses drawn, processor seconds, ILA and CLA, sampled and greedy."
+    head = ['method', 'seeds', 'responses', 'CPU s', 'ILA', 'CLA', 'ILA greedy', 'CLA greedy']
+    return aligned([head] + [_kept_line(method, mine, step) for method, mine in runs.items()])
+
+# %% ../../nbs/api/toy/08_real.ipynb #739e0ac6
 def _answers_after(answers):
     "A line for the first sampled answer after each step."
     for step, r in answers.items():
         yield f'  after step {step}: [{r["marks"]}] {" ".join(r["response"].split())}'
 
+def _evaluation_line(e):
+    "The line of an evaluation: step, responses, ILA and CLA with their intervals."
+    spans = [span([e[f'{m}{end}'] for end in ('', '_low', '_high')]) for m in ('ila', 'cla')]
+    return [str(e['step']), f'{e["sampled"]:,}', *spans]
+
+# %% ../../nbs/api/toy/08_real.ipynb #f91dd7ef
 def before_and_after(
     folder:str|Path,  # of a run
-    instructions:Sequence[Instruction])->str: # held out, of which answers are shown: the first of them
+    instructions:Sequence[Instruction])->str: # held out; answers to the first of them are shown
     "A table of the first and the last evaluation, and answers to the first instructions at both."
     evals, said = (read_log(Path(folder)/f'{name}.jsonl') for name in ('eval', 'answers'))
-    steps = evals[0]['step'], evals[-1]['step']
-    lines = [['step', 'responses', 'ILA', 'CLA']]
-    for e in (evals[0], evals[-1]):
-        spans = [span([e[f'{m}{end}'] for end in ('', '_low', '_high')]) for m in ('ila', 'cla')]
-        lines.append([str(e['step']), f'{e["sampled"]:,}', *spans])
+    both = evals[0], evals[-1]
+    lines = [['step', 'responses', 'ILA', 'CLA'], *map(_evaluation_line, both)]
     out = [aligned(lines)]
     for i, q in enumerate(instructions):
-        mine = {s: next(r for r in said if (r['step'], r['q'], r['greedy']) == (s, i, False)) for s in steps}
-        out += ['', q.said, *_answers_after(mine)]
+        mine = [r for r in said if r['q'] == i and not r['greedy']]
+        first = {e['step']: next(r for r in mine if r['step'] == e['step']) for e in both}
+        out += ['', q.said, *_answers_after(first)]
     return '\n'.join(out)
 
-# %% ../../nbs/api/toy/08_real.ipynb #f7d9b814
+# %% ../../nbs/api/toy/08_real.ipynb #9913a4b2
+def _plot_evaluations(ax, evals, metric):
+    "The metric over the steps, with its interval."
+    steps = [e['step'] for e in evals]
+    low, mean, high = ([e[f'{metric}{end}'] for e in evals] for end in ('_low', '', '_high'))
+    axes(ax).plot(steps, mean, **style(0))
+    ax.fill_between(steps, low, high, alpha=.2)
+    ax.set(xlabel='step', ylabel=label(metric))
+
+# %% ../../nbs/api/toy/08_real.ipynb #b9694ddf
 def plot_run(folder:str|Path)->Any: # of a run; returns a figure of matplotlib
     "ILA and CLA on the held-out instructions, and length and truncation of what was drawn."
     from matplotlib.figure import Figure
     evals, history = (read_log(Path(folder)/f'{name}.jsonl') for name in ('eval', 'history'))
     fig = Figure(figsize=(9, 3.2), dpi=110, layout='constrained')
     left, middle, right = fig.subplots(1, 3)
-    steps = [e['step'] for e in evals]
-    for ax, m in ((left, 'ila'), (middle, 'cla')):
-        low, mean, high = ([e[f'{m}{end}'] for e in evals] for end in ('_low', '', '_high'))
-        axes(ax).plot(steps, mean, **style(0))
-        ax.fill_between(steps, low, high, alpha=.2)
-        ax.set(xlabel='step', ylabel=label(m))
+    _plot_evaluations(left, evals, 'ila')
+    _plot_evaluations(middle, evals, 'cla')
     plot_history(history, ['truncated', 'zero_signal'], ax=right)
     return fig

@@ -7,7 +7,7 @@ __all__ = ['REGIMES', 'WIDE', 'STARTS', 'TUNING', 'BATCH', 'LESSON', 'BUDGET', '
            'memory_file', 'TrialError', 'run_trials', 'end', 'area', 'by_method', 'against', 'tuned', 'trials_table',
            'span', 'trials_text']
 
-# %% ../../nbs/api/toy/05_trials.ipynb #74c664eb
+# %% ../../nbs/api/toy/05_trials.ipynb #ba6b8965
 import json, math, multiprocessing, os, shutil, time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,16 +20,18 @@ from ..instructions.instruction import load_instructions, save_instructions
 from ..files import shipped, write_atomic
 from .toy import TOY_DRAW, draw_instructions
 from .wide import wide_instructions
-from ..evaluation.evaluate import bootstrap, markdown_table
+from ..evaluation.evaluate import bootstrap, evaluate, markdown_table
 
-# %% ../../nbs/api/toy/05_trials.ipynb #e490e136
+# %% ../../nbs/api/toy/05_trials.ipynb #a1519fa9
 _TWELVE = tuple(name for name in TOY_DRAW if name != 'twice')
-REGIMES = dict(easy=dict(low=4, high=6, names=_TWELVE), sparse=dict(low=7, high=8, names=_TWELVE),
-               zero=dict(low=8, high=8, names=tuple(TOY_DRAW)))
+REGIMES = {
+    'easy': dict(low=4, high=6, names=_TWELVE),
+    'sparse': dict(low=7, high=8, names=_TWELVE),
+    'zero': dict(low=8, high=8, names=tuple(TOY_DRAW))}
+
+# %% ../../nbs/api/toy/05_trials.ipynb #214438ff
 WIDE = ('wide-easy-0.5M', 'wide-easy-2M')       # larger models in the wide world
 _EASY, _HARD = dict(low=4, high=6), dict(low=7, high=8)
-_SECOND = dict(easy='sparse', sparse='easy', zero='sparse')            # second held-out set
-_SECOND |= dict.fromkeys(WIDE, 'wide-hard')
 
 def _drawn_from(regime:str):
     "The function that draws a regime's instructions, and its arguments."
@@ -37,19 +39,23 @@ def _drawn_from(regime:str):
     if plain in REGIMES: return draw_instructions, REGIMES[plain]
     return wide_instructions, _HARD if regime == 'wide-hard' else _EASY
 
-# %% ../../nbs/api/toy/05_trials.ipynb #d4561902
+# %% ../../nbs/api/toy/05_trials.ipynb #4b7b553a
 def regime_files(out:str|Path, regime:str)->tuple[Path, Path]: # folder of the records
     "Paths of the training and the held-out instructions of a regime, drawn if they are not there."
     train, held = (Path(out)/'data'/f'{regime}-{part}.jsonl' for part in ('train', 'heldout'))
-    if not held.exists():
-        draw, kw = _drawn_from(regime)
-        qs = draw(1024, seed=11, **kw)
-        train.parent.mkdir(parents=True, exist_ok=True)
-        save_instructions(train, qs)
-        save_instructions(held, draw(128, seed=12, exclude=qs, **kw))
+    if held.exists(): return train, held
+    draw, kw = _drawn_from(regime)
+    qs = draw(1024, seed=11, **kw)
+    train.parent.mkdir(parents=True, exist_ok=True)
+    save_instructions(train, qs)
+    save_instructions(held, draw(128, seed=12, exclude=qs, **kw))
     return train, held
 
-# %% ../../nbs/api/toy/05_trials.ipynb #58ecdccc
+# %% ../../nbs/api/toy/05_trials.ipynb #da3a66ee
+_SECOND = dict(easy='sparse', sparse='easy', zero='sparse')            # second held-out set
+_SECOND |= dict.fromkeys(WIDE, 'wide-hard')
+
+# %% ../../nbs/api/toy/05_trials.ipynb #db8d0aca
 STARTS, TUNING = (0, 1, 2), 3   # seeds of the warm start
 
 def _world_of(regime:str):
@@ -57,99 +63,127 @@ def _world_of(regime:str):
     if regime in WIDE: return 'wide-' + regime.split('-')[-1]
     return 'marked' if regime.startswith('marked-') else 'toy'
 
+# %% ../../nbs/api/toy/05_trials.ipynb #91ccfdf7
 _SHIPPED = {'toy': 'toy/start', 'marked': 'toy/marked'}       # of seed 0
 
 def start_folder(out:str|Path, regime:str, seed:int)->Path:
     "Where the start policy of that seed lies."
     world = _world_of(regime)
-    return shipped(_SHIPPED[world]) if seed == 0 and world in _SHIPPED else Path(out)/'starts'/f'{world}-{seed}'
+    if seed == 0 and world in _SHIPPED: return shipped(_SHIPPED[world])
+    return Path(out)/'starts'/f'{world}-{seed}'
 
-# %% ../../nbs/api/toy/05_trials.ipynb #7ef0b57e
-def _make_start(out, regime:str, seed:int):
-    "Train a start policy into the folder of the records."
-    from hir.toy.marked import marked_start
-    from hir.toy.warmstart import toy_model, toy_tokenizer, warm_start
-    from hir.toy.wide import wide_start
-    _one_thread(); world = _world_of(regime)
-    if world == 'toy':
-        tokenizer = toy_tokenizer(); model = toy_model(tokenizer, seed=seed)
-        warm_start(tokenizer, model, seed=seed, progress=False)
-    elif world == 'marked': model, tokenizer = marked_start(seed, progress=False)
-    else: model, tokenizer, _ = wide_start(world.removeprefix('wide-'), seed)
-    folder = start_folder(out, regime, seed)
-    tokenizer.save_pretrained(folder); model.save_pretrained(folder)
-
+# %% ../../nbs/api/toy/05_trials.ipynb #1b2ee529
 def _one_thread():
     "Keep this process on one core: several run side by side."
     import torch
     torch.set_num_threads(1)
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'
 
-# %% ../../nbs/api/toy/05_trials.ipynb #4bd73fd6
-BATCH, LESSON, BUDGET = 16, 1152, 6912   # instructions per step; responses between two evaluations, and per run
+# %% ../../nbs/api/toy/05_trials.ipynb #cc5fe161
+def _new_start(world:str, seed:int):
+    "A model warm-started in that world, and its tokenizer."
+    from hir.toy.marked import marked_start
+    from hir.toy.warmstart import toy_model, toy_tokenizer, warm_start
+    from hir.toy.wide import wide_start
+    if world == 'marked': return marked_start(seed, progress=False)
+    if world != 'toy': return wide_start(world.removeprefix('wide-'), seed)[:2]
+    tokenizer = toy_tokenizer()
+    model = toy_model(tokenizer, seed=seed)
+    warm_start(tokenizer, model, seed=seed, progress=False)
+    return model, tokenizer
 
+# %% ../../nbs/api/toy/05_trials.ipynb #f7b218c0
+def _make_start(out, regime:str, seed:int):
+    "Train a start policy into the folder of the records."
+    _one_thread()
+    model, tokenizer = _new_start(_world_of(regime), seed)
+    folder = start_folder(out, regime, seed)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+# %% ../../nbs/api/toy/05_trials.ipynb #f7192367
+BATCH = 16       # instructions per step
+LESSON = 1152    # responses between two evaluations
+BUDGET = 6912    # responses per run
+
+# %% ../../nbs/api/toy/05_trials.ipynb #8ec125a2
 @dataclass(frozen=True)
 class Trial:
     "One training run."
     regime:str
     method:str        # what it is called
-    given:tuple=()    # (setting, value) pairs, on top of the toy's; `m` among them; the method's are written with a dot
+    given:tuple=()    # (setting, value) pairs on top of the toy's, `m` too; a method's with a dot
     start:int=0       # seed of its start policy
     seed:int=0        # of the training
     lr:float=5e-4
     budget:int=BUDGET # responses to sample
-    watch:bool=False  # measure how far it moves from the start, and keep what its method remembers
+    watch:bool=False  # measure its distance from the start, keep what its method remembers
 
     @property
     def name(self)->str:
         "What its record is called, without .json."
-        words = f'{self.regime} {self.method} start{self.start} seed{self.seed} lr{self.lr:g} n{self.budget}'
+        words = (f'{self.regime} {self.method} start{self.start} seed{self.seed} '
+                 f'lr{self.lr:g} n{self.budget}')
         return words.replace(' ', '-').replace('=', '')
+
     @property
     def settings(self)->dict:
         "Those of the run, on top of the toy's."
-        s = dict(self.given); per_step = BATCH*s['m']
-        return dict(seed=self.seed, lr=self.lr, batch=BATCH, steps=max(1, round(self.budget/per_step)),
-                    eval_every=max(1, round(LESSON/per_step)), cards_every=0, save_every=0,
-                    max_new_tokens=64 if self.regime in WIDE else 32) | s
+        return _budgeted(self)
 
-# %% ../../nbs/api/toy/05_trials.ipynb #9dd3214d
+# %% ../../nbs/api/toy/05_trials.ipynb #9ea18400
+def _budgeted(trial:Trial):
+    "Steps and evaluations that the budget pays for, and what was given."
+    given = dict(trial.given)
+    per_step = BATCH*given['m']
+    longest = 64 if trial.regime in WIDE else 32
+    return dict(
+        seed=trial.seed, lr=trial.lr, batch=BATCH, steps=max(1, round(trial.budget/per_step)),
+        eval_every=max(1, round(LESSON/per_step)), cards_every=0, save_every=0,
+        max_new_tokens=longest) | given
+
+# %% ../../nbs/api/toy/05_trials.ipynb #52e11c4c
 _SKIP = ('time/', 'skipped', 'lambda', 'tokens_per_second', 'seconds', 'cpu_seconds', 'lr', 'loss')
+
+def _window_mean(xs): return float(f'{sum(xs)/len(xs):.4g}') if xs else None
 
 def _thinned(history, windows:int=12):
     "Metric → its means over successive windows of the steps, rounded to four digits."
     size = max(1, math.ceil(len(history)/windows))
-    names = [n for n in dict.fromkeys(k for h in history for k in h) if not n.startswith(_SKIP)]
     parts = [history[i:i + size] for i in range(0, len(history), size)]
-    mean = lambda xs: float(f'{sum(xs)/len(xs):.4g}') if xs else None
-    return {n: [mean([h[n] for h in part if n in h]) for part in parts] for n in names}
+    names = dict.fromkeys(name for step in history for name in step)
+    return {name: [_window_mean([step[name] for step in part if name in step]) for part in parts]
+            for name in names if not name.startswith(_SKIP)}
 
-# %% ../../nbs/api/toy/05_trials.ipynb #8028f9a6
+# %% ../../nbs/api/toy/05_trials.ipynb #47922404
 @dataclass
 class _Clock:
     "Processor seconds of this process, without the time spent in evaluations."
     idle:float = 0.
-    zero:float = field(default_factory=time.process_time)
-    def __call__(self): return time.process_time() - self.zero - self.idle
+    began:float = field(default_factory=time.process_time)
+
+    def __call__(self): return time.process_time() - self.began - self.idle
+
     def apart(self, f):
         "`f`, its time not counted."
         def timed(*args):
-            t = time.process_time()
+            before = time.process_time()
             try: return f(*args)
-            finally: self.idle += time.process_time() - t
+            finally: self.idle += time.process_time() - before
         return timed
 
-# %% ../../nbs/api/toy/05_trials.ipynb #d07470cf
+# %% ../../nbs/api/toy/05_trials.ipynb #afe1bfac
 def _scorer(path, cfg, away=None): # away: of `_moved`
     "Engine → ILA and CLA on the instructions of a file."
-    from hir.evaluation.evaluate import evaluate
-    qs = load_instructions(path)
+    instructions = load_instructions(path)
     def found(engine):
-        report = evaluate(engine, qs, cfg.eval_samples, seed=0, greedy=False)
-        numbers = {k: report.summary()[k] for k in ('ila', 'cla')} | ({'kl': away(report)} if away else {})
-        return {k: round(x, 4) for k, x in numbers.items()}
+        report = evaluate(engine, instructions, cfg.eval_samples, seed=0, greedy=False)
+        numbers = {name: report.summary()[name] for name in ('ila', 'cla')}
+        if away: numbers['kl'] = away(report)
+        return {name: round(x, 4) for name, x in numbers.items()}
     return found
 
+# %% ../../nbs/api/toy/05_trials.ipynb #728b422f
 def _moved(start, tokenizer):
     "Report → the mean of log π(y) − log π₀(y) over its responses y: a sample of KL(π‖π₀), in nats."
     import torch
@@ -159,89 +193,112 @@ def _moved(start, tokenizer):
     policy = Policy(start)
     @torch.no_grad()
     def nats(report):
-        batch = collate([Row(r) for r in report.rollouts], tokenizer.pad_token_id)
-        first = (policy(batch.ids, batch.prompt_len, batch.mask)[0]*batch.mask).sum(1)
-        return sum(r.logp for r in report.rollouts)/len(first) - first.mean().item()
+        rollouts = report.rollouts
+        batch = collate([Row(r) for r in rollouts], tokenizer.pad_token_id)
+        logp, _ = policy(batch.ids, batch.prompt_len, batch.mask)
+        first = (logp*batch.mask).sum(1)
+        return sum(r.logp for r in rollouts)/len(first) - first.mean().item()
     return nats
 
-# %% ../../nbs/api/toy/05_trials.ipynb #e6321441
+# %% ../../nbs/api/toy/05_trials.ipynb #1633eea8
+def _timed(e:dict, cpu):
+    "The columns of an evaluation that are kept, with processor seconds."
+    kept = {name: e[name] for name in ('step', 'sampled', 'ila', 'cla', 'kl') if name in e}
+    return kept | dict(cpu=round(([0.] + cpu)[e['step']], 2))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #c7cca72a
+def _second_set(trial, out, cfg, model, tokenizer):
+    "ILA and CLA on the held-out set of another regime, where the trial's has one."
+    from hir.policies.engines.hf import HFEngine
+    if trial.regime not in _SECOND: return None
+    held = regime_files(out, _SECOND[trial.regime])[1]
+    return _scorer(held, cfg)(HFEngine(model, tokenizer, cfg.max_new_tokens, cfg.sample_rows))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #5c23bf6f
 def _train_trial(trial:Trial, out, cfg):
     "Train in the run's folder; returns evaluations, the second set and history."
     from hir.policies.policy import load_policy
     from hir.training.runlog import read_log
     from hir.training.trainer import fit
     train, held = regime_files(out, trial.regime)
-    start = start_folder(out, trial.regime, trial.start); model, tokenizer = load_policy(start)
+    start = start_folder(out, trial.regime, trial.start)
+    model, tokenizer = load_policy(start)
     clock, history, cpu = _Clock(), [], []
-    def on_step(metrics, rows): history.append(metrics); cpu.append(clock())
-    evaluate = clock.apart(_scorer(held, cfg, _moved(load_policy(start)[0], tokenizer) if trial.watch else None))
-    fit(cfg, model, tokenizer, load_instructions(train), evaluate, progress=False, on_step=on_step)
-    return dict(evals=[_timed(e, cpu) for e in read_log(Path(cfg.out)/'eval.jsonl')],
-                second=_second_set(trial, out, cfg, model, tokenizer), history=_thinned(history))
+    def on_step(metrics, rows):
+        history.append(metrics)
+        cpu.append(clock())
+    away = _moved(load_policy(start)[0], tokenizer) if trial.watch else None
+    score = clock.apart(_scorer(held, cfg, away))
+    fit(cfg, model, tokenizer, load_instructions(train), score, progress=False, on_step=on_step)
+    evals = [_timed(e, cpu) for e in read_log(Path(cfg.out)/'eval.jsonl')]
+    second = _second_set(trial, out, cfg, model, tokenizer)
+    return dict(evals=evals, second=second, history=_thinned(history))
 
-# %% ../../nbs/api/toy/05_trials.ipynb #a311621d
+# %% ../../nbs/api/toy/05_trials.ipynb #546d4f8d
 def memory_file(out:str|Path, trial:Trial)->Path:
     "Where `watch` keeps what a method remembers."
     return Path(out)/'memory'/f'{trial.name}.json'
 
+def _keep_memory(out, trial, folder):
+    "Copy what the method remembers out of the run's folder."
+    for file in folder.glob('checkpoint-*/method.json'):
+        memory_file(out, trial).parent.mkdir(exist_ok=True)
+        shutil.copy(file, memory_file(out, trial))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #0f5d2e89
 def _run_trial(trial:Trial, out, config):
     "Train; returns the record of the trial."
     from hir.training.config import make_config, read_config
-    _one_thread(); folder = Path(out)/'work'/trial.name; shutil.rmtree(folder, ignore_errors=True)
-    cfg = make_config(trial.settings | dict(out=str(folder), resume='fresh'), trial.name, read_config(config))
+    _one_thread()
+    folder = Path(out)/'work'/trial.name
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = trial.settings | dict(out=str(folder), resume='fresh')
+    cfg = make_config(settings, trial.name, read_config(config))
     record = asdict(trial) | _train_trial(trial, out, cfg)
-    for file in folder.glob('checkpoint-*/method.json') if trial.watch else ():
-        memory_file(out, trial).parent.mkdir(exist_ok=True)
-        shutil.copy(file, memory_file(out, trial))
+    if trial.watch: _keep_memory(out, trial, folder)
     shutil.rmtree(folder)
     return record
 
-# %% ../../nbs/api/toy/05_trials.ipynb #ca25d547
-def _second_set(trial, out, cfg, model, tokenizer):
-    "ILA and CLA on the held-out set of another regime, where the trial's has one."
-    from hir.policies.engines.hf import HFEngine
-    if trial.regime not in _SECOND: return None
-    also = regime_files(out, _SECOND[trial.regime])[1]
-    return _scorer(also, cfg)(HFEngine(model, tokenizer, cfg.max_new_tokens, cfg.sample_rows))
-
-def _timed(e:dict, cpu):
-    "The columns of an evaluation that are kept, with processor seconds."
-    kept = {k: e[k] for k in ('step', 'sampled', 'ila', 'cla', 'kl') if k in e}
-    return kept | dict(cpu=round(([0.] + cpu)[e['step']], 2))
-
-# %% ../../nbs/api/toy/05_trials.ipynb #70f6955d
+# %% ../../nbs/api/toy/05_trials.ipynb #03736b48
 class TrialError(RuntimeError):
     "A trial failed, or a folder of records holds something else than asked for."
 
 def _record_file(out, trial:Trial): return Path(out)/'records'/f'{trial.name}.json'
 
+# %% ../../nbs/api/toy/05_trials.ipynb #e4c85c3b
 def _do(job):
     "Run one trial or make one start policy, in a worker process."
     what, out, config = job
-    if isinstance(what, tuple): _make_start(out, *what); return
+    if isinstance(what, tuple):
+        _make_start(out, *what)
+        return
     record = _run_trial(what, out, config)
     write_atomic(_record_file(out, what), lambda f: json.dump(record, f))
 
-# %% ../../nbs/api/toy/05_trials.ipynb #729fe235
+# %% ../../nbs/api/toy/05_trials.ipynb #77a6e0d9
 def _run_all(jobs, workers:int, label:str):
     "Do the jobs in `workers` processes, showing progress; a failure or Ctrl-C ends all."
     if not jobs: return
-    with safe_children(), ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
+    spawn = multiprocessing.get_context('spawn')
+    with safe_children(), ProcessPoolExecutor(workers, spawn) as pool:
         waiting = {pool.submit(_do, job): job[0] for job in jobs}
         try:
-            for done in bar(as_completed(waiting), label, total=len(waiting), unit='run'): done.result()
+            for done in bar(as_completed(waiting), label, total=len(waiting), unit='run'):
+                done.result()
         except BaseException as e:
             pool.shutdown(wait=False, cancel_futures=True)
-            for p in list((pool._processes or {}).values()): p.terminate()
+            for process in list((pool._processes or {}).values()): process.terminate()
             if not isinstance(e, Exception): raise
-            raise TrialError(f'{getattr(waiting[done], "name", "a start policy")}: {e!r}') from e
+            name = getattr(waiting[done], 'name', 'a start policy')
+            raise TrialError(f'{name}: {e!r}') from e
 
-# %% ../../nbs/api/toy/05_trials.ipynb #e79539f6
+# %% ../../nbs/api/toy/05_trials.ipynb #47394cb6
 def _needed_starts(trials, out):
     "(regime, seed) of each start policy that is not there."
     wanted = {str(start_folder(out, t.regime, t.start)): (t.regime, t.start) for t in trials}
     return [start for folder, start in wanted.items() if not Path(folder).exists()]
 
+# %% ../../nbs/api/toy/05_trials.ipynb #7309b513
 def run_trials(
     trials:Iterable[Trial],
     out:str|Path,      # folder of the records
@@ -250,84 +307,112 @@ def run_trials(
     label:str='trials')->list[dict]: # of the progress bar
     "The records of the trials, those that are missing run first; a TrialError if one fails."
     trials = list(dict.fromkeys(trials))
-    regimes = {t.regime for t in trials} | {_SECOND[t.regime] for t in trials if t.regime in _SECOND}
-    for regime in sorted(regimes): regime_files(out, regime)
-    _run_all([(start, str(out), '') for start in _needed_starts(trials, out)], workers, 'start policies')
+    regimes = {t.regime for t in trials}
+    for regime in sorted(regimes | {_SECOND[r] for r in regimes if r in _SECOND}):
+        regime_files(out, regime)
+    starts = [(start, str(out), '') for start in _needed_starts(trials, out)]
+    _run_all(starts, workers, 'start policies')
     (Path(out)/'records').mkdir(parents=True, exist_ok=True)
-    _run_all([(t, str(out), str(config)) for t in trials if not _record_file(out, t).exists()], workers, label)
+    missing = [t for t in trials if not _record_file(out, t).exists()]
+    _run_all([(t, str(out), str(config)) for t in missing], workers, label)
     return [json.loads(_record_file(out, t).read_text()) for t in trials]
 
-# %% ../../nbs/api/toy/05_trials.ipynb #123b9a05
+# %% ../../nbs/api/toy/05_trials.ipynb #67bca243
 def end(record:dict)->float: return record['evals'][-1]['ila']     # of `run_trials`
 
+# %% ../../nbs/api/toy/05_trials.ipynb #4712ee9b
 def area(record:dict)->float:
     "Mean ILA over the sampled responses: the normalised area under the curve."
-    es = record['evals']
-    parts = [(b['sampled'] - a['sampled'])*(a['ila'] + b['ila'])/2 for a, b in zip(es, es[1:])]
-    return sum(parts)/(es[-1]['sampled'] - es[0]['sampled'])
+    evals = record['evals']
+    parts = [(b['sampled'] - a['sampled'])*(a['ila'] + b['ila'])/2
+             for a, b in zip(evals, evals[1:])]
+    return sum(parts)/(evals[-1]['sampled'] - evals[0]['sampled'])
 
+# %% ../../nbs/api/toy/05_trials.ipynb #8f8b1e2c
 def _reach(record, level:float, by:str='sampled'):
     "Where the curve first reaches `level` (linear between evaluations); None if it does not."
-    es = record['evals']
-    if es[0]['ila'] >= level: return es[0][by]
-    for a, b in zip(es, es[1:]):
-        if b['ila'] >= level: return a[by] + (b[by] - a[by])*(level - a['ila'])/(b['ila'] - a['ila'])
+    evals = record['evals']
+    if evals[0]['ila'] >= level: return evals[0][by]
+    for a, b in zip(evals, evals[1:]):
+        if b['ila'] < level: continue
+        return a[by] + (b[by] - a[by])*(level - a['ila'])/(b['ila'] - a['ila'])
 
-# %% ../../nbs/api/toy/05_trials.ipynb #a8907cbe
+# %% ../../nbs/api/toy/05_trials.ipynb #6ffb257b
 def by_method(records:Iterable[dict])->dict[str, list[dict]]:
     "Method → its records, in the order of first appearance."
     out = {}
     for r in records: out.setdefault(r['method'], []).append(r)
     return out
 
+# %% ../../nbs/api/toy/05_trials.ipynb #5b984d0b
 def against(
     ours:Iterable[dict], theirs:Iterable[dict], # records
     metric:Callable[[dict], float]=end)->tuple[float, float, float]:
     "Mean paired difference and its 95% interval over the runs both have: (difference, low, high)."
-    key = lambda r: (r['regime'], r['start'], r['seed'])
+    def key(r): return r['regime'], r['start'], r['seed']
     other = {key(r): metric(r) for r in theirs}
     return bootstrap([metric(r) - other[key(r)] for r in ours if key(r) in other])
 
+# %% ../../nbs/api/toy/05_trials.ipynb #19e8a11d
 def tuned(records:Iterable[dict], metric:Callable[[dict], float]=area)->dict[str, float]:
     "Method → the learning rate with the highest mean area."
-    out = {}
-    for method, rs in by_method(records).items():
-        mean = lambda lr: sum(xs := [metric(r) for r in rs if r['lr'] == lr])/len(xs)
-        out[method] = max(sorted({r['lr'] for r in rs}), key=mean)
-    return out
+    best = {}
+    for method, runs in by_method(records).items():
+        found = {}
+        for r in runs: found.setdefault(r['lr'], []).append(metric(r))
+        mean = {lr: sum(xs)/len(xs) for lr, xs in found.items()}
+        best[method] = max(sorted(mean), key=mean.get)
+    return best
 
-# %% ../../nbs/api/toy/05_trials.ipynb #404438ed
+# %% ../../nbs/api/toy/05_trials.ipynb #c1a455a5
+def _reached(runs, level:float, by:str='sampled'):
+    "What the runs that reached the level had spent by then."
+    found = [_reach(r, level, by) for r in runs]
+    return [x for x in found if x is not None]
+
+# %% ../../nbs/api/toy/05_trials.ipynb #aa921069
+def _interval(numbers): return bootstrap(numbers) if numbers else None
+
+def _trials_row(method, runs, base, level): # base: runs to compare with, or None
+    "One method's row: what `trials_table` tells of it."
+    sampled, cpu = _reached(runs, level), _reached(runs, level, 'cpu')
+    second = [r['second']['ila'] for r in runs] if runs[0]['second'] else None
+    return dict(
+        method=method, runs=len(runs), lr=runs[0]['lr'],
+        end=bootstrap([end(r) for r in runs]), area=bootstrap([area(r) for r in runs]),
+        away=against(runs, base) if base else None, second=_interval(second),
+        reached=len(sampled), sampled=_interval(sampled), cpu=_interval(cpu),
+        seconds=bootstrap([r['evals'][-1]['cpu'] for r in runs]))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #631cb301
 def trials_table(
     records:Iterable[dict],
     level:float=.2,                 # of ILA
     base:str='HiR')->list[dict]:    # method that the others are compared with
-    "One row per method: end, area, difference from `base`, second set; responses and seconds to `level`."
-    groups, rows = by_method(records), []
-    for method, rs in groups.items():
-        got = [(_reach(r, level), _reach(r, level, 'cpu')) for r in rs]
-        n, cpu = (bootstrap(xs) if xs else None for xs in zip(*[g for g in got if g[0] is not None])) if any(
-            g[0] is not None for g in got) else (None, None)
-        away = against(rs, groups[base]) if base in groups and method != base else None
-        rows.append(dict(method=method, runs=len(rs), lr=rs[0]['lr'], end=bootstrap([end(r) for r in rs]),
-                         area=bootstrap([area(r) for r in rs]), away=away,
-                         second=bootstrap([r['second']['ila'] for r in rs]) if rs[0]['second'] else None,
-                         reached=sum(g[0] is not None for g in got), sampled=n, cpu=cpu,
-                         seconds=bootstrap([r['evals'][-1]['cpu'] for r in rs])))
-    return rows
+    "Per method a row: end, area, minus `base`, second set; responses and seconds to `level`."
+    groups = by_method(records)
+    return [_trials_row(method, runs, groups.get(base) if method != base else None, level)
+            for method, runs in groups.items()]
 
-# %% ../../nbs/api/toy/05_trials.ipynb #4bd92870
-def span(found:tuple|None, places:int=3, sign:str='')->str: # (mean, low, high); sign: '+' to show it
+# %% ../../nbs/api/toy/05_trials.ipynb #39b0ff23
+def span(
+    found:tuple|None, # (mean, low, high)
+    places:int=3,     # digits after the point
+    sign:str='')->str: # '+' to show it
     "'mean [low, high]', or a dash for None."
     if found is None: return '–'
     mean, low, high = (f'{x:{sign},.{places}f}' for x in found)
     return f'{mean} [{low}, {high}]'
 
+# %% ../../nbs/api/toy/05_trials.ipynb #2beda43b
 def trials_text(rows:Sequence[dict], level:float=.2, base:str='HiR')->str: # as in `trials_table`
     "Two tables from the rows of `trials_table`: how good, and how fast."
-    good = [['method', 'runs', 'lr', 'ILA at the end', 'mean ILA', f'end minus {base}', 'second set']]
+    good = [['method', 'runs', 'lr', 'ILA at the end', 'mean ILA', f'end minus {base}',
+             'second set']]
     fast = [['method', f'reached {level:g}', 'after responses', 'after CPU s', 'CPU s in all']]
-    good += [[r['method'], str(r['runs']), f'{r["lr"]:g}', span(r['end']), span(r['area']), span(r['away'], 3, '+'),
-              span(r['second'])] for r in rows]
-    fast += [[r['method'], f'{r["reached"]}/{r["runs"]}', span(r['sampled'], 0), span(r['cpu'], 1),
-              span(r['seconds'], 0)] for r in rows]
+    for r in rows:
+        good.append([r['method'], str(r['runs']), f'{r["lr"]:g}', span(r['end']), span(r['area']),
+                     span(r['away'], 3, '+'), span(r['second'])])
+        fast.append([r['method'], f'{r["reached"]}/{r["runs"]}', span(r['sampled'], 0),
+                     span(r['cpu'], 1), span(r['seconds'], 0)])
     return f'{markdown_table(good)}\n\n{markdown_table(fast)}'
