@@ -73,7 +73,7 @@ class SharedEngine:
         return _shared(work, len(instructions), self.accelerator)
 
 # %% ../../nbs/api/training/04_context.ipynb #8d9b5fd1
-def _unwrapped(policy):
+def _inner_policy(policy):
     "The `Policy` itself, within what DDP or `AdapterOff` put around it."
     policy = getattr(policy, 'module', policy)
     return getattr(policy, 'policy', policy)
@@ -87,7 +87,7 @@ def part_of(
     real = len(index) > 0
     if not real: index = (batch.unit == batch.unit[0]).nonzero()[:, 0]
     b = take(batch, index)
-    layout = layout_for(_unwrapped(policy), b.ids, b.prompt_len, b.mask)
+    layout = layout_for(_inner_policy(policy), b.ids, b.prompt_len, b.mask)
     return on_device(replace(b, layout=layout), device), real
 
 # %% ../../nbs/api/training/04_context.ipynb #608debbd
