@@ -15,11 +15,11 @@ from typing import Any
 _SWAPPING = {chr(c) for c in (*range(0x202a, 0x202f), *range(0x2066, 0x206a))}   # bidirectional
 _CONTROL = 'Cc', 'Cs', 'Zl', 'Zp'    # categories: controls, half surrogates, separators
 
-def _is_control(c): return c in _SWAPPING or c not in '\n\t' and unicodedata.category(c) in _CONTROL
+def _is_unseen(c): return c in _SWAPPING or c not in '\n\t' and unicodedata.category(c) in _CONTROL
 
 def visible(text:object)->str:
     "A text in which control characters are written out; line feeds and tabs stay."
-    return ''.join(ascii(c)[1:-1] if _is_control(c) else c for c in str(text))
+    return ''.join(ascii(c)[1:-1] if _is_unseen(c) else c for c in str(text))
 
 # %% ../nbs/api/03_markup.ipynb #82e7613a
 class Shown:

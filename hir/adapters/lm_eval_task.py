@@ -15,51 +15,65 @@ from ..instructions.instruction import Instruction
 from ..instructions.scoring import score_record
 from .verifiers_env import scorable
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #d4b07cf0
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #7081a131
 def document(
     q:Instruction,
     key:int|str)->dict: # for an instruction without an id
     "An instruction in the shape of IFEval's records."
-    found = {'key': q.id or key, 'prompt': q.prompt, 'instruction_id_list': [c.kind for c in q.constraints],
+    found = {'key': q.id or key, 'prompt': q.prompt,
+             'instruction_id_list': [c.kind for c in q.constraints],
              'kwargs': [c.args for c in q.constraints]}
-    return found | ({'messages': q.messages} if q.earlier else {})
+    if q.earlier: found['messages'] = q.messages
+    return found
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #1e2ac247
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #e68f2f8f
+def _levels_of(scored):
+    "The four numbers of `ifeval`, from the verdicts of `score_record`."
+    found = {}
+    for mode in ('strict', 'loose'):
+        found[f'prompt_level_{mode}_acc'] = all(scored[mode])
+        found[f'inst_level_{mode}_acc'] = scored[mode]
+    return found
+
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #8047ab25
 def response_scores(
     doc:dict, # of `document`
     results:Sequence[str], # of the harness: one response
     reading:Reading='meant', # what the sentences say, or what the official code checks
     thinking:str='cut')->dict[str, bool|list[bool]]: # of `split_thinking`
-    "Metric → what holds: one bool for a prompt, a list of them for its constraints, all or those of a kind."
-    if len(results) != 1: raise DataError(f"document {doc['key']}: one response is scored, not {len(results)}")
-    scored, out = score_record(doc | {'response': results[0]}, reading, thinking), {}
-    for mode in ('strict', 'loose'):
-        out |= {f'prompt_level_{mode}_acc': all(scored[mode]), f'inst_level_{mode}_acc': scored[mode]}
-    for kind, ok in zip(doc['instruction_id_list'], scored['strict']): out.setdefault(kind, []).append(ok)
+    "Metric → what holds: a bool for a prompt, a list for its constraints, all or those of a kind."
+    if len(results) != 1:
+        raise DataError(f"document {doc['key']}: one response is scored, not {len(results)}")
+    scored = score_record(doc | {'response': results[0]}, reading, thinking)
+    out = _levels_of(scored)
+    for kind, ok in zip(doc['instruction_id_list'], scored['strict']):
+        out.setdefault(kind, []).append(ok)
     return out
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #c0c97837
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #1e8119e0
 def pooled_share(
     found:Iterable[Sequence[bool]])->float: # a list per response
     "The share that holds, of all constraints together."
     oks = [ok for each in found for ok in each]
     return sum(oks)/len(oks)
 
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #eaabf112
 def _metric_list(kinds):
     "How the harness averages each metric."
-    one, many = {'aggregation': 'mean'}, {'aggregation': pooled_share}
-    levels = [(f'prompt_level_{mode}_acc', one) for mode in ('strict', 'loose')]
-    levels += [(f'inst_level_{mode}_acc', many) for mode in ('strict', 'loose')]
-    return [{'metric': name, 'higher_is_better': True} | how for name, how in levels + [(k, many) for k in kinds]]
+    prompts = [f'prompt_level_{mode}_acc' for mode in ('strict', 'loose')]
+    lists = [f'inst_level_{mode}_acc' for mode in ('strict', 'loose')] + list(kinds)
+    found = [{'metric': name, 'higher_is_better': True, 'aggregation': 'mean'} for name in prompts]
+    return found + [{'metric': name, 'higher_is_better': True, 'aggregation': pooled_share}
+                    for name in lists]
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #3a0fa7d1
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #8cb22d1f
 class Documents(list):
     "Documents, as a table that the harness can read."
     @property
     def features(self)->dict: return dict.fromkeys(self[0]) # name → unused
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #fb25c5fa
-GREEDY = {'until': [], 'do_sample': False, 'temperature': 0., 'max_gen_toks': 1280}    # as the task `ifeval` has it
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #50140dc2
+GREEDY = {'until': [], 'do_sample': False, 'temperature': 0., 'max_gen_toks': 1280}
 
 def task_settings(
     name:str, # of the task
@@ -68,32 +82,44 @@ def task_settings(
     thinking:str='cut', # of `split_thinking`
     **more:Any)->dict: # other settings of a task of the harness, e.g. generation_kwargs
     "The settings of a task; a DataError if rules cannot score an instruction."
-    docs = Documents(document(q, i) for i, (_, q) in enumerate(scorable(source, reading, thinking)))
+    asked = scorable(source, reading, thinking)
+    docs = Documents(document(q, i) for i, (_, q) in enumerate(asked))
     kinds = sorted({kind for doc in docs for kind in doc['instruction_id_list']})
+    def scored(doc, results): return response_scores(doc, results, reading, thinking)
     about = {'version': 1., 'reading': reading} | more.pop('metadata', {})
-    return {'task': name, 'output_type': 'generate_until', 'num_fewshot': 0, 'generation_kwargs': dict(GREEDY),
+    return {'task': name, 'output_type': 'generate_until', 'num_fewshot': 0,
+            'generation_kwargs': dict(GREEDY),
             'custom_dataset': lambda **_: {'test': docs}, 'test_split': 'test',
-            'doc_to_text': 'prompt', 'doc_to_target': 0,
-            'process_results': lambda doc, found: response_scores(doc, found, reading, thinking),
+            'doc_to_text': 'prompt', 'doc_to_target': 0, 'process_results': scored,
             'metric_list': _metric_list(kinds), 'metadata': about} | more
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #d853068c
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #f5c9a5da
+def _whole_chat(doc, system_instruction, chat_template):
+    "A document's messages through the chat template, behind a system instruction if there is one."
+    said = doc['messages']
+    if system_instruction: said = [{'role': 'system', 'content': system_instruction}] + said
+    return chat_template(said)
+
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #f310edb4
 def _task_class(Task):
     "The harness's class of tasks, for prompts of several messages as well."
     class InstructionTask(Task):
-        def fewshot_context(self, doc, num_fewshot, system_instruction=None, apply_chat_template=False,
-                            fewshot_as_multiturn=False, chat_template=None, gen_prefix=None):
+        def fewshot_context(
+            self, doc, num_fewshot, system_instruction=None, apply_chat_template=False,
+            fewshot_as_multiturn=False, chat_template=None, gen_prefix=None):
             if 'messages' not in doc:
-                return super().fewshot_context(doc, num_fewshot, system_instruction, apply_chat_template,
-                                               fewshot_as_multiturn, chat_template, gen_prefix)
+                return super().fewshot_context(
+                    doc, num_fewshot, system_instruction, apply_chat_template,
+                    fewshot_as_multiturn, chat_template, gen_prefix)
             if not (apply_chat_template and chat_template) or num_fewshot or gen_prefix:
-                raise DataError(f"document {doc['key']}: has several messages; run with --apply_chat_template, "
-                                'without examples (num_fewshot) or the beginning of an answer (gen_prefix)')
-            first = [{'role': 'system', 'content': system_instruction}] if system_instruction else []
-            return chat_template(first + doc['messages'])
+                raise DataError(
+                    f"document {doc['key']}: has several messages; run with --apply_chat_template, "
+                    'without examples (num_fewshot) or the beginning of an answer (gen_prefix)')
+            return _whole_chat(doc, system_instruction, chat_template)
 
     return InstructionTask
 
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #2936b8e9
 def instruction_task(
     name:str, # of the task
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
@@ -102,15 +128,17 @@ def instruction_task(
     **more:Any)->Any: # other settings of a task of the harness
     "A task for `simple_evaluate(tasks=[…])`; needs `lm-eval` 0.4.13."
     from lm_eval.api.task import ConfigurableTask
-    return _task_class(ConfigurableTask)(config=task_settings(name, source, reading, thinking, **more))
+    config = task_settings(name, source, reading, thinking, **more)
+    return _task_class(ConfigurableTask)(config=config)
 
-# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #297c599e
+# %% ../../nbs/api/adapters/04_lm_eval_task.ipynb #c1a966e9
 class YamlTask:
-    "For `class:` in a YAML file of the harness; makes an `instruction_task` of what else stands there."
+    "For `class:` in a YAML file of the harness; makes an `instruction_task` of what else is there."
     def __new__(
         cls,
         config:dict)->Any: # task, source; reading, thinking, and settings of the harness, if wanted
-        more = {k: v for k, v in config.items() if k not in ('class', 'task')}
-        if 'source' not in more: raise DataError(f"task {config['task']!r}: names no source, a file of instructions")
+        more = {name: value for name, value in config.items() if name not in ('class', 'task')}
+        if 'source' not in more:
+            raise DataError(f"task {config['task']!r}: names no source, a file of instructions")
         return instruction_task(config['task'], more.pop('source'), **more)
     def __init__(self, config:dict): pass # the harness looks here for what may be passed

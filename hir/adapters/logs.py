@@ -28,7 +28,7 @@ from ..training.runlog import card, records_of_rows
 from .trl import completion_text
 from .verl import truth_constraints
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #2d5de6f7
+# %% ../../nbs/api/adapters/05_logs.ipynb #04293827
 @dataclass(frozen=True)
 class _Logged:
     "What a row of a log says, whoever wrote it."
@@ -39,155 +39,227 @@ class _Logged:
     reward:float
     record:dict     # as it stands in the log
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #0f023bfb
 def _chat_turns(prompt, where):
     "The messages of a prompt; a text is a user turn."
     if isinstance(prompt, str): return [('user', prompt)]
-    if not (isinstance(prompt, (list, tuple)) and prompt and all(isinstance(m, dict) for m in prompt)):
+    is_list = isinstance(prompt, (list, tuple)) and bool(prompt)
+    if not (is_list and all(isinstance(m, dict) for m in prompt)):
         raise DataError(f'{where}: the prompt must be a text or messages, not {prompt!r:.60}')
     return [(typed(m, 'role', str, where), text_of(m.get('content') or '', where)) for m in prompt]
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #e5b1b109
+# %% ../../nbs/api/adapters/05_logs.ipynb #53376f6a
 def _columns_of(record, where):
     "The names of the columns of prompt and response, and of those that may be the reward."
     names = list(record)
-    if 'completion' in record: return 'prompt', 'completion', names[names.index('completion') + 1:]
+    if 'completion' in record:
+        return 'prompt', 'completion', names[names.index('completion') + 1:]
     if 'output' in record: return 'input', 'output', ['score']
-    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion') or verl ('input', 'output'); it has {names}")
+    raise DataError(f"{where}: is no row of TRL ('prompt', 'completion') or verl ('input', "
+                    f"'output'); it has {names}")
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #c465ce3c
+def _earned_in(record, column, where):
+    "The number in a column."
+    earned = typed(record, column, object, where)
+    if isinstance(earned, (int, float)): return float(earned)
+    raise DataError(f'{where}: field {column!r} must be a number, not {earned!r:.60}')
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #f01c0322
 def _logged_row(record, where, reward):
-    prompt, said, rewards = _columns_of(record, where)
-    name = reward or next((n for n in rewards if n != 'advantage'), 'reward')
-    earned, response = typed(record, name, object, where), typed(record, said, object, where)
-    if not isinstance(earned, (int, float)):
-        raise DataError(f'{where}: field {name!r} must be a number, not {earned!r:.60}')
-    return _Logged(where, typed(record, 'step', int, where), _chat_turns(typed(record, prompt, object, where), where),
-                   completion_text(response, where), float(earned), record)
+    "What a row says; reward: its column, or None."
+    prompt, response, rewards = _columns_of(record, where)
+    first = next((name for name in rewards if name != 'advantage'), 'reward')
+    earned = _earned_in(record, reward or first, where)
+    step = typed(record, 'step', int, where)
+    turns = _chat_turns(typed(record, prompt, object, where), where)
+    said = completion_text(record[response], where)
+    return _Logged(where, step, turns, said, earned, record)
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #f7474f86
+# %% ../../nbs/api/adapters/05_logs.ipynb #52bb0354
 def _constraints_in_row(record, where):
     "What a row says that was asked, as constraints."
     for name in ('gts', 'ground_truth'):
         if record.get(name) is not None: return truth_constraints(record[name], where)
-    if record.get('constraints') or record.get('instruction_id_list'): return constraints_in(record, where)
-    raise DataError(f"{where}: does not say what was asked; it needs the field 'gts', 'ground_truth', 'constraints' or "
-                    f"'instruction', or pass the run's instructions; it has {list(record)}")
+    if record.get('constraints') or record.get('instruction_id_list'):
+        return constraints_in(record, where)
+    raise DataError(
+        f"{where}: does not say what was asked; it needs the field 'gts', 'ground_truth', "
+        f"'constraints' or 'instruction', or pass the run's instructions; it has {list(record)}")
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #39c7cbef
+def _recorded_in_row(x):
+    "The instruction in a row's column `instruction`; None where there is none."
+    text = x.record.get('instruction')
+    if not text: return None
+    return as_instruction(record_in(text, f"{x.where}: field 'instruction'"), x.where)
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #a0b554f8
 def _said_in_row(x):
     "The instruction that a row holds, taken apart if that can be done."
-    if text := x.record.get('instruction'):
-        return as_instruction(record_in(text, f"{x.where}: field 'instruction'"), x.where)
-    constraints, (*before, (role, text)) = _constraints_in_row(x.record, x.where), x.prompt
-    if role != 'user': raise DataError(f'{x.where}: the prompt must end with the user, not with {role!r}')
-    try: return replace(decompose(text, constraints), earlier=[Message(*m, 'verbatim') for m in before])
+    found = _recorded_in_row(x)
+    if found is not None: return found
+    constraints = _constraints_in_row(x.record, x.where)
+    *before, (role, text) = x.prompt
+    if role != 'user':
+        raise DataError(f'{x.where}: the prompt must end with the user, not with {role!r}')
+    earlier = [Message(*turn, 'verbatim') for turn in before]
+    try: return replace(decompose(text, constraints), earlier=earlier)
     except ConstraintError as e: raise DataError(f'{x.where}: {e}') from None
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #77f94d8c
+# %% ../../nbs/api/adapters/05_logs.ipynb #9a4fc2bb
 def _spaces(text): return ' '.join(text.split())
 
-def _asks(constraints): return tuple(sorted(json.dumps([c.kind, c.args], sort_keys=True) for c in constraints))
+def _asks(constraints):
+    "Kinds and arguments, in an order of their own."
+    return tuple(sorted(json.dumps([c.kind, c.args], sort_keys=True) for c in constraints))
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #257a03db
 def _same_prompt(x, by_chat):
-    "The instruction with the messages of a row, or None; a DataError where two ask for different things."
-    found = by_chat.get(tuple((role, _spaces(text)) for role, text in x.prompt), [])
-    if len({_asks(q.constraints) for q in found}) < 2: return found[0] if found else None
-    raise DataError(f"{x.where}: those given ask for different things in this one prompt; log a column 'instruction'")
+    "The instruction with the messages of a row, or None; a DataError where two differ."
+    chat = tuple((role, _spaces(text)) for role, text in x.prompt)
+    found = by_chat.get(chat, [])
+    different = {_asks(q.constraints) for q in found}
+    if len(different) < 2: return found[0] if found else None
+    raise DataError(f'{x.where}: those given ask for different things in this one prompt; '
+                    "log a column 'instruction'")
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #7c6d310e
 def _prompt_within(x, by_asks):
-    "The instruction with the constraints of a row whose prompt stands in the row's, the longest; or None."
-    said, alike = _spaces(x.prompt[-1][1]), by_asks.get(_asks(_constraints_in_row(x.record, x.where)), [])
-    return max((q for q in alike if _spaces(q.prompt) in said), key=lambda q: len(q.prompt), default=None)
+    "The instruction with a row's constraints whose prompt, the longest, is in the row's; or None."
+    said = _spaces(x.prompt[-1][1])
+    wanted = _asks(_constraints_in_row(x.record, x.where))
+    within = [q for q in by_asks.get(wanted, []) if _spaces(q.prompt) in said]
+    return max(within, key=lambda q: len(q.prompt), default=None)
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #7596c200
-def _finder(instructions):
-    "A function from a row to its instruction, one of those given or that of the row."
+# %% ../../nbs/api/adapters/05_logs.ipynb #fea7c1e9
+def _tables_of(instructions):
+    "The instructions with the same messages, and those with the same constraints."
     by_chat, by_asks = {}, {}
     for q in instructions:
-        by_chat.setdefault(tuple((m['role'], _spaces(m['content'])) for m in q.messages), []).append(q)
+        chat = tuple((m['role'], _spaces(m['content'])) for m in q.messages)
+        by_chat.setdefault(chat, []).append(q)
         by_asks.setdefault(_asks(q.constraints), []).append(q)
+    return by_chat, by_asks
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #916ec5c3
+def _finder(instructions):
+    "A function from a row to its instruction, one of those given or that of the row."
+    by_chat, by_asks = _tables_of(instructions)
     def find(x):
         if not by_chat or 'instruction' in x.record: return _said_in_row(x)
-        found = _prompt_within(x, by_asks) if 'output' in x.record else _same_prompt(x, by_chat)
+        of_verl = 'output' in x.record
+        found = _prompt_within(x, by_asks) if of_verl else _same_prompt(x, by_chat)
         if found is not None: return found
         said = _spaces(x.prompt[-1][1])
-        raise DataError(f'{x.where}: none of the {len(by_chat)} instructions given has its prompt: {said[:80]!r}')
+        raise DataError(f'{x.where}: none of the {len(by_chat)} instructions given has its prompt: '
+                        f'{said[:80]!r}')
     return find
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #ff97eefb
+# %% ../../nbs/api/adapters/05_logs.ipynb #c4ee0eab
 _TABLE_NAME = re.compile(r'(?:completions_(\d+)\.parquet|(\d+)\.jsonl)')
 
+def _numbered(path):
+    "(step, path) of a table of either package, by its name; None for another file."
+    match = _TABLE_NAME.fullmatch(path.name)
+    return (int(match[1] or match[2]), path) if match else None
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #269a2522
 def _steps_in(path):
-    "The tables of a folder, or of its folder `completions`, in the order of their steps; a file alone."
+    "The tables of a folder, or of its folder `completions`, in order of their steps; a file alone."
     path = Path(path)
     if not path.is_dir(): return [path]
-    found = [(int(m[1] or m[2]), p) for p in [*path.iterdir(), *path.glob('completions/*')]
-             if (m := _TABLE_NAME.fullmatch(p.name))]
-    if not found: raise DataError(f'{path}: holds no completions_NNNNN.parquet of TRL and no N.jsonl of verl')
-    if len({p.parent for _, p in found}) + len({p.suffix for _, p in found}) > 2:
+    found = [_numbered(p) for p in [*path.iterdir(), *path.glob('completions/*')]]
+    found = sorted(pair for pair in found if pair)
+    if not found:
+        raise DataError(f'{path}: holds no completions_NNNNN.parquet of TRL and no N.jsonl of verl')
+    folders, endings = {p.parent for _, p in found}, {p.suffix for _, p in found}
+    if len(folders) > 1 or len(endings) > 1:
         raise DataError(f'{path}: holds the logs of more than one run; name the folder of one')
-    return [p for _, p in sorted(found)]
+    return [p for _, p in found]
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #2cea33b2
 def _verified_row(x, q, group, reading, thinking):
     "A row of a log as one of ours."
     r = Rollout(q, x.response, (), (), (), (), True, 0, group)
-    try: return Row(score([r], reading=reading, thinking=thinking)[0], x.reward)
+    try: scored, = score([r], reading=reading, thinking=thinking)
     except ConstraintError as e: raise DataError(f'{x.where}: {e}') from None
     except CheckError as e: raise CheckError(f'{x.where}: {e}') from e
+    return Row(scored, x.reward)
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #6c768b2a
+# %% ../../nbs/api/adapters/05_logs.ipynb #1fbf55c3
+def _rows_of_step(logged, find, reading, thinking):
+    "The rows of a step, verified, those of a prompt together."
+    groups, rows = {}, []
+    for x in logged:
+        group = groups.setdefault(repr(x.prompt), len(groups))
+        rows.append(_verified_row(x, find(x), group, reading, thinking))
+    return sorted(rows, key=lambda row: row.group)
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #8d64b4f5
 def read_rollouts(
     path:str|Path, # a table of TRL or verl, or the folder of them
     instructions:Sequence[Instruction]=(), # of the run, where the rows do not say what was asked
     reward:str|None=None,    # column; None: verl's score, the first of TRL's rewards
     reading:Reading='meant', # what the sentences say, or what the official code checks
     thinking:Thinking='cut')->Iterator[tuple[int, list[Row]]]: # of `split_thinking`
-    "Yield (step, its rows, verified, those of a prompt together); a DataError names the row that cannot be read."
+    "Yield (step, its rows, verified, a prompt's together); a DataError names one that is not read."
     find, last = _finder(instructions), -1
-    logged = (_logged_row(record, where, reward) for p in _steps_in(path) for where, record in records(p))
+    logged = (_logged_row(record, where, reward)
+              for table in _steps_in(path) for where, record in records(table))
     for step, found in groupby(logged, lambda x: x.step):
-        if step <= last: raise DataError(f'{path}: step {step} comes after step {last}; sort the rows by step')
-        last, groups, rows = step, {}, []
-        for x in found:
-            group = groups.setdefault(repr(x.prompt), len(groups))
-            rows.append(_verified_row(x, find(x), group, reading, thinking))
-        yield step, sorted(rows, key=lambda row: row.group)
+        if step <= last:
+            raise DataError(f'{path}: step {step} comes after step {last}; sort the rows by step')
+        last = step
+        yield step, _rows_of_step(found, find, reading, thinking)
     if last < 0: raise DataError(f'{path}: holds no rows')
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #0a32f57a
+# %% ../../nbs/api/adapters/05_logs.ipynb #393ad19e
 def _history_of(step, rows):
     "The metrics of a step that text and reward can tell."
-    rs, earned = [row.rollout for row in rows], [row.reward for row in rows]
-    passed = per_kind((r.instruction.constraints, r.verdict) for r in rs)
-    return dict(step=step, sampled=len(rows), reward=mean(earned), ila=mean(ila(r.verdict) for r in rs),
-                cla=mean(cla(r.verdict) for r in rs), zero_signal=zero_signal(earned, [r.group for r in rs]),
-                **{f'kind/{kind}': ok/asked for kind, (ok, asked) in passed.items()})
+    rollouts, earned = [row.rollout for row in rows], [row.reward for row in rows]
+    counted = per_kind((r.instruction.constraints, r.verdict) for r in rollouts)
+    shares = {f'kind/{kind}': ok/asked for kind, (ok, asked) in counted.items()}
+    return dict(step=step, sampled=len(rows), reward=mean(earned),
+                ila=mean(ila(r.verdict) for r in rollouts),
+                cla=mean(cla(r.verdict) for r in rollouts),
+                zero_signal=zero_signal(earned, [r.group for r in rollouts]), **shares)
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #8d5dbfb0
 def _verifiable(rows, step):
     "The log's records of rows, with what was asked."
     for record, row in zip(records_of_rows(rows, step), rows):
-        yield record | {'constraints': record_of(row.rollout.instruction)['constraints']}
+        asked = record_of(row.rollout.instruction)['constraints']
+        yield record | {'constraints': asked}
 
+# %% ../../nbs/api/adapters/05_logs.ipynb #560cd2e2
 def save_run(
     steps:Iterable[tuple[int, Sequence[Row]]], # of `read_rollouts`
     out:str|Path)->None: # a folder without a run
     "Write rollouts.jsonl, history.jsonl and cards.md."
     out, history, cards = Path(out), [], []
-    if (out/'history.jsonl').exists(): raise DataError(f'{out}: holds a run already; name another folder')
+    if (out/'history.jsonl').exists():
+        raise DataError(f'{out}: holds a run already; name another folder')
     def write(f):
         for step, rows in steps:
             f.writelines(map(as_line, _verifiable(rows, step)))
-            history.append(_history_of(step, rows)); cards.append(card(rows, step))
+            history.append(_history_of(step, rows))
+            cards.append(card(rows, step))
     write_atomic(out/'rollouts.jsonl', write)
-    write_atomic(out/'cards.md', lambda f: f.writelines(cards)); write_jsonl(out/'history.jsonl', history)
+    write_atomic(out/'cards.md', lambda f: f.writelines(cards))
+    write_jsonl(out/'history.jsonl', history)
 
-# %% ../../nbs/api/adapters/05_logs.ipynb #8e185654
+# %% ../../nbs/api/adapters/05_logs.ipynb #b28db720
+def _as_read(r, tokenizer):
+    "A rollout with its tokens; what is unknown of them is NaN."
+    ids = (*tokenizer(r.response, add_special_tokens=False)['input_ids'], tokenizer.eos_token_id)
+    unknown = (math.nan,)*len(ids)
+    prompt = tuple(encode_chat(tokenizer, r.instruction.messages))
+    return replace(r, prompt_ids=prompt, ids=ids, logps=unknown, entropies=unknown)
+
+# %% ../../nbs/api/adapters/05_logs.ipynb #6f465b63
 def recorded_of(
     rows:Sequence[Row], # of a step, see `read_rollouts`
     tokenizer:Any)->Recorded: # of `transformers`, with a chat template
     "A step as the explorer reads it."
-    found = []
-    for r in (row.rollout for row in rows):
-        ids = (*tokenizer(r.response, add_special_tokens=False)['input_ids'], tokenizer.eos_token_id)
-        unknown = (math.nan,)*len(ids)
-        prompt = tuple(encode_chat(tokenizer, r.instruction.messages))
-        found.append(replace(r, prompt_ids=prompt, ids=ids, logps=unknown, entropies=unknown))
-    return Recorded(found, {})
+    return Recorded([_as_read(row.rollout, tokenizer) for row in rows], {})

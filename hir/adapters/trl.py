@@ -7,6 +7,7 @@ __all__ = ['completion_text', 'constraint_columns', 'trl_reward', 'trl_rows', 't
 
 # %% ../../nbs/api/adapters/01_trl.ipynb #992a08f4
 import json
+import math
 import random
 import torch
 from collections import Counter
@@ -29,34 +30,39 @@ from ..replays.reward import kept, masked, original_rows, score, with_sources
 from ..replays.select import lam
 from ..training.batch import as_tensors, collate
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #462af12a
+# %% ../../nbs/api/adapters/01_trl.ipynb #ff79e604
 def completion_text(
     completion:str|Sequence[dict], # a text, or messages
     where:str)->str: # for errors
     "What the assistant wrote: the text, or that of the last message."
     if isinstance(completion, str): return completion
-    last = completion[-1] if isinstance(completion, (list, tuple)) and completion else None
+    messages = completion if isinstance(completion, (list, tuple)) else ()
+    last = messages[-1] if messages else None
     if isinstance(last, dict) and last.get('role', 'assistant') == 'assistant':
         return text_of(last.get('content') or '', f'{where}: the completion')
-    raise DataError(f"{where}: the completion must be a text, or messages with the assistant's last, "
-                    f'not {completion!r:.100}')
+    raise DataError(f"{where}: the completion must be a text, or messages with the assistant's "
+                    f'last, not {completion!r:.100}')
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #9506d5ba
-_ASKING_COLUMNS = {'instruction', 'instruction_id_list', 'constraints'}
-
+# %% ../../nbs/api/adapters/01_trl.ipynb #6897ff54
 def _asked_record(row, where):
     "The record of a row's instruction."
     found = row.get('instruction')
     if isinstance(found, str): return record_in(found.encode(), f"{where}: column 'instruction'")
-    raise DataError(f"{where}: column 'instruction' must be a text, the JSON that trl_rows writes, not {found!r:.100}")
+    raise DataError(f"{where}: column 'instruction' must be a text, the JSON that trl_rows writes, "
+                    f'not {found!r:.100}')
+
+# %% ../../nbs/api/adapters/01_trl.ipynb #b391f45a
+_ASKING_COLUMNS = {'instruction', 'instruction_id_list', 'constraints'}
 
 def _asked_at(columns, i, where):
     "The constraints that a row asks for; None where the columns that would name them are empty."
-    row, asking = {name: xs[i] for name, xs in columns.items() if xs[i] is not None}, _ASKING_COLUMNS & {*columns}
+    row = {name: values[i] for name, values in columns.items() if values[i] is not None}
+    asking = _ASKING_COLUMNS & {*columns}
     if asking and not asking & {*row}: return None
-    return constraints_in(_asked_record(row, where) if 'instruction' in row else row, where)
+    record = _asked_record(row, where) if 'instruction' in row else row
+    return constraints_in(record, where)
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #58e3be33
+# %% ../../nbs/api/adapters/01_trl.ipynb #c73f2509
 def constraint_columns(constraints:Iterable[Constraint])->list[str]:
     "A name for each constraint of an instruction: its kind, numbered where it comes again."
     seen, names = Counter(), []
@@ -65,6 +71,7 @@ def constraint_columns(constraints:Iterable[Constraint])->list[str]:
         names.append(c.kind if seen[c.kind] == 1 else f'{c.kind} {seen[c.kind]}')
     return names
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #dfec852b
 def _log_verdicts(
     found, # for each row {name: does it hold?}
     known, # names so far; the new ones are added
@@ -76,7 +83,7 @@ def _log_verdicts(
         if log_extra: log_extra(name, values)
         if log_metric and asked: log_metric(f'constraints/{name}', sum(asked)/len(asked))
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #c71469c8
+# %% ../../nbs/api/adapters/01_trl.ipynb #6e2345ba
 def _verdict_at(constraints, completion, where, how):
     "The verdict of a completion; a DataError where the official check cannot run."
     try: return verify(constraints, completion_text(completion, where), **how)
@@ -84,156 +91,217 @@ def _verdict_at(constraints, completion, where, how):
 
 def _row_named(i, prompt): return f'row {i} of the batch ({str(prompt)[-60:]!r})'
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #146dd34a
 def trl_reward(
-    reward:Callable[[Verdict], float]=ila, # `ila`: all or nothing; `cla`: partial credit; or one of your own
+    reward:Callable[[Verdict], float]=ila, # `ila`: all or nothing; `cla`: partial; or yours
     reading:Reading='meant', # what the sentences say, or what the official code checks
     thinking:str='cut',      # of `split_thinking`
-    columns:Iterable[str]=())->Callable: # of the table from the first step on, by `constraint_columns`
+    columns:Iterable[str]=())->Callable: # of the table from the first step on
     "A reward function for the trainers of TRL."
     known, how = dict.fromkeys(columns), dict(reading=reading, thinking=thinking)
-    def rewarded(prompts, completions, log_extra=None, log_metric=None, trainer_state=None, environments=None, **row):
-        places = [_row_named(i, p) for i, p in enumerate(prompts)]
+    def rewarded(prompts, completions, log_extra=None, log_metric=None, trainer_state=None,
+                 environments=None, **row):
+        places = [_row_named(i, prompt) for i, prompt in enumerate(prompts)]
         asked = [_asked_at(row, i, where) for i, where in enumerate(places)]
-        found = [cs and _verdict_at(cs, c, where, how) for cs, c, where in zip(asked, completions, places, strict=True)]
+        found = [cs and _verdict_at(cs, completion, where, how)
+                 for cs, completion, where in zip(asked, completions, places, strict=True)]
         named = [dict(zip(constraint_columns(cs), v)) if cs else {} for cs, v in zip(asked, found)]
         _log_verdicts(named, known, log_extra, log_metric)
         return [None if v is None else float(reward(v)) for v in found]
     rewarded.__name__, rewarded.how = getattr(reward, '__name__', 'reward'), how
     return rewarded
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #2430ea43
+# %% ../../nbs/api/adapters/01_trl.ipynb #b816261a
 def trl_rows(instructions:Iterable[Instruction])->list[dict]:
     "A row for each: `prompt`, its messages, and `instruction`, the JSON of its record."
-    return [{'prompt': q.messages, 'instruction': json.dumps(record_of(q), ensure_ascii=False)} for q in instructions]
+    rows = []
+    for q in instructions:
+        record = json.dumps(record_of(q), ensure_ascii=False)
+        rows.append({'prompt': q.messages, 'instruction': record})
+    return rows
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #47c83584
 def trl_dataset(instructions:Iterable[Instruction])->Any:
     "The rows as a `datasets.Dataset`."
     from datasets import Dataset
     return Dataset.from_list(trl_rows(instructions))
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #31ef2598
+# %% ../../nbs/api/adapters/01_trl.ipynb #81ac32c6
 def _padded_as_trl(trainer, seqs, side):
     "Token ids padded on one side, and their mask."
-    seqs, there = [torch.tensor(x) for x in seqs], trainer.accelerator.device
+    seqs, device = [torch.tensor(x) for x in seqs], trainer.accelerator.device
     ids = pad_sequence(seqs, True, trainer.processing_class.pad_token_id, side)
-    return ids.to(there), pad_sequence([torch.ones_like(x) for x in seqs], True, 0, side).to(there)
+    mask = pad_sequence([torch.ones_like(x) for x in seqs], True, 0, side)
+    return ids.to(device), mask.to(device)
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #e3b318da
 @torch.no_grad()
 def _trl_logps(trainer, rows, entropy=False):
-    "(n,T) log-probabilities of n rows, each under its own prompt, and their entropies if asked for."
+    "(n,T) log-probabilities of n rows under their own prompts, and their entropies if asked for."
     if not rows: return torch.zeros(0, 1), None
-    prompt, there = _padded_as_trl(trainer, [row.prompt_ids for row in rows], 'left')
+    prompt, prompt_mask = _padded_as_trl(trainer, [row.prompt_ids for row in rows], 'left')
     ids, mask = _padded_as_trl(trainer, [row.ids for row in rows], 'right')
     found = trainer._get_per_token_logps_and_entropies(
-        trainer.model, torch.cat([prompt, ids], 1), torch.cat([there, mask], 1), ids.shape[1],
+        trainer.model, torch.cat([prompt, ids], 1), torch.cat([prompt_mask, mask], 1), ids.shape[1],
         trainer.args.per_device_train_batch_size, entropy)
     return [None if x is None else x.float().cpu() for x in found[:2]]
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #ef20ae5a
+# %% ../../nbs/api/adapters/01_trl.ipynb #cf98ee96
 def _instruction_at(trainer, row, prompt, where):
     "The instruction of a row; a DataError if TRL read another prompt."
     q = as_instruction(_asked_record(row, where), where)
-    if prompt == encode_chat(trainer.processing_class, q.messages, **trainer.chat_template_kwargs or {}): return q
-    raise DataError(f"{where}: TRL reads another prompt than column 'instruction' gives; let trl_rows write both, "
-                    'and give the trainer no tools')
+    chat = trainer.chat_template_kwargs or {}
+    rendered = encode_chat(trainer.processing_class, q.messages, **chat)
+    if prompt == rendered: return q
+    raise DataError(f"{where}: TRL reads another prompt than column 'instruction' gives; "
+                    'let trl_rows write both, and give the trainer no tools')
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #60bbeef6
-def _trl_rollouts(trainer, out):
-    "This process's responses as rollouts, with verdicts."
+# %% ../../nbs/api/adapters/01_trl.ipynb #5924c328
+def _drawn_by_trl(trainer, out):
+    "This process's responses as rollouts, without log-probabilities and verdicts."
     inputs, completions, ids, _ = trainer.drawn
     prompts = [x[m.bool()].tolist() for x, m in zip(out['prompt_ids'], out['prompt_mask'])]
-    rollouts, first = [], trainer.accelerator.process_index*len(ids)
+    first = trainer.accelerator.process_index*len(ids)
+    rollouts = []
     for i, (row, said, prompt, y) in enumerate(zip(inputs, completions, prompts, ids, strict=True)):
         where = _row_named(i, row['prompt'])
-        q, stopped = _instruction_at(trainer, row, prompt, where), y[-1] in trainer.eos_token_ids
-        rollouts.append(Rollout(q, completion_text(said, where), tuple(prompt), tuple(y), (), (), stopped, 0,
-                                group=(first + i)//trainer.num_generations))
-    found = zip(rollouts, *(x.tolist() for x in _trl_logps(trainer, rollouts, entropy=True)))
-    return score([replace(r, logps=tuple(logps[:len(r.ids)]), entropies=tuple(entropies[:len(r.ids)]))
-                  for r, logps, entropies in found], **trainer.how)
+        q = _instruction_at(trainer, row, prompt, where)
+        stopped = y[-1] in trainer.eos_token_ids
+        group = (first + i)//trainer.num_generations
+        rollouts.append(Rollout(q, completion_text(said, where), tuple(prompt), tuple(y), (), (),
+                                stopped, 0, group=group))
+    return rollouts
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #6aac9f8c
+def _trl_rollouts(trainer, out):
+    "This process's responses as rollouts, with verdicts."
+    rollouts = _drawn_by_trl(trainer, out)
+    logps, entropies = _trl_logps(trainer, rollouts, entropy=True)
+    known = []
+    for r, logp, entropy in zip(rollouts, logps.tolist(), entropies.tolist()):
+        n = len(r.ids)                                    # the rest is padding
+        known.append(replace(r, logps=tuple(logp[:n]), entropies=tuple(entropy[:n])))
+    return score(known, **trainer.how)
+
+# %% ../../nbs/api/adapters/01_trl.ipynb #f650cde0
+def _earned_of_trl(trainer, n):
+    "What this process's n responses have earned, by all reward functions of TRL together."
+    by_function = trainer.drawn[3]                        # (all rows, reward functions)
+    weighted = by_function*trainer.reward_weights.to(by_function.device)
+    first = trainer.accelerator.process_index*n
+    return weighted.nansum(1)[first:first + n].tolist()
+
+# %% ../../nbs/api/adapters/01_trl.ipynb #c117c960
 def _trl_originals(trainer, out):
     "This process's responses as rows."
     rollouts = _trl_rollouts(trainer, out)
-    first, earned = trainer.accelerator.process_index*len(rollouts), trainer.drawn[3]
-    earned = (earned*trainer.reward_weights.to(earned.device)).nansum(1)[first:first + len(rollouts)].tolist()
-    rows = original_rows(rollouts, lambda rollouts: earned, masked if trainer.mask_truncated_completions else kept)
+    earned = _earned_of_trl(trainer, len(rollouts))
+    overlong = masked if trainer.mask_truncated_completions else kept
+    rows = original_rows(rollouts, lambda rollouts: earned, overlong)
     mask = (out['completion_mask']*out.get('tool_mask', 1)).tolist()
     return [replace(row, weight=tuple(map(float, m[:len(row.ids)]))) for row, m in zip(rows, mask)]
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #8c997a8b
+# %% ../../nbs/api/adapters/01_trl.ipynb #b030df31
 def _draw_number(trainer):
     "Which draw this is, from 1, in a run that was resumed too."
     args, parts = trainer.args, trainer.args.gradient_accumulation_steps
     done = trainer.state.global_step*parts + trainer._step % parts
     return 1 + done//(args.steps_per_generation*trainer.num_iterations)
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #ded69efc
 def _trl_replays(trainer, rows):
     "The replays of the originals; how many, and λ, go to TRL's log."
     h, s = trainer.switches, _draw_number(trainer)
-    rng, weight = random.Random(seed_for(seed_for(trainer.args.seed, s), 'select')), lam(s, h.lambda0, h.eta)
-    n = h.amount([row.rollout for row in rows], h.k*(1 + rows[-1].group))
-    again = replays_of(rows, n, trainer.processing_class, h, weight, rng, check, trainer.chat_template_kwargs or {})
-    for name, x in (('replays', len(again)), ('lambda', weight)): trainer._metrics['train'][name].append(x)
+    rng = random.Random(seed_for(seed_for(trainer.args.seed, s), 'select'))
+    weight, instructions = lam(s, h.lambda0, h.eta), 1 + rows[-1].group
+    n = h.amount([row.rollout for row in rows], h.k*instructions)
+    chat = trainer.chat_template_kwargs or {}
+    again = replays_of(rows, n, trainer.processing_class, h, weight, rng, check, chat)
+    log = trainer._metrics['train']
+    log['replays'].append(len(again))
+    log['lambda'].append(weight)
     return again
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #f0d28a84
+# %% ../../nbs/api/adapters/01_trl.ipynb #e8abcc95
 def _own_share(trainer, rows, n): # n: originals of a process
     "Positions of this process's rows, and how many silent ones must follow."
     process, parts = trainer.accelerator, trainer.args.steps_per_generation
-    mine = [[i for i, row in enumerate(rows) if row.source//n == r] for r in range(process.num_processes)]
-    size = -(-max(map(len, mine))//parts)*parts
-    return mine[process.process_index], size - len(mine[process.process_index])
+    owned = [[] for _ in range(process.num_processes)]
+    for i, row in enumerate(rows): owned[row.source//n].append(i)
+    most, mine = max(map(len, owned)), owned[process.process_index]
+    size = math.ceil(most/parts)*parts
+    return mine, size - len(mine)
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #cf02b920
+# %% ../../nbs/api/adapters/01_trl.ipynb #5185aa00
 def _trl_tensors(trainer, out, rows, x, mine, silent):
     "TRL's tensors of the rows `mine`, silent ones behind; x: what the method prepared."
     index = torch.tensor(mine + mine[:1]*silent)
     source = torch.tensor([rows[i].source % len(out['prompt_ids']) for i in index])
     found = {k: v[source.to(v.device)] if getattr(v, 'ndim', 0) else v for k, v in out.items()}
-    found['prompt_ids'], found['prompt_mask'] = _padded_as_trl(trainer, [rows[i].prompt_ids for i in index], 'left')
-    mask = found['completion_mask']; mask[len(mine):] = 0
-    for name, of in (('advantages', x['adv']), ('old_per_token_logps', x['old'])):
-        found[name] = pad(of[index], (0, mask.shape[1] - of.shape[1])).to(mask.device)
+    prompts = [rows[i].prompt_ids for i in index]
+    found['prompt_ids'], found['prompt_mask'] = _padded_as_trl(trainer, prompts, 'left')
+    mask = found['completion_mask']
+    mask[len(mine):] = 0                                                  # the silent ones
+    for name, values in (('advantages', x['adv']), ('old_per_token_logps', x['old'])):
+        padding = 0, mask.shape[1] - values.shape[1]
+        found[name] = pad(values[index], padding).to(mask.device)
     tokens = (mask*found.get('tool_mask', 1)).sum()
     return found | {'num_items_in_batch': trainer.accelerator.gather(tokens).sum()}
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #89518f36
+# %% ../../nbs/api/adapters/01_trl.ipynb #7309f696
 def _log_advantages(trainer, adv, mask, n):
     "Put the mean advantages of the n originals into TRL's table, in the place of its own."
     log = trainer._logs['advantages']
     for _ in range(min(n, len(log))): log.pop()
-    log.extend(((adv*mask).sum(1)/mask.sum(1).clamp(min=1))[:n].tolist())
+    means = (adv*mask).sum(1)/mask.sum(1).clamp(min=1)
+    log.extend(means[:n].tolist())
 
+# %% ../../nbs/api/adapters/01_trl.ipynb #e2ad98dc
 def _with_replays(trainer, out):
     "What TRL drew, with the replays, and HiR's advantages for all."
     from accelerate.utils import gather_object
-    rows = with_sources(gather_object(_trl_originals(trainer, out)))
-    n = len(rows); rows += _trl_replays(trainer, rows)
+    rows = with_sources(gather_object(_trl_originals(trainer, out)))      # 2, of all processes
+    n = len(rows)
+    rows += _trl_replays(trainer, rows)                                   # 3, 5 to 7
     batch = collate(rows, trainer.processing_class.pad_token_id)
     ctx = SimpleNamespace(logps=lambda rows: _trl_logps(trainer, rows)[0], metrics={})
-    x = as_tensors(trainer.method.prepare(rows, batch, ctx))
+    x = as_tensors(trainer.method.prepare(rows, batch, ctx))              # 8 and 9
     _log_advantages(trainer, x['adv'], batch.mask, n)
-    return _trl_tensors(trainer, out, rows, x, *_own_share(trainer, rows, len(out['prompt_ids'])))
+    mine, silent = _own_share(trainer, rows, len(out['prompt_ids']))
+    return _trl_tensors(trainer, out, rows, x, mine, silent)
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #7c361ed8
-_OF_TRL = {'clip': 'epsilon', 'dual_clip': 'delta', 'aggregate': 'loss_type', 'kl': 'beta', 'kl_coef': 'beta'}
+# %% ../../nbs/api/adapters/01_trl.ipynb #7691966c
+_OF_TRL = {'clip': 'epsilon', 'dual_clip': 'delta', 'aggregate': 'loss_type',
+           'kl': 'beta', 'kl_coef': 'beta'}
 
-def _reading_of(trainer, replay):
-    "How the reward reads a response; a ValueError for settings under which the loss would not be HiR's."
+def _refuse_another_loss(trainer, replay):
+    "A ValueError for settings under which the loss would not be HiR's."
     for name in _OF_TRL:
-        if name in replay: raise ValueError(f"setting {name!r} is TRL's here: {_OF_TRL[name]} of its GRPOConfig")
-    if getattr(trainer, '_is_vlm', False): raise ValueError('a model that reads images cannot be trained with replays')
-    if (loss := getattr(trainer, 'loss_type', None)) != 'dapo':
-        raise ValueError(f"loss_type {loss!r} does not average over all tokens; replays need 'dapo'")
-    if trainer.beta: raise ValueError('beta must be 0 with replays: a KL in the loss is none of HiR')
-    if found := [f.how for f in trainer.reward_funcs if hasattr(f, 'how')]: return found[0]
+        if name in replay:
+            raise ValueError(f"setting {name!r} is TRL's here: {_OF_TRL[name]} of its GRPOConfig")
+    if getattr(trainer, '_is_vlm', False):
+        raise ValueError('a model that reads images cannot be trained with replays')
+    loss = getattr(trainer, 'loss_type', None)
+    if loss != 'dapo':
+        raise ValueError(f'loss_type {loss!r} does not average over all tokens; '
+                         "replays need 'dapo'")
+    if trainer.beta:
+        raise ValueError('beta must be 0 with replays: a KL in the loss is none of HiR')
+
+# %% ../../nbs/api/adapters/01_trl.ipynb #c0ee8f60
+def _reading_of(trainer, replay):
+    "How the reward reads a response."
+    _refuse_another_loss(trainer, replay)
+    found = [f.how for f in trainer.reward_funcs if hasattr(f, 'how')]
+    if found: return found[0]
     raise ValueError('replays need verdicts: one of the reward functions must be of trl_reward')
 
-# %% ../../nbs/api/adapters/01_trl.ipynb #22b856c2
+# %% ../../nbs/api/adapters/01_trl.ipynb #2250eaa2
 class Replaying:
-    "`class HiRTrainer(Replaying, GRPOTrainer): pass` is a trainer of TRL that learns from replays too."
-    def __init__(self, *args, replay:Mapping[str, Any]|None=None, **kw): # settings of `hir`; the others are TRL's
+    "`class HiRTrainer(Replaying, GRPOTrainer): pass` is a trainer of TRL that learns from replays."
+    def __init__(
+        self, *args, replay:Mapping[str, Any]|None=None, # settings of `hir`
+        **kw):                                           # TRL's
         super().__init__(*args, **kw)
         self.how = _reading_of(self, replay or {})
         settings = dict(replay or {}) | {'kl_coef': 0.}

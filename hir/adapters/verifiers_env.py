@@ -14,31 +14,45 @@ from ..files import DataError, records
 from ..instructions.instruction import Instruction, as_instruction, record_of
 from ..instructions.scoring import score_record
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #7cb97ad4
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #ae74efba
+def _placed(source):
+    "(where, instruction) of each, of a file or of a list."
+    if isinstance(source, (str, Path)):
+        return [(where, as_instruction(record, where)) for where, record in records(source)]
+    return [(f'instruction {i}', q) for i, q in enumerate(source)]
+
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #6cdf370d
 def scorable(
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
     reading:Reading='meant', # what the sentences say, or what the official code checks
     thinking:str='cut')->list[tuple[str, Instruction]]: # of `split_thinking`
     "(where, instruction) of each, at least one; a DataError for the first that rules cannot score."
-    if isinstance(source, (str, Path)): found = [(where, as_instruction(r, where)) for where, r in records(source)]
-    else: found = [(f'instruction {i}', q) for i, q in enumerate(source)]
+    found = _placed(source)
     if not found: raise DataError(f'{source!r:.80}: holds no instructions')
     for where, q in found:
         try: score_record(record_of(q) | {'response': '.'}, reading, thinking)
         except DataError as e: raise DataError(str(e).replace('the record', where, 1)) from None
     return found
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #80e429ca
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #805f5799
 def task_fields(
     q:Instruction,
     name:str='')->dict: # where it comes from, shown beside its rollouts
-    "What a task of `verifiers` holds: system prompt, prompt (a text, or messages) and the record to score by."
+    "What a task holds: system prompt, prompt (a text, or messages) and the record to score by."
     said = q.messages
     system = said.pop(0)['content'] if said[0]['role'] == 'system' else None
     prompt = said[0]['content'] if len(said) == 1 else said
-    return {'id': q.id or None, 'name': name or None, 'system_prompt': system, 'prompt': prompt, 'record': record_of(q)}
+    return {'id': q.id or None, 'name': name or None, 'system_prompt': system, 'prompt': prompt,
+            'record': record_of(q)}
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #aef7c482
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #8a2297bd
+def _metrics_of(constraints, verdict):
+    "ILA, CLA, and the share that holds of each kind."
+    counted = per_kind([(constraints, verdict)])
+    shares = {kind: passed/asked for kind, (passed, asked) in counted.items()}
+    return {'ila': ila(verdict), 'cla': cla(verdict)} | shares
+
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #84d8b179
 def answer_scores(
     record:dict, # of `task_fields`
     answer:str,  # what was written, trace of thought included
@@ -48,12 +62,11 @@ def answer_scores(
     "The reward of an answer, and its metrics: ila, cla and a share per kind, all in [0, 1]."
     constraints = as_instruction(record, 'the task').constraints
     v = verify(constraints, answer, check, reading, thinking)
-    shares = {k: passed/asked for k, (passed, asked) in per_kind([(constraints, v)]).items()}
-    return float(reward(v)), {'ila': ila(v), 'cla': cla(v)} | shares
+    return float(reward(v)), _metrics_of(constraints, v)
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #22962ca7
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #36df24fe
 def _taskset_class(vf, rows, task_scores):
-    "A `Taskset` whose tasks hold these fields; `task_scores` maps (record, answer) to (reward, metrics)."
+    "A `Taskset` of tasks with these fields; `task_scores`: (record, answer) → (reward, metrics)."
     class InstructionData(vf.TaskData):
         record: dict
 
@@ -68,11 +81,19 @@ def _taskset_class(vf, rows, task_scores):
 
     class Instructions(vf.Taskset[InstructionTask]):
         "Instructions, each with the reward of the answer to it."
-        def load(self): return [InstructionTask(InstructionData(**row), self.config.task) for row in rows]
+        def load(self):
+            return [InstructionTask(InstructionData(**row), self.config.task) for row in rows]
 
     return Instructions
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #72c3f9c0
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #0a0e3ca8
+def _said_first(vf, system, prompt):
+    "The messages of a task: a system prompt if there is one, and a text or messages."
+    said = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt
+    if system is None: return said
+    return [vf.SystemMessage(content=system), *said]
+
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #82cfc37e
 def _harness_class(vf):
     "A `Harness` that asks once."
     from openai import AsyncOpenAI
@@ -84,21 +105,20 @@ def _harness_class(vf):
 
         async def launch(self, ctx, trace, runtime, endpoint, secret, mcp_urls, data):
             system, prompt = self.resolve_prompt(data)
-            said = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt
-            if system is not None: said = [vf.SystemMessage(content=system), *said]
+            messages = [message_to_wire(m) for m in _said_first(vf, system, prompt)]
             async with AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None) as client:
-                await client.chat.completions.create(model=ctx.model, messages=list(map(message_to_wire, said)))
+                await client.chat.completions.create(model=ctx.model, messages=messages)
             return vf.ProgramResult(0, '', '')
 
     return AskOnce
 
-# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #c48e3cc0
+# %% ../../nbs/api/adapters/03_verifiers_env.ipynb #14b199dc
 def instruction_env(
     source:str|Path|Iterable[Instruction], # a file of instructions, or they themselves
     reward:Callable[[Verdict], float]=ila, # `ila`, `cla`, or your own
     reading:Reading='meant', # what the sentences say, or what the official code checks
     thinking:str='cut')->tuple[type, type]: # of `split_thinking`
-    "(a `Taskset`, a `Harness` that asks once), for the `__all__` of a module of yours; needs `verifiers` 0.4."
+    "(a `Taskset`, a `Harness` that asks once), for a module's `__all__`; needs `verifiers` 0.4."
     import verifiers.v1 as vf
     rows = [task_fields(q, where) for where, q in scorable(source, reading, thinking)]
     def task_scores(record, answer): return answer_scores(record, answer, reward, reading, thinking)

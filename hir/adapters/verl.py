@@ -18,69 +18,81 @@ from ..files import DataError, check_output, write_jsonl
 from ..instructions.benchmarks import READERS
 from ..instructions.instruction import Instruction
 
-# %% ../../nbs/api/adapters/02_verl.ipynb #64d57373
+# %% ../../nbs/api/adapters/02_verl.ipynb #f9f425d8
 def truth_constraints(
     truth:Any,  # the ground truth of a row: JSON, a Python literal, or what they stand for
     where:str)->Sequence[Constraint]: # for errors
     "The constraints of a ground truth, each decided by a rule; else a DataError."
-    row = {'messages': [{'role': 'user', 'content': 'of the row'}], 'ground_truth': truth}    # it needs some prompt
-    found = READERS['iftrain'](row, where).constraints
+    prompt = [{'role': 'user', 'content': 'of the row'}]        # the reader needs some prompt
+    found = READERS['iftrain']({'messages': prompt, 'ground_truth': truth}, where).constraints
     if not any(map(is_soft, found)): return found
-    raise DataError(f"{where}: field 'ground_truth' holds a criterion in words, which no rule decides; leave "
-                    'the row out')
+    raise DataError(f"{where}: field 'ground_truth' holds a criterion in words, which no rule "
+                    'decides; leave the row out')
 
-# %% ../../nbs/api/adapters/02_verl.ipynb #d7242713
-_CREDITS = {'partial': cla, 'all': ila}
-
+# %% ../../nbs/api/adapters/02_verl.ipynb #43b32ca4
 def _column_of(kind, constraints, verdict):
     "The share of the constraints of a kind that hold; None without any."
     found = [ok for c, ok in zip(constraints, verdict) if c.kind == kind]
     return sum(found)/len(found) if found else None
+
+# %% ../../nbs/api/adapters/02_verl.ipynb #17edacc1
+def _asked_and_found(where, truth, response, how):
+    "(constraints, verdict) of a row; an error names the row."
+    asked = truth_constraints(truth, where)
+    try: return asked, verify(asked, response, **how)
+    except ConstraintError as e: raise DataError(f'{where}: {e}') from None
+    except CheckError as e: raise CheckError(f'{where}: {e}') from e
+
+# %% ../../nbs/api/adapters/02_verl.ipynb #cdfeb90f
+_CREDITS = {'partial': cla, 'all': ila}
 
 def compute_score(
     data_source:str,  # of the row, named in errors
     solution_str:str, # the response, decoded
     ground_truth:Any, # what is asked, as `verl_row` has it
     extra_info:dict|None=None, # of the row: `index` is named in errors, `kinds` are the columns
-    credit:Literal['partial', 'all']='partial', # is the score the share of constraints that hold, or 1 if all do?
+    credit:Literal['partial', 'all']='partial', # the share of constraints that hold, or 1 if all do
     reading:Reading='meant',    # what the sentences say, or what the official code checks
     thinking:Thinking='cut',    # of `split_thinking`
     kinds:Sequence[str]|None=None, # columns; None: those of `extra_info`
     **others:Any)->dict[str, float|None]: # what verl passes beside, unused
     "`score`, `acc` (ILA), `cla`, and a column for each kind."
-    if credit not in _CREDITS: raise ValueError(f"credit must be 'partial' or 'all', not {credit!r}")
-    info = extra_info or {}; where = f'{data_source}, row {info.get("index", "without index")}'
-    asked = truth_constraints(ground_truth, where)
-    try: found = verify(asked, solution_str, reading=reading, thinking=thinking)
-    except ConstraintError as e: raise DataError(f'{where}: {e}') from None
-    except CheckError as e: raise CheckError(f'{where}: {e}') from e
+    if credit not in _CREDITS:
+        raise ValueError(f"credit must be 'partial' or 'all', not {credit!r}")
+    info = extra_info or {}
+    where = f'{data_source}, row {info.get("index", "without index")}'
+    how = dict(reading=reading, thinking=thinking)
+    asked, found = _asked_and_found(where, ground_truth, solution_str, how)
     names = info.get('kinds', ()) if kinds is None else kinds
-    columns = {f'kind/{k}': _column_of(k, asked, found) for k in names}
+    columns = {f'kind/{name}': _column_of(name, asked, found) for name in names}
     return {'score': _CREDITS[credit](found), 'acc': ila(found), 'cla': cla(found)} | columns
 
-# %% ../../nbs/api/adapters/02_verl.ipynb #a0f4ffa9
+# %% ../../nbs/api/adapters/02_verl.ipynb #e3bb2007
 def verl_row(
     q:Instruction, index:int,
     split:str='train', source:str='hir', # source: verl reports metrics by it
     kinds:Iterable[str]=())->dict:       # columns of the reward
     "An instruction as a row of verl; a DataError where a rule cannot decide it."
-    truth = [{'instruction_id': [c.kind for c in q.constraints], 'kwargs': [c.args for c in q.constraints]}]
-    truth = json.dumps(truth, ensure_ascii=False)
-    truth_constraints(truth, f'{source}, row {index}')
+    asked = {'instruction_id': [c.kind for c in q.constraints],
+             'kwargs': [c.args for c in q.constraints]}
+    truth = json.dumps([asked], ensure_ascii=False)
+    truth_constraints(truth, f'{source}, row {index}')          # can it be read back?
     return {'data_source': source, 'prompt': q.messages, 'ability': 'instruction following',
             'reward_model': {'style': 'rule', 'ground_truth': truth},
             'extra_info': {'split': split, 'index': index, 'id': q.id, 'kinds': list(kinds)}}
 
+# %% ../../nbs/api/adapters/02_verl.ipynb #c37530c9
 def save_verl(
     path:str|Path, # a .parquet file, which takes the package `datasets`; any other JSON Lines
     instructions:Sequence[Instruction], # at least one
     split:str='train', source:str='hir',
     kinds:Iterable[str]|None=None)->None: # columns; None: those of these instructions
-    "Write instructions as the rows that verl trains on; give the files of one run the same `kinds`."
+    "Write instructions as the rows verl trains on; give the files of one run the same `kinds`."
     if kinds is None: kinds = sorted({c.kind for q in instructions for c in q.constraints})
-    rows, kinds = [], list(kinds)
-    for i, q in enumerate(instructions): rows.append(verl_row(q, i, split, source, kinds))
+    kinds = list(kinds)
+    rows = [verl_row(q, i, split, source, kinds) for i, q in enumerate(instructions)]
     if not rows: raise DataError(f'{path}: there are no instructions to write')
     if Path(path).suffix != '.parquet': return write_jsonl(path, rows)
     from datasets import Dataset
-    check_output(path); Dataset.from_list(rows).to_parquet(str(path))
+    check_output(path)
+    Dataset.from_list(rows).to_parquet(str(path))

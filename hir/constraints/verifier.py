@@ -135,11 +135,11 @@ def _trace_end(response, tags): # of `_trace_tags`
     end, inside, began = 0, '', False
     for tag in tags.finditer(response):
         opens, number = tag.lastgroup[0] == 'o', tag.lastgroup[1:]
-        if inside:
+        if inside:                                             # only its own closing tag ends it
             if opens or number != inside: continue
-        elif opens or began:
-            if response[end:tag.start()].strip(): break        # the answer has begun
-        began = True
+        elif opens or began:                                   # a further trace may follow at once
+            if response[end:tag.start()].strip(): break        # … not after words: the answer
+        began = True                          # a closing tag first: of a trace the prompt opened
         inside = number if opens else ''
         if not opens: end = tag.end()
     return None if inside else end
@@ -239,7 +239,7 @@ def _compared(
 
 # %% ../../nbs/api/constraints/02_verifier.ipynb #bfb3b7fc
 def _agreeing(rows): # (id, args, ours, theirs)
-    "How many verdicts were compared, by kind, and are equal, by (kind, 0: strict, 1: loose)."
+    "How many verdicts were compared: {kind: n}; are equal: {(kind, 0 strict or 1 loose): n}."
     asked, equal = Counter(), Counter()
     for id, _, ours, theirs in rows:
         for name in (id, 'all'):
@@ -248,7 +248,6 @@ def _agreeing(rows): # (id, args, ours, theirs)
                 equal[name, mode] += ours is not None and ours[mode] == theirs[mode]
     return asked, equal
 
-# %% ../../nbs/api/constraints/02_verifier.ipynb #32956eb4
 def _comparison_text(rows): # (id, args, ours, theirs)
     "A table: how many verdicts of each kind were compared, the share equal, strict and loose."
     asked, equal = _agreeing(rows)

@@ -258,7 +258,7 @@ def compare_text(
 _RESULT_FIELDS = ('method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla') # of a row
 
 def runs_of(rows:Sequence[dict])->dict[tuple[str, int], list[dict]]: # one per evaluation
-    "(method, seed) → its rows by step, methods as they appear; a ValueError if a field lacks."
+    "(method, seed) → its rows by step, methods as they appear; a ValueError if a field is missing."
     if not rows: raise ValueError('no rows: nothing has been evaluated')
     runs = {}
     for i, row in enumerate(rows):

@@ -24,6 +24,7 @@ def _gdpo_credit(rows, batch, ctx):
     a = by_constraint(rows, _decoupled)
     return (a - a.mean())/(a.std(correction=1) + 1e-4) if len(a) > 1 else a
 
+# %% ../../nbs/methods/gdpo.ipynb #37d74c83
 def gdpo()->Method:
     "Group reward-decoupled normalisation (GDPO, arXiv 2601.05242), one reward per constraint."
     resolved(gdpo, locals())

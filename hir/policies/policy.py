@@ -146,7 +146,7 @@ def _check_place(
     path,     # what a setting names as its model
     what=''): # the setting, for the error
     "Raise a PolicyError if it is no folder, no .gguf file, and no name of `hir get` or the hub."
-    where = what and what + ': '
+    where = f'{what}: ' if what else ''
     if _on_hub(path) or Path(path).expanduser().is_dir() or is_gguf(path): return
     if str(path) in MODELS: return _check_fetched(str(path), where)
     kind = 'file' if str(path).endswith('.gguf') else 'folder'
@@ -173,8 +173,10 @@ def _check_hub(name, revision=''):
 # %% ../../nbs/api/policies/00_policy.ipynb #f1fb9d34
 def local_place(path:str|Path)->str: # one that is in order
     "The folder or file of a model: where `hir get` put it, or as it is named; a folder goes first."
-    named = str(path) in MODELS and not Path(path).is_dir()
-    return str(named and fetched(str(path)) or os.path.expanduser(path))
+    if str(path) in MODELS and not Path(path).is_dir():
+        place = fetched(str(path))
+        if place: return str(place)
+    return os.path.expanduser(path)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #a7ed99de
 @contextmanager
@@ -231,21 +233,22 @@ def _check_weights(model, missing): # names, as `transformers` tells them
     if lost: raise ValueError(f'it has no weights for {", ".join(lost[:3])}{", …"*(len(lost) > 3)}')
 
 # %% ../../nbs/api/policies/00_policy.ipynb #a1eb2676
-def _from_gguf(path, place, own, kw):
-    "The plain model of a .gguf file; a ValueError where it cannot be read, or lacks weights."
-    kw |= dict(quantization_config=GgufConfig(dequantize=True), output_loading_info=True, **own)
-    try: model, told = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **kw)
+def _from_gguf(path, place, kw):
+    "The plain model of a .gguf file, and what is told of its loading; a ValueError if unreadable."
+    kw |= dict(quantization_config=GgufConfig(dequantize=True))
+    try: return AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **kw)
     except Exception as e:                        # KeyError, NotImplementedError, RuntimeError …
         raise ValueError(f'transformers {transformers_version} cannot read it; its architecture is '
                          f'{check_gguf(path).architecture!r}: {e}') from e
-    _check_weights(model, told['missing_keys'])
-    return model
 
 # %% ../../nbs/api/policies/00_policy.ipynb #d798ec75
 def _model_at(path, place, own, kw):
-    "The model of a place, of whichever kind; code that it brings along is never run."
-    if 'gguf_file' in own: return _from_gguf(path, place, own, kw)
-    return AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **own, **kw)
+    "The whole model of a place, of whichever kind; code that it brings along is never run."
+    kw = {**kw, **own, 'output_loading_info': True}
+    if 'gguf_file' in own: model, told = _from_gguf(path, place, kw)
+    else: model, told = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **kw)
+    _check_weights(model, told['missing_keys'])
+    return model
 
 # %% ../../nbs/api/policies/00_policy.ipynb #e61a159a
 def tokenizer_at(
@@ -406,20 +409,23 @@ def _chunk_score(
     target,          # (N,) the token that followed
     temperature=1.,  # logits are divided by it, as they were in sampling
     entropy=True):   # False saves the time; zeros are returned
-    "Log-probability (N,) of each target and entropy (N,, without gradient) of its distribution."
+    "Log-probability (N,) of each target, and entropy (N,), without gradient, of its distribution."
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    every = (logits if temperature == 1 else logits / temperature).log_softmax(-1)       # (N,V)
-    logp = every.gather(-1, target[:, None])[:, 0]
-    with torch.no_grad():
-        H = -(every.exp() * every.clamp(min=-1e4)).sum(-1) if entropy else torch.zeros_like(logp)
-    return logp, H
+    if temperature != 1: logits = logits/temperature
+    logp_all = logits.log_softmax(-1)                                     # (N,V)
+    logp = logp_all.gather(-1, target[:, None])[:, 0]
+    if not entropy: return logp, torch.zeros_like(logp)
+    with torch.no_grad():                      # a logit of −∞: 0·(−∞) is no number, 0·(−1e4) is 0
+        return logp, -(logp_all.exp() * logp_all.clamp(min=-1e4)).sum(-1)
 
 # %% ../../nbs/api/policies/00_policy.ipynb #c13eee27
+def _own_number(n): return n
+
 def _score_hidden(head, hidden, target, temperature=1.,
     chunk:int=1024,  # response tokens projected onto the vocabulary at a time
     entropy=True,
-    agree=int):      # on the number of chunks, where processes must make equally many
+    agree=_own_number): # chunks wanted -> made; processes that must make equally many agree on it
     "`_chunk_score` over any number of tokens, without keeping their logits for the backward pass."
     n = agree(max(1, -(-len(hidden) // chunk)))
     score = _chunk_score
@@ -681,7 +687,7 @@ class Policy(nn.Module):
         kernel:str='none',# that projects onto the vocabulary: none | liger | auto
         compiled:bool=False): # run the decoder through torch.compile
         super().__init__()
-        self.model, self.wanted, self.kernel, self.agree = model, share, kernel, int
+        self.model, self.wanted, self.kernel, self.agree = model, share, kernel, _own_number
         self.body = _compiled(model) if compiled else None
         self.chunk = chunk or max(1, LOGITS // model.config.get_text_config().vocab_size)
         unshare(self, _cannot_share(model) if share else '')

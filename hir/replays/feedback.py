@@ -10,16 +10,20 @@ __all__ = ['AGAIN', 'CRITIC', 'feedback_text', 'revision_messages', 'hinted_mess
 from ..constraints.constraint import Verdict, describe
 from ..instructions.instruction import Instruction
 
-# %% ../../nbs/api/replays/04_feedback.ipynb #b0987774
-def _listed_sentences(constraints): return ' '.join(' '.join(describe(c).split()) for c in constraints)
+# %% ../../nbs/api/replays/04_feedback.ipynb #80f0dd79
+def _under_heading(name, constraints):
+    "A heading and the sentences of constraints, on one line; nothing without any."
+    sentences = [' '.join(describe(c).split()) for c in constraints]
+    return f'{name} : {" ".join(sentences)}' if sentences else ''
 
 def feedback_text(
     q:Instruction,
     verdict:Verdict)->str: # on a response to it
     "What was met and what was not, in the sentences of the constraints."
-    parts = [(name, [c for c, ok in zip(q.constraints, verdict, strict=True) if ok == wanted])
-             for name, wanted in (('Met', True), ('Not met', False))]
-    return ' '.join(f'{name} : {_listed_sentences(cs)}' for name, cs in parts if cs)
+    met, missed = [], []
+    for c, ok in zip(q.constraints, verdict, strict=True): (met if ok else missed).append(c)
+    parts = _under_heading('Met', met), _under_heading('Not met', missed)
+    return ' '.join(part for part in parts if part)
 
 # %% ../../nbs/api/replays/04_feedback.ipynb #289a98de
 AGAIN = 'Write the answer again so that everything is met .'
@@ -43,9 +47,10 @@ CRITIC = 'Say what is met and what is not .'
 
 def critique_messages(q:Instruction, draft:str)->list[dict]:
     "The chat that asks what a draft meets; an answer in the form of `feedback_text` is hoped for."
-    return [*q.messages, {'role': 'assistant', 'content': draft}, {'role': 'user', 'content': CRITIC}]
+    return [*q.messages, {'role': 'assistant', 'content': draft},
+            {'role': 'user', 'content': CRITIC}]
 
-# %% ../../nbs/api/replays/04_feedback.ipynb #bcc3037e
+# %% ../../nbs/api/replays/04_feedback.ipynb #76afb705
 def _before_last(q, word):
     "The chat with a word before what the user says last."
     *earlier, last = q.messages
@@ -55,8 +60,10 @@ def level_messages(q:Instruction, met:int)->list[dict]: # met: of its K constrai
     "The chat that asks for an answer which meets so many."
     return _before_last(q, f'Meet {met} of {len(q)} .')
 
+# %% ../../nbs/api/replays/04_feedback.ipynb #9d5d4f47
 def mark_messages(q:Instruction, good:bool)->list[dict]:
     "The chat that asks for a good answer, or for a bad one."
     return _before_last(q, 'A good answer :' if good else 'A bad answer :')
 
-def ask_good(q:Instruction, verdict:Verdict|None=None)->list[dict]: return mark_messages(q, True) # a method's `ask`
+def ask_good(q:Instruction, verdict:Verdict|None=None)->list[dict]: # a method's `ask`
+    return mark_messages(q, True)

@@ -19,42 +19,58 @@ from ..instructions.instruction import Instruction
 from ..policies.rollout import Rollout
 from .reward import Row, RewardError
 
-# %% ../../nbs/api/replays/03_guard.ipynb #1e3f955e
+# %% ../../nbs/api/replays/03_guard.ipynb #a3cd61cd
 # Thai … Khmer, kana, Han
-_UNSPACED_SCRIPTS = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff\uf900-\ufaff'
-_BETWEEN_WORDS = '!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20'  # of many scripts
-_PIECE = re.compile(f'[{_UNSPACED_SCRIPTS}]|\\d{{1,20}}|[^\\s\\d{_BETWEEN_WORDS}{_UNSPACED_SCRIPTS}]{{1,20}}')
+_UNSPACED_SCRIPTS = ('\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u9fff'
+                     '\uf900-\ufaff')
+_BETWEEN_WORDS = ('!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u206f\u3000-\u303f'     # of many scripts
+                  '\uff00-\uff0f\uff1a-\uff20')
+_WORD_LETTER = f'[^\\s\\d{_BETWEEN_WORDS}{_UNSPACED_SCRIPTS}]'
+_PIECE = re.compile(f'[{_UNSPACED_SCRIPTS}]|\\d{{1,20}}|{_WORD_LETTER}{{1,20}}')
 
 def _pieces_of(text:str):
     "The words of a text in small letters, without marks."
     return _PIECE.findall(text.lower())
 
+# %% ../../nbs/api/replays/03_guard.ipynb #0a51baac
 def _runs_of(words, n:int): return zip(*(words[k:] for k in range(n)))
 
-# %% ../../nbs/api/replays/03_guard.ipynb #b7f4d4a1
+# %% ../../nbs/api/replays/03_guard.ipynb #33042739
 def _share_in(words, n:int, known:set, skip=frozenset(), grow:bool=False):
-    "Share of the words in runs of n that are known and not in `skip`; with `grow`, runs become known as they are read."
-    count = end = 0
-    for i, run in enumerate(_runs_of(words, n)):
-        if run in known and run not in skip: count += i + n - max(i, end); end = i + n
+    "Share of the words in known runs of n, not in `skip`; with `grow`, runs are known once read."
+    count = end = 0                                 # words so far; where the last known run ended
+    for start, run in enumerate(_runs_of(words, n)):
+        if run in known and run not in skip:
+            count += start + n - max(start, end)    # those of its words that were not counted yet
+            end = start + n
         if grow: known.add(run)
     return count/max(1, len(words))
 
-# %% ../../nbs/api/replays/03_guard.ipynb #b26b3e3f
+# %% ../../nbs/api/replays/03_guard.ipynb #d40a0805
+def _texts_among(args):
+    "(name, text) of each text among the arguments, those in lists too."
+    for name, value in args.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str): yield name, text
+
 def _asked_to_say(q:Instruction):
     "Texts that constraints ask for word by word."
     for c in q.constraints:
-        if c.kind == 'repeat:repeat_simple': yield str(c)                     # asks for its own sentence
+        if c.kind == 'repeat:repeat_simple': yield str(c)             # asks for its own sentence
         quotes, sentence = get_kind(c.kind).quotes, describe(replace(c, text=''))
-        for name, value in c.args.items():
-            for text in value if isinstance(value, list) else [value]:
-                if not isinstance(text, str) or text == sentence: continue
-                if name in quotes or len(_pieces_of(text)) >= 5: yield text
+        for name, text in _texts_among(c.args):
+            if text == sentence: continue
+            if name in quotes or len(_pieces_of(text)) >= 5: yield text
 
+# %% ../../nbs/api/replays/03_guard.ipynb #127885a6
 def _asked_runs(q, n):
     "The runs of n words in these texts, each said several times."
-    found = map(_pieces_of, _asked_to_say(q))
-    return {run for words in found if words for run in _runs_of(words*(n//len(words) + 2), n)}
+    runs = set()
+    for words in map(_pieces_of, _asked_to_say(q)):
+        if not words: continue
+        enough = n//len(words) + 2
+        runs.update(_runs_of(words*enough, n))
+    return runs
 
 # %% ../../nbs/api/replays/03_guard.ipynb #5d127e66
 def copied(rollout:Rollout)->bool:
@@ -70,39 +86,50 @@ def repeated(rollout:Rollout)->bool:
     n = min(8, max(2, len(words)//4))
     return _share_in(words, n, set(), _asked_runs(rollout.instruction, n), grow=True) >= .5
 
-# %% ../../nbs/api/replays/03_guard.ipynb #ce660cca
-_MORE = 'do go up '*4, 'it is her '*4, 'one two three four five six seven eight nine ten eleven twelve'
+# %% ../../nbs/api/replays/03_guard.ipynb #af471127
+_MORE = ('do go up '*4, 'it is her '*4,
+         'one two three four five six seven eight nine ten eleven twelve')
+
+def _longer_than(said:str):
+    "Texts that say it twelve times, or with twelve other words."
+    yield from (between.join([said]*12) for between in (' ', '\n'))
+    for more in _MORE: yield from (f'{said} {more}', f'{more} {said}', f'{said} {more} {said}')
 
 def _asked_for_no_more(c, said:str):
     "Does the response meet the constraint, and would no longer one?"
     if is_soft(c) or not check(c, said, 'meant'): return False
-    longer = [between.join([said]*12) for between in (' ', '\n')]
-    longer += [text for more in _MORE for text in (f'{said} {more}', f'{more} {said}', f'{said} {more} {said}')]
-    return not any(check(c, text, 'meant') for text in longer)
+    return not any(check(c, text, 'meant') for text in _longer_than(said))
 
+# %% ../../nbs/api/replays/03_guard.ipynb #32b9e860
 def tiny(
     rollout:Rollout,
     n:int=3)->bool: # words, a single letter of the alphabet not counted
     "Are there fewer than n words, where no constraint asks for so few?"
-    text, cs = rollout.response, rollout.instruction.constraints
+    text = rollout.response
     words = [p for p in _pieces_of(text) if len(p) > 1 or p.isdigit() or not p.isascii()]
-    return len(words) < n and not (len(text) < 100 and any(_asked_for_no_more(c, text) for c in cs))
+    if len(words) >= n: return False
+    if len(text) >= 100: return True
+    return not any(_asked_for_no_more(c, text) for c in rollout.instruction.constraints)
 
 # %% ../../nbs/api/replays/03_guard.ipynb #46124a5c
 def empty(rollout:Rollout)->bool:
     "Is there no word and no number at all?"
     return not any(map(str.isalnum, rollout.response))
 
-# %% ../../nbs/api/replays/03_guard.ipynb #6dbbfdbd
-Guards = Annotated[Callable, Choices(dict(copied=copied, repeated=repeated, tiny=tiny, empty=empty))]
+# %% ../../nbs/api/replays/03_guard.ipynb #24de1ab5
+Guards = Annotated[Callable, Choices(dict(copied=copied, repeated=repeated,
+                                           tiny=tiny, empty=empty))]
 
 def _name_of_guard(guard): return getattr(guard, '__name__', type(guard).__name__)
 
 def _refuses(guard, rollout):
     "The guard's answer, or a RewardError where it is none."
-    if (said := guard(rollout)) in (True, False): return bool(said)
-    raise RewardError(f'the guard {_name_of_guard(guard)} must answer True or False, not {said!r:.60}')
+    answer = guard(rollout)
+    if answer in (True, False): return bool(answer)
+    raise RewardError(f'the guard {_name_of_guard(guard)} must answer True or False, '
+                      f'not {answer!r:.60}')
 
+# %% ../../nbs/api/replays/03_guard.ipynb #cff30884
 def guarded(
     rows:Iterable[Row], # originals
     guards:Sequence[Callable]=())->list[Row]: # each: rollout -> is it refused?
@@ -110,13 +137,19 @@ def guarded(
     out = []
     for row in rows:
         names = tuple(_name_of_guard(g) for g in guards if _refuses(g, row.rollout))
-        use = replace(row.use, reward=False, replay=False, guards=names)
-        out.append(replace(row, reward=min(row.reward, 0.), use=use) if names else row)
+        if names:
+            use = replace(row.use, reward=False, replay=False, guards=names)
+            row = replace(row, reward=min(row.reward, 0.), use=use)
+        out.append(row)
     return out
 
+# %% ../../nbs/api/replays/03_guard.ipynb #900751fe
 def guard_counts(
     rows:Sequence[Row], # of `guarded`
     guards:Sequence[Callable])->dict[str, int]:
     "How many were refused, and by which guard; nothing where there are none."
-    each = {f'guard/{(name := _name_of_guard(g))}': sum(name in row.use.guards for row in rows) for g in guards}
-    return {'guarded': sum(bool(row.use.guards) for row in rows)} | each if guards else {}
+    if not guards: return {}
+    counts = {'guarded': sum(bool(row.use.guards) for row in rows)}
+    for name in map(_name_of_guard, guards):
+        counts[f'guard/{name}'] = sum(name in row.use.guards for row in rows)
+    return counts

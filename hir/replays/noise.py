@@ -13,17 +13,19 @@ from dataclasses import replace
 from ..constraints.constraint import Verdict
 from ..policies.rollout import Rollout
 
-# %% ../../nbs/api/replays/05_noise.ipynb #c3f28712
+# %% ../../nbs/api/replays/05_noise.ipynb #5cf3bc03
 def _chance(*words)->float: # texts and numbers
     "A number in [0, 1) that follows from the words."
     said = json.dumps(words, ensure_ascii=False).encode('utf-8', 'surrogatepass')
-    return int.from_bytes(hashlib.sha256(said).digest()[:8], 'big')/2**64
+    first_64_bits = hashlib.sha256(said).digest()[:8]
+    return int.from_bytes(first_64_bits, 'big')/2**64
 
+# %% ../../nbs/api/replays/05_noise.ipynb #6a902ea9
 def annotator_of(rollout:Rollout, annotators:int)->int: # in 0 … annotators - 1
     "Which annotator reads a response."
     return int(_chance('annotator', rollout.seed)*annotators)
 
-# %% ../../nbs/api/replays/05_noise.ipynb #ea900e6e
+# %% ../../nbs/api/replays/05_noise.ipynb #aea6b019
 def flips_of(
     rollout:Rollout,
     noise:float,            # e: chance that a verdict is turned round, in [0, 1]
@@ -33,12 +35,14 @@ def flips_of(
     asked = [(c.kind, str(c)) for c in q.constraints]
     return tuple(_chance(q.said, rollout.response, *c, who) < noise for c in asked)
 
+# %% ../../nbs/api/replays/05_noise.ipynb #62ecb79c
 def with_noise(
     rollouts:Sequence[Rollout], # scored; a verdict of None stays
     noise:float, annotators:int=13)->list[Rollout]: # of `flips_of`
     "The rollouts with the verdicts that their annotators give."
     if not noise: return list(rollouts)
     def read(r):
+        if not r.verdict: return r.verdict
         wrong = flips_of(r, noise, annotators)
-        return r.verdict and Verdict(ok != flip for ok, flip in zip(r.verdict, wrong))
+        return Verdict(ok != flip for ok, flip in zip(r.verdict, wrong))
     return [replace(r, verdict=read(r)) for r in rollouts]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Reward', 'Overlong', 'score', 'RewardError', 'rewards_of', 'Use', 'kept', 'masked', 'penalised', 'punished',
-           'dropped', 'Row', 'original_rows', 'with_sources', 'standing', 'by_group', 'zero_signal']
+           'dropped', 'Row', 'original_rows', 'with_sources', 'by_group', 'standing', 'zero_signal']
 
 # %% ../../nbs/api/replays/01_reward.ipynb #800d98f7
 import inspect, math
@@ -18,57 +18,76 @@ from ..constraints.verifier import by_reading, check, cla, ila, verify
 from ..constraints.judge import verify_with
 from ..policies.rollout import Rollout, without_trace
 
-# %% ../../nbs/api/replays/01_reward.ipynb #d83b8f3a
-def _verdicts_of(rollouts, check, judge):
-    "A verdict each, None where the judge gave no answer; what has no answer satisfies nothing."
-    silent = [bool(r.trace) and not r.response for r in rollouts]
-    asked = [r for r, empty in zip(rollouts, silent) if not empty]
-    items = [(r.instruction.about, r.instruction.constraints, r.response) for r in asked]
-    if judge is None: found = iter([verify(cs, text, check, thinking='keep') for _, cs, text in items])
-    else: found = iter(verify_with(judge, items, check, thinking='keep')[0])
-    return [Verdict([False]*len(r.instruction)) if empty else next(found) for r, empty in zip(rollouts, silent)]
+# %% ../../nbs/api/replays/01_reward.ipynb #afb37987
+def _is_silent(r):
+    "Was something thought, and nothing answered?"
+    return bool(r.trace) and not r.response
 
+def _verdicts_of(rollouts, check, judge):
+    "A verdict each, None where the judge gave no answer; a silent one satisfies nothing."
+    asked = [r for r in rollouts if not _is_silent(r)]
+    if judge is None:
+        found = [verify(r.instruction.constraints, r.response, check, thinking='keep')
+                 for r in asked]
+    else:
+        items = [(r.instruction.about, r.instruction.constraints, r.response) for r in asked]
+        found = verify_with(judge, items, check, thinking='keep')[0]
+    left = iter(found)
+    return [Verdict([False]*len(r.instruction)) if _is_silent(r) else next(left) for r in rollouts]
+
+# %% ../../nbs/api/replays/01_reward.ipynb #ab0e8353
 def score(
     rollouts:Sequence[Rollout],  # without verdicts
-    check:Callable=check,        # (constraint, response, reading) -> bool: `check` or `check_loose` of `verifier`
+    check:Callable=check,        # (constraint, response, reading) -> bool: `check` or `check_loose`
     judge:Callable|None=None,    # a `Judge`, for soft constraints
     reading:Reading='meant',     # what the sentences say, or what the official code checks
     thinking:str='cut')->list[Rollout]: # of `split_thinking`
-    "The same rollouts, their traces cut off, each with its verdict; None where the judge gave no answer."
+    "The same rollouts, traces cut off, each with its verdict; None if the judge gave no answer."
     rollouts = [without_trace(r, thinking) for r in rollouts]
     verdicts = _verdicts_of(rollouts, by_reading(check, reading), judge)
     return [replace(r, verdict=v, reading=reading) for r, v in zip(rollouts, verdicts)]
 
-# %% ../../nbs/api/replays/01_reward.ipynb #780326d6
+# %% ../../nbs/api/replays/01_reward.ipynb #3dcf2645
 class RewardError(ValueError):
     "A reward that is no number."
 
-def _reads_rollouts(reward):
-    try: return next(iter(inspect.signature(reward).parameters), '') == 'rollouts'
-    except (TypeError, ValueError): return False                  # built in
+def _as_numbers(found, n):
+    "What a reward gave for n rollouts, as floats."
+    if len(found) != n: raise RewardError(f'the reward gave {len(found)} numbers for {n} rollouts')
+    try: return [float(x) for x in found]
+    except (TypeError, ValueError):
+        raise RewardError('the reward must be a number for every response, '
+                          f'not {found[0]!r:.60}') from None
 
+# %% ../../nbs/api/replays/01_reward.ipynb #6b870c9d
+def _reads_rollouts(reward):
+    "Is the first parameter of a reward called `rollouts`?"
+    try: names = list(inspect.signature(reward).parameters)
+    except (TypeError, ValueError): return False                  # built in
+    return names[:1] == ['rollouts']
+
+# %% ../../nbs/api/replays/01_reward.ipynb #05281b02
 def rewards_of(
     rollouts:Sequence[Rollout], # scored
     reward:Callable=ila)->list[float]: # verdict -> float, or rollouts -> one float each
-    "The reward of each rollout; a ValueError without a verdict, a RewardError where it is no number."
+    "The reward of each; a ValueError without a verdict, a RewardError where it is no number."
     for r in rollouts:
-        if r.verdict is None: raise ValueError(f'a rollout has no verdict yet, call score: {r.response[:60]!r}')
-    found = list(reward(rollouts) if _reads_rollouts(reward) else map(reward, [r.verdict for r in rollouts]))
-    if len(found) != len(rollouts):
-        raise RewardError(f'the reward gave {len(found)} numbers for {len(rollouts)} rollouts')
-    try: found = list(map(float, found))
-    except (TypeError, ValueError):
-        raise RewardError(f'the reward must be a number for every response, not {found[0]!r:.60}') from None
+        if r.verdict is None:
+            raise ValueError(f'a rollout has no verdict yet, call score: {r.response[:60]!r}')
+    if _reads_rollouts(reward): found = list(reward(rollouts))
+    else: found = [reward(r.verdict) for r in rollouts]
+    found = _as_numbers(found, len(rollouts))
     for r, x in zip(rollouts, found):
-        if not math.isfinite(x): raise RewardError(
-            f'the reward of {", ".join(c.kind for c in r.instruction.constraints)} is {x}, no finite number, '
-            f'for the response {r.response[:60]!r}')
+        if math.isfinite(x): continue
+        kinds = ', '.join(c.kind for c in r.instruction.constraints)
+        raise RewardError(f'the reward of {kinds} is {x}, no finite number, for the response '
+                          f'{r.response[:60]!r}')
     return found
 
 # %% ../../nbs/api/replays/01_reward.ipynb #dc3bd657
 Reward = Annotated[Callable, Choice(dict(ila=ila, cla=cla))]
 
-# %% ../../nbs/api/replays/01_reward.ipynb #cc35d4cf
+# %% ../../nbs/api/replays/01_reward.ipynb #3a9c00f4
 @dataclass(frozen=True)
 class Use:
     "What a response may be used for."
@@ -79,67 +98,77 @@ class Use:
     loss:bool = True   # to be learned from; otherwise it counts in statistics and advantages only
     guards:tuple = ()  # names of those that refuse it (see `guard`)
 
+# %% ../../nbs/api/replays/01_reward.ipynb #b2bceda1
 def kept(rollout:Rollout)->Use: return Use()
-def masked(rollout:Rollout)->Use: return Use(replay=False, loss=False)       # a replay would be masked as well
+def masked(rollout:Rollout)->Use: return Use(replay=False, loss=False)
 def penalised(rollout:Rollout)->Use: return Use(reward=False, replay=False)
 def punished(rollout:Rollout)->Use: return Use(reward=False, penalty=1., replay=False)
 def dropped(rollout:Rollout)->Use: return Use(row=False)
 
-Overlong = Annotated[Callable, Choice(dict(keep=kept, mask=masked, penalise=penalised, punish=punished, drop=dropped),
-                                      own=False)]
+Overlong = Annotated[Callable, Choice(dict(keep=kept, mask=masked, penalise=penalised,
+                                           punish=punished, drop=dropped), own=False)]
 
-# %% ../../nbs/api/replays/01_reward.ipynb #e0fc4a08
+# %% ../../nbs/api/replays/01_reward.ipynb #d16eac28
 @dataclass(frozen=True)
 class Row:
     "A response as it is learned from."
     rollout:Rollout        # with its verdict and the instruction it is trained under
     reward:float = 0.      # of the whole response
-    source:int|None = None      # position among the rows of the one it was made from; None: of none
+    source:int|None = None # position among the rows of the one it was made from; None: of none
     origin:Rollout|None = None  # what it was made from, as it was drawn; None: the rollout itself
     part:str = 'original'  # what the log calls it: original, replay, …
-    unit:int|None = None        # rows of one unit stay together; None: it stands alone
+    unit:int|None = None   # rows of one unit stay together; None: it stands alone
     use:Use = Use()        # decided when it was drawn
     prompt_ids:tuple|None = None # tokens of the prompt; None: the rollout's
-    ids:tuple|None = None       # T tokens of the response; None: the rollout's
-    weight:tuple|None = None    # T weights of the tokens, 0 for one that is not learned; None: 1 each
-    old:tuple|None = None       # T log-probabilities when sampled; None: the rollout's, if the tokens are
+    ids:tuple|None = None        # T tokens of the response; None: the rollout's
+    weight:tuple|None = None     # T weights of the tokens, 0: not learned from; None: 1 each
+    old:tuple|None = None        # T log-probabilities when sampled; None: the rollout's, if ids are
 
     def __post_init__(self):
-        r, fill = self.rollout, lambda name, x: getattr(self, name) is None and object.__setattr__(self, name, x)
-        fill('origin', r); fill('prompt_ids', r.prompt_ids); fill('ids', r.ids); fill('weight', (1.,)*len(self.ids))
-        fill('old', r.logps if self.ids == r.ids else None)
+        r = self.rollout
+        ids = r.ids if self.ids is None else self.ids
+        own = dict(origin=r, prompt_ids=r.prompt_ids, ids=ids, weight=(1.,)*len(ids),
+                   old=r.logps if ids == r.ids else None)
+        for name, x in own.items():
+            if getattr(self, name) is None: object.__setattr__(self, name, x)
     @property
     def group(self)->int: return self.rollout.group
     @property
     def replay(self)->bool: return self.part == 'replay'
 
-# %% ../../nbs/api/replays/01_reward.ipynb #608687bb
+# %% ../../nbs/api/replays/01_reward.ipynb #ea501ad0
 def original_rows(
     rollouts:Sequence[Rollout],  # scored
     reward:Callable=ila,         # of `rewards_of`
     overlong:Callable[[Rollout], Use]=kept)->list[Row]: # of a truncated one
-    "One row per rollout, with its use and its reward: 0 where it may earn nothing, less its penalty."
+    "One row per rollout, with its use and reward: 0 where it may earn nothing, less its penalty."
     uses = [Use() if r.stopped else overlong(r) for r in rollouts]
-    return [Row(r, (x if use.reward else 0.) - use.penalty, i, use=use)
-            for i, (r, x, use) in enumerate(zip(rollouts, rewards_of(rollouts, reward), uses))]
+    rows = []
+    for i, (r, x, use) in enumerate(zip(rollouts, rewards_of(rollouts, reward), uses)):
+        earned = x if use.reward else 0.
+        rows.append(Row(r, earned - use.penalty, i, use=use))
+    return rows
 
+# %% ../../nbs/api/replays/01_reward.ipynb #d773b112
 def with_sources(rows:Iterable[Row])->list[Row]: # that were made from none
     "The rows, each its own source."
     return [replace(row, source=i) for i, row in enumerate(rows)]
 
-def standing(row:Row)->tuple[float, float]:
-    "By which rows of a group are ranked: reward, then CLA; a truncated one that may earn nothing comes last."
-    return (row.reward, cla(row.rollout.verdict)) if row.use.reward else (min(row.reward, 0.), -1.)
-
+# %% ../../nbs/api/replays/01_reward.ipynb #a7a1e3ea
 def by_group(rows:Iterable[Row])->list[list[Row]]:
     "Lists of the rows of each group, in the order of the groups."
     found = {}
     for row in rows: found.setdefault(row.group, []).append(row)
     return [found[g] for g in sorted(found)]
 
-# %% ../../nbs/api/replays/01_reward.ipynb #0045879e
+def standing(row:Row)->tuple[float, float]:
+    "Rank in a group: reward, then CLA; last is a truncated row that may earn nothing."
+    if row.use.reward: return row.reward, cla(row.rollout.verdict)
+    return min(row.reward, 0.), -1.
+
+# %% ../../nbs/api/replays/01_reward.ipynb #f26cafaa
 def zero_signal(rewards:Iterable[float], groups:Iterable[int])->float: # one of each per response
     "Share of groups (instructions) whose rewards are all equal."
-    by = {}
-    for r, g in zip(rewards, groups, strict=True): by.setdefault(g, set()).add(r)
-    return sum(len(v) == 1 for v in by.values()) / len(by)
+    values = {}
+    for r, g in zip(rewards, groups, strict=True): values.setdefault(g, set()).add(r)
+    return sum(len(found) == 1 for found in values.values()) / len(values)

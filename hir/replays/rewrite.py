@@ -20,81 +20,98 @@ from ..instructions.instruction import Instruction
 from ..policies.policy import encode_chat
 from .reward import Row
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #7219df71
+# %% ../../nbs/api/replays/02_rewrite.ipynb #33393d84
 def exact(
     ok:Iterable[bool],     # K answers
     rng:Random|None=None)->tuple[bool, ...]: # unused
     "Keep every satisfied constraint."
     return tuple(ok)
 
+# %% ../../nbs/api/replays/02_rewrite.ipynb #c162a1e4
 def subset(ok:Verdict|Sequence[bool], rng:Random)->tuple[bool, ...]:
-    "Keep a non-empty subset of the satisfied constraints, each equally likely; nothing where none is."
-    yes = [i for i, o in enumerate(ok) if o]
-    chosen = rng.randrange(1, 2**len(yes)) if yes else 0
-    keep = {i for bit, i in enumerate(yes) if chosen >> bit & 1}
-    return tuple(i in keep for i in range(len(ok)))
+    "Keep a non-empty subset of the satisfied constraints, each equally likely; nothing of none."
+    satisfied = [i for i, o in enumerate(ok) if o]
+    part = rng.randrange(1, 2**len(satisfied)) if satisfied else 0
+    kept = {i for bit, i in enumerate(satisfied) if part >> bit & 1}
+    return tuple(i in kept for i in range(len(ok)))
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #c93f305b
+# %% ../../nbs/api/replays/02_rewrite.ipynb #fe0095e0
 class RewriteError(ValueError):
     "An instruction that cannot be taken apart."
+
+def _prompt_without(q, kind):
+    "The prompt of an instruction without its constraints of a kind."
+    rest = [c for c in q.constraints if c.kind != kind]
+    return replace(q, constraints=rest).prompt if rest else q.task
 
 def _quoted_text(
     value:str,          # argument that quotes the prompt
     c,                  # its constraint
     old:Instruction, new:Instruction):
     "The same quotation, of the new instruction; None if there is no telling what was quoted."
-    def without(q):
-        rest = [d for d in q.constraints if d.kind != c.kind]
-        return replace(q, constraints=rest).prompt if rest else q.task
     said = value.strip()
     if said == old.task.strip(): return value
-    if said == without(old).strip(): return without(new)
+    if said == _prompt_without(old, c.kind).strip(): return _prompt_without(new, c.kind)
     if said == old.prompt.strip(): return new.prompt
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #c9997147
+# %% ../../nbs/api/replays/02_rewrite.ipynb #d6ce2455
 def _requoted(
     old:Instruction, new:Instruction): # `new` holds some of old's constraints
     "Pairs (constraint, the same with its quotations rewritten); those that cannot be are left out."
     pairs = []
     for c in new.constraints:
-        args = {n: _quoted_text(c.args[n], c, old, new) for n in get_kind(c.kind).quotes if n in c.args}
-        if None not in args.values(): pairs.append((c, replace(c, args=c.args | args)))
+        quotes = [name for name in get_kind(c.kind).quotes if name in c.args]
+        args = {name: _quoted_text(c.args[name], c, old, new) for name in quotes}
+        if None in args.values(): continue
+        pairs.append((c, replace(c, args=c.args | args)))
     return pairs
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #1dde6add
+# %% ../../nbs/api/replays/02_rewrite.ipynb #adabb5de
+def _that_hold(q, constraints, response, check):
+    "(old, new) pairs of the constraints which, rewritten for q with these alone, still hold."
+    pairs = _requoted(q, replace(q, constraints=constraints))
+    return [(old, new) for old, new in pairs if old == new or check(new, response)]
+
+# %% ../../nbs/api/replays/02_rewrite.ipynb #94a9566a
 def hindsight(
     q:Instruction,   # what was asked
     response:str,    # what was answered
     keep:Iterable[bool],  # K answers: satisfied constraints to ask for
     check:Callable[[Constraint, str], bool]=check, # strict or loose, as they were verified
-    instead:Mapping[int, Constraint]|None=None)->Instruction|None: # position -> one to ask for there
-    "q' = q with only the constraints of `keep`, satisfied by `response`; None if none is left. May be a RewriteError."
+    instead:Mapping[int, Constraint]|None=None)->Instruction|None: # position -> one to ask for
+    "q' = q with only what is kept, satisfied by `response`; None if nothing is; or a RewriteError."
     if not q.rewritable:
-        raise RewriteError(f'an instruction with template "verbatim" cannot be rewritten: {q.said[:60]!r}')
-    found = [c if o else (instead or {}).get(i) for i, (c, o) in enumerate(zip(q.constraints, keep, strict=True))]
-    kept = [c for c in found if c is not None]
+        raise RewriteError('an instruction with template "verbatim" cannot be rewritten: '
+                           f'{q.said[:60]!r}')
+    instead, kept = instead or {}, []
+    for i, (c, ok) in enumerate(zip(q.constraints, keep, strict=True)):
+        if ok: kept.append(c)
+        elif instead.get(i) is not None: kept.append(instead[i])
     while kept:
-        pairs = _requoted(q, replace(q, constraints=kept))
-        good = [old for old, new in pairs if old == new or check(new, response)]
-        if len(good) == len(kept): return replace(q, constraints=[new for _, new in pairs])
-        kept = good
+        pairs = _that_hold(q, kept, response, check)
+        if len(pairs) == len(kept): return replace(q, constraints=[new for _, new in pairs])
+        kept = [old for old, _ in pairs]
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #49f6c017
-def drop(c:Constraint, response:str)->None: "A failed constraint leaves the instruction: the paper's rule."
+# %% ../../nbs/api/replays/02_rewrite.ipynb #96655ee8
+def drop(c:Constraint, response:str)->None:
+    "A failed constraint leaves the instruction: the paper's rule."
 
+# %% ../../nbs/api/replays/02_rewrite.ipynb #b620e10c
 def _changed(c, **args):
     "The constraint with other arguments; None where these do not go together."
     try: return replace(c, args=c.args | args, text='')
     except ConstraintError: return None
 
 def _nearest_number(c, response, check, far=100):   # far: how far to look at least, up and down
-    "The constraint with its one number changed to the nearest that the response satisfies; None without one."
-    numbers = [a for a, hint in get_kind(c.kind).params.items() if hint in (Count, Positive) and a in c.args]
+    "The constraint with its one number the nearest that the response satisfies; None without one."
+    hints = get_kind(c.kind).params
+    numbers = [name for name, hint in hints.items() if hint in (Count, Positive) and name in c.args]
     if len(numbers) != 1: return None
     name, n = numbers[0], c.args[numbers[0]]
-    for d in range(1, max(n, far) + 1):
-        for other in (n - d, n + d):
-            new = _changed(c, **{name: other}) if other > 0 else None     # none of a thing is no wish
+    for distance in range(1, max(n, far) + 1):
+        for other in (n - distance, n + distance):
+            if other <= 0: continue                 # none of a thing is no wish
+            new = _changed(c, **{name: other})
             if new and check(new, response): return new
 
 # %% ../../nbs/api/replays/02_rewrite.ipynb #993ed243
@@ -109,24 +126,39 @@ def achieved(
     new = _changed(c, **args) if args else None
     return new if new and check(new, response) else None
 
-# %% ../../nbs/api/replays/02_rewrite.ipynb #283c2967
+# %% ../../nbs/api/replays/02_rewrite.ipynb #e96b632c
+def _asked_instead(r, failed, check):
+    "Position → constraint to ask for in the place of a failed one, where there is one that holds."
+    if failed is achieved: failed = partial(achieved, check=check)
+    found = {}
+    for i, (c, ok) in enumerate(zip(r.instruction.constraints, r.verdict)):
+        if ok: continue
+        other = failed(c, r.response)
+        if other is not None and check(other, r.response): found[i] = other
+    return found
+
+# %% ../../nbs/api/replays/02_rewrite.ipynb #79d9d836
+def _under(r, q, tokenizer, check, chat):
+    "The rollout as if q had been asked: its prompt and verdict are new, all else stays."
+    prompt = encode_chat(tokenizer, q.messages, **chat or {})
+    verdict = Verdict([is_soft(c) or check(c, r.response) for c in q.constraints])
+    return replace(r, instruction=q, prompt_ids=tuple(prompt), verdict=verdict)
+
+# %% ../../nbs/api/replays/02_rewrite.ipynb #c201b87c
 def replay(
     row:Row,        # an original
     tokenizer:Any,  # of `transformers`
     relabel:Callable=exact, # (verdict, rng) -> K bools to keep: `exact` or `subset`
     rng:Random|None=None,   # for `subset`
-    check:Callable[[Constraint, str], bool]=check,      # strict or loose; its reading is that of the row's verdict
+    check:Callable[[Constraint, str], bool]=check, # strict or loose, in the reading of the verdict
     reward:float=1.,        # of a replay
-    failed:Callable[[Constraint, str], Constraint|None]=drop, # what to ask for in the place of a failed one
+    failed:Callable[[Constraint, str], Constraint|None]=drop, # what to ask for instead
     chat:dict|None=None)->Row|None: # passed to the chat template
     "The row (q', y) of the same response under its hindsight instruction; None if there is none."
     r = row.rollout
     if r.reading is not None: check = by_reading(check, r.reading)
-    if failed is achieved: failed = partial(achieved, check=check)
-    other = {i: failed(c, r.response) for i, (c, ok) in enumerate(zip(r.instruction.constraints, r.verdict)) if not ok}
-    other = {i: c for i, c in other.items() if c is not None and check(c, r.response)}
-    q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, other)
+    instead = _asked_instead(r, failed, check)
+    q = hindsight(r.instruction, r.response, relabel(r.verdict, rng), check, instead)  # 6. q'
     if q is None: return None
-    rollout = replace(r, instruction=q, prompt_ids=tuple(encode_chat(tokenizer, q.messages, **chat or {})),
-                      verdict=Verdict([is_soft(c) or check(c, r.response) for c in q.constraints]))   # judged before
-    return Row(rollout, reward, row.source, r, 'replay')
+    rollout = _under(r, q, tokenizer, check, chat)                                     #    (q', y)
+    return Row(rollout, reward, row.source, r, 'replay')                               # 7. reward 1

@@ -7,7 +7,7 @@ __all__ = ['GALLERY', 'RATES', 'gallery_trials', 'rate_trials', 'noisy_lines', '
            'mean_until', 'over_starts', 'best_rates', 'gallery_table', 'kept_gallery', 'curve_rows', 'minus', 'beside',
            'run_gallery']
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #2e946c40
+# %% ../../nbs/api/toy/07_gallery.ipynb #d9430082
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,44 +16,49 @@ from typing import Any
 from ..evaluation.evaluate import bootstrap, markdown_table
 from ..files import records as json_records
 from ..files import write_jsonl
-from .trials import BATCH, BUDGET, LESSON, STARTS, TUNING, Trial, by_method, memory_file, run_trials, span
+from .trials import (BATCH, BUDGET, LESSON, STARTS, TUNING, Trial, by_method, memory_file,
+                            run_trials, span)
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #46d79869
+# %% ../../nbs/api/toy/07_gallery.ipynb #034d221c
+_PHF = ('mle', 'filter', 'conditional', 'unlikelihood', 'rwr', 'awr')   # objectives of one method
+
 GALLERY = {
-    'HiR': dict(name='hir'), 'RL-ILA': dict(name='hir', k=0), 'RL-CLA': dict(name='hir', k=0, reward='cla'),
-    'hybrid': dict(name='hir', reward='cla'),
+    'HiR': dict(name='hir'), 'RL-ILA': dict(name='hir', k=0),
+    'RL-CLA': dict(name='hir', k=0, reward='cla'), 'hybrid': dict(name='hir', reward='cla'),
     'hybrid achieved': dict(name='hir', reward='cla', select='rarity', failed='achieved'),
     'best of 6': dict(name='sft'), 'hindsight FT': dict(name='sft', on='hindsight'),
-    'MaxRL': dict(name='maxrl'), 'MaxRL CLA': dict(name='maxrl', reward='cla'), 'Dr. GRPO': dict(name='dr_grpo'),
-    'DAPO': dict(name='dapo'), 'GSPO': dict(name='gspo'), 'CISPO': dict(name='cispo'),
+    'MaxRL': dict(name='maxrl'), 'MaxRL CLA': dict(name='maxrl', reward='cla'),
+    'Dr. GRPO': dict(name='dr_grpo'), 'DAPO': dict(name='dapo'),
+    'GSPO': dict(name='gspo'), 'CISPO': dict(name='cispo'),
     'PSR': dict(name='nsr', successes=1., failures=0.), 'NSR': dict(name='nsr', successes=0.),
     'W-REINFORCE': dict(name='nsr'), 'RL-ZVP': dict(name='rl_zvp'),
-    'MDP-GRPO': dict(name='mdp_grpo', reward='cla', temperatures='.4,.7,1'), 'GDPO': dict(name='gdpo'),
-    'RTT': dict(name='rtt'), 'HeRL': dict(name='herl'), 'SDPO': dict(name='sdpo'),
-    'SDPO rewritten': dict(name='sdpo', reads='rewritten'),
+    'MDP-GRPO': dict(name='mdp_grpo', reward='cla', temperatures='.4,.7,1'),
+    'GDPO': dict(name='gdpo'), 'RTT': dict(name='rtt'), 'HeRL': dict(name='herl'),
+    'SDPO': dict(name='sdpo'), 'SDPO rewritten': dict(name='sdpo', reads='rewritten'),
     'ILF': dict(name='ilf'), 'SELF': dict(name='ilf', critic='self'), 'CoH': dict(name='coh'),
     'LeTI': dict(name='leti'), 'DPO': dict(name='dpo'), 'online DPO': dict(name='online_dpo'),
     'XPO': dict(name='xpo'), 'P3O': dict(name='p3o', reward='cla'),
-    'P3O joint': dict(name='p3o', reward='cla', clipping='joint'),
-    'SuperHF': dict(name='superhf'), **{f'PHF {o}': dict(name='phf', objective=o) for o in (
-        'mle', 'filter', 'conditional', 'unlikelihood', 'rwr', 'awr')}}
+    'P3O joint': dict(name='p3o', reward='cla', clipping='joint'), 'SuperHF': dict(name='superhf')}
+GALLERY |= {f'PHF {objective}': dict(name='phf', objective=objective) for objective in _PHF}
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #1e755f66
+# %% ../../nbs/api/toy/07_gallery.ipynb #55a057dc
+class _Line(dict):
+    "A method and its settings; two of equal content are one trial."
+    def __hash__(self): return hash(tuple(sorted(self.items())))
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #af9a4b1e
 _M = 6                               # responses to an instruction
 _OF_THE_RUN = ('reward', 'noise')     # all else in a line is the method's
 
 def _run_settings(line:dict, budget:int):
     "A line of the gallery as a trial takes it."
-    own = {n: x for n, x in line.items() if n not in _OF_THE_RUN}
-    run = {n: x for n, x in line.items() if n in _OF_THE_RUN}
+    own = {name: x for name, x in line.items() if name not in _OF_THE_RUN}
+    run = {name: x for name, x in line.items() if name in _OF_THE_RUN}
     every = max(1, min(LESSON, budget)//(BATCH*_M))
-    return tuple(dict(m=_M, method=_Line(own), responses=budget, eval_every=every, **run).items())
+    settings = dict(m=_M, method=_Line(own), responses=budget, eval_every=every) | run
+    return tuple(settings.items())
 
-class _Line(dict):
-    "A method and its settings; two of equal content are one trial."
-    def __hash__(self): return hash(tuple(sorted(self.items())))
-
-# %% ../../nbs/api/toy/07_gallery.ipynb #86d2b870
+# %% ../../nbs/api/toy/07_gallery.ipynb #73a5a49a
 def gallery_trials(
     lines:dict[str, dict],   # as in `GALLERY`
     rates:dict[str, float],  # of each
@@ -61,15 +66,21 @@ def gallery_trials(
     starts:Sequence[int]=STARTS, seeds:Sequence[int]=(0, 1), budget:int=BUDGET)->list[Trial]:
     "Every line in every regime, from every start, with every seed."
     return [Trial(regime, name, _run_settings(line, budget), start, seed, rates[name], budget)
-            for regime in regimes for start in starts for seed in seeds for name, line in lines.items()]
+            for regime in regimes for start in starts for seed in seeds
+            for name, line in lines.items()]
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #2283e1fb
 RATES = (2.5e-4, 5e-4, 1e-3)
 
 def rate_trials(
-    lines:dict[str, dict], rates:Sequence[float]=RATES, seeds:Sequence[int]=(100, 101), budget:int=BUDGET)->list[Trial]:
+    lines:dict[str, dict], rates:Sequence[float]=RATES, seeds:Sequence[int]=(100, 101),
+    budget:int=BUDGET)->list[Trial]:
     "Those that choose a learning rate, on a start and seeds of their own: as many for each line."
-    return [trial for lr in rates for trial in
-            gallery_trials(lines, dict.fromkeys(lines, lr), ('marked-sparse',), (TUNING,), seeds, budget)]
+    trials = []
+    for lr in rates:
+        same = dict.fromkeys(lines, lr)
+        trials += gallery_trials(lines, same, ('marked-sparse',), (TUNING,), seeds, budget)
+    return trials
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #1b6048c4
 _NOISED = ('HiR', 'RL-CLA', 'hybrid achieved', 'hindsight FT', 'GDPO', 'DPO', 'ILF')
@@ -78,23 +89,34 @@ def noisy_lines(lines:dict[str, dict]=GALLERY, noises:Iterable[float]=(.05, .25)
     "Name and noise → the line with it."
     return {f'{name} e={e:g}': lines[name] | dict(noise=e) for name in _NOISED for e in noises}
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #eca88049
+# %% ../../nbs/api/toy/07_gallery.ipynb #a54bea37
 _ALL = 2**20      # pairs kept: all
 
 def gap_trials(
-    rate:float, starts:Sequence[int]=STARTS, seeds:Sequence[int]=(0, 1), budget:int=BUDGET)->list[Trial]:
+    rate:float, starts:Sequence[int]=STARTS, seeds:Sequence[int]=(0, 1),
+    budget:int=BUDGET)->list[Trial]:
     "Those that draw: the policy, and the start in its place."
-    lines = {f'pairs of the {who}': dict(name='online_dpo', memory=_ALL, sampler=sampler)
-             for who, sampler in (('policy', 'policy'), ('start', 'reference'))}
-    found = gallery_trials(lines, dict.fromkeys(lines, rate), ('marked-sparse',), starts, seeds, budget)
+    lines = {'pairs of the policy': dict(name='online_dpo', memory=_ALL, sampler='policy'),
+             'pairs of the start': dict(name='online_dpo', memory=_ALL, sampler='reference')}
+    rates = dict.fromkeys(lines, rate)
+    found = gallery_trials(lines, rates, ('marked-sparse',), starts, seeds, budget)
     return [replace(t, watch=True) for t in found]
 
-def mixed_trials(online:Iterable[Trial], out:str|Path)->list[Trial]: # those of the policy; folder of the records
+# %% ../../nbs/api/toy/07_gallery.ipynb #86013607
+def mixed_trials(
+    online:Iterable[Trial], # those of the policy
+    out:str|Path            # folder of the records
+    )->list[Trial]:
     "Those that learn from the pairs of another trial, in no order."
-    def mixed(t): return dict(name='online_dpo', memory=_ALL, sampler='none', pairs=str(memory_file(out, t)))
-    return [replace(t, method='pairs of the policy, mixed', given=_run_settings(mixed(t), t.budget)) for t in online]
+    trials = []
+    for t in online:
+        pairs = str(memory_file(out, t))
+        line = dict(name='online_dpo', memory=_ALL, sampler='none', pairs=pairs)
+        given = _run_settings(line, t.budget)
+        trials.append(replace(t, method='pairs of the policy, mixed', given=given))
+    return trials
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #01c2d54a
+# %% ../../nbs/api/toy/07_gallery.ipynb #477c32a6
 def value_at(
     record:dict,        # of `run_trials`
     x:float,            # responses or processor seconds
@@ -102,71 +124,98 @@ def value_at(
     by:str='sampled')->float: # or 'cpu'
     "The metric where x of `by` are spent, on a line between evaluations."
     for a, b in zip(record['evals'], record['evals'][1:]):
-        if b[by] >= x: return a[metric] + (b[metric] - a[metric])*(x - a[by])/(b[by] - a[by])
+        if b[by] < x: continue
+        return a[metric] + (b[metric] - a[metric])*(x - a[by])/(b[by] - a[by])
     raise ValueError(f'{record["method"]} ends before {x:g} {by}')
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #1f119c69
 def mean_until(record:dict, x:float, metric:str='ila', by:str='sampled')->float: # as in `value_at`
     "The mean of the metric from the start up to x: the area under the curve, over x."
-    points = [(e[by], e[metric]) for e in record['evals'] if e[by] < x] + [(x, value_at(record, x, metric, by))]
-    return sum((x2 - x1)*(y1 + y2)/2 for (x1, y1), (x2, y2) in zip(points, points[1:]))/x
+    points = [(e[by], e[metric]) for e in record['evals'] if e[by] < x]
+    points.append((x, value_at(record, x, metric, by)))
+    strips = [(x2 - x1)*(y1 + y2)/2 for (x1, y1), (x2, y2) in zip(points, points[1:])]
+    return sum(strips)/x
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #48d29f5e
-def over_starts(records:Iterable[dict], f:Callable[[dict], float])->tuple[float, float, float]: # record -> number
+# %% ../../nbs/api/toy/07_gallery.ipynb #97157b84
+def over_starts(
+    records:Iterable[dict], f:Callable[[dict], float] # record -> number
+    )->tuple[float, float, float]:
     "Mean of the runs and its interval over start policies: (mean, low, high)."
     by = {}
     for r in records: by.setdefault(r['start'], []).append(f(r))
     return bootstrap([sum(xs)/len(xs) for xs in by.values()])
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #5d623e80
 def best_rates(records:Iterable[dict], budget:int=BUDGET)->dict[str, float]: # of `rate_trials`
     "Name → the learning rate of the highest mean CLA over the budget."
-    found = {}
-    for name, rs in by_method(records).items():
-        mean = {lr: [mean_until(r, budget, 'cla') for r in rs if r['lr'] == lr] for lr in {r['lr'] for r in rs}}
-        found[name] = max(sorted(mean), key=lambda lr: sum(mean[lr])/len(mean[lr]))
-    return found
+    best = {}
+    for name, runs in by_method(records).items():
+        found = {}
+        for r in runs: found.setdefault(r['lr'], []).append(mean_until(r, budget, 'cla'))
+        best[name] = max(sorted(found), key=lambda lr: sum(found[lr])/len(found[lr]))
+    return best
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #b5962554
+# %% ../../nbs/api/toy/07_gallery.ipynb #cc1bbc5a
+def _gallery_row(name, runs, budget, by):
+    "Mean ILA, and the line of a method."
+    columns = [(f, metric) for metric in ('ila', 'cla') for f in (mean_until, value_at)]
+    found = [over_starts(runs, lambda r: f(r, budget, metric, by)) for f, metric in columns]
+    cpu = sum(r['evals'][-1]['cpu'] for r in runs)/len(runs)
+    cells = [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']
+    return found[0][0], cells
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #6cc957af
 def gallery_table(
     records:Iterable[dict], budget:float=BUDGET, by:str='sampled')->str: # as in `value_at`
     "A line for each method, the best mean ILA first: mean and end, ILA and CLA, up to the budget."
     head = ['method', 'runs', 'lr', 'mean ILA', 'end ILA', 'mean CLA', 'end CLA', 'CPU s']
-    rows, columns = [], [(f, metric) for metric in ('ila', 'cla') for f in (mean_until, value_at)]
-    for name, rs in by_method(records).items():
-        found = [over_starts(rs, lambda r: f(r, budget, metric, by)) for f, metric in columns]
-        cpu = sum(r['evals'][-1]['cpu'] for r in rs)/len(rs)
-        rows.append((found[0][0], [name, str(len(rs)), f'{rs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']))
-    return markdown_table([head] + [row for _, row in sorted(rows, key=lambda x: -x[0])])
+    rows = [_gallery_row(name, runs, budget, by) for name, runs in by_method(records).items()]
+    return markdown_table([head] + [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #0393062b
+# %% ../../nbs/api/toy/07_gallery.ipynb #00bc3457
 def kept_gallery(path:str|Path, budget:int=BUDGET)->list[dict]: # trials.jsonl of `run_gallery`
     "The records of the comparison, without those that chose rates, had noise or show the gap."
     found = [record for _, record in json_records(path)]
-    return [r for r in found if r['start'] != TUNING and r['budget'] == budget and r['method'] in GALLERY]
+    return [r for r in found
+            if r['start'] != TUNING and r['budget'] == budget and r['method'] in GALLERY]
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #c1a1bacd
+def _curve_row(r, i, x):
+    "ILA, CLA and processor seconds of a run where x responses are drawn, the i-th place."
+    head = dict(method=r['method'], seed=(r['start'], r['seed']), step=i, sampled=x)
+    head['seconds'] = value_at(r, x, 'cpu')
+    return head | {metric: value_at(r, x, metric) for metric in ('ila', 'cla')}
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #5eeef78b
 def curve_rows(
     records:Iterable[dict], names:Sequence[str], regime:str,
     places:int=7)->list[dict]: # on the axis of responses
     "ILA and CLA of each run at equal places, as `plot_curves` takes them."
     at = [BUDGET*i/(places - 1) for i in range(places)]
-    runs = [r for name in names for r in records if r['method'] == name and r['regime'] == regime]
-    return [dict(method=r['method'], seed=(r['start'], r['seed']), step=i, sampled=x)
-            | {m: value_at(r, x, m) for m in ('ila', 'cla')} for r in runs for i, x in enumerate(at)]
+    records = [r for r in records if r['regime'] == regime]
+    runs = [r for name in names for r in records if r['method'] == name]
+    return [_curve_row(r, i, x) for r in runs for i, x in enumerate(at)]
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #49989bdf
+# %% ../../nbs/api/toy/07_gallery.ipynb #c3c8c100
 def minus(
     records:Iterable[dict], name:str, base:str='HiR', metric:str='ila', # of `mean_until`
     budget:float=BUDGET, by:str='sampled')->dict[str, tuple[float, float, float]]:
-    "Regime → the difference of means up to the budget, paired by start and seed: (mean, low, high) over starts."
+    "Regime → difference of means up to the budget, paired by start and seed: (mean, low, high)."
     records, out = list(records), {}
     for regime in dict.fromkeys(r['regime'] for r in records):
         mean = {(r['method'], r['start'], r['seed']): mean_until(r, budget, metric, by)
                 for r in records if r['regime'] == regime and r['method'] in (name, base)}
-        ours = [dict(start=p, away=x - mean[base, p, s]) for (m, p, s), x in mean.items() if m == name]
-        out[regime] = over_starts(ours, lambda r: r['away'])
+        away = [dict(start=start, away=x - mean[base, start, seed])
+                for (method, start, seed), x in mean.items() if method == name]
+        out[regime] = over_starts(away, lambda r: r['away'])
     return out
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #49538dd2
-def beside(path:str|Path, name:str, base:str='HiR')->Any: # of `kept_gallery`; returns a figure of matplotlib
+# %% ../../nbs/api/toy/07_gallery.ipynb #fc298344
+def _regime_title(regime): return regime.removeprefix('marked-')
+
+def beside(
+    path:str|Path, name:str, base:str='HiR' # of `kept_gallery`
+    )->Any: # a figure of matplotlib
     "Curves of a method and of HiR in both regimes; prints how they differ."
     import matplotlib.pyplot as plt
     from hir.evaluation.plot import plot_curves
@@ -174,40 +223,52 @@ def beside(path:str|Path, name:str, base:str='HiR')->Any: # of `kept_gallery`; r
     regimes = list(dict.fromkeys(r['regime'] for r in records))
     fig, axs = plt.subplots(1, len(regimes), figsize=(7.2, 2.8), layout='constrained')
     for ax, regime in zip(axs, regimes):
-        plot_curves(curve_rows(records, (base, name), regime), ax=ax).set_title(regime.removeprefix('marked-'))
+        rows = curve_rows(records, (base, name), regime)
+        plot_curves(rows, ax=ax).set_title(_regime_title(regime))
     for metric in ('ila', 'cla'):
         found = minus(records, name, base, metric)
-        print(f'{name} minus {base}, mean {metric.upper()}:',
-              ', '.join(f'{regime.removeprefix("marked-")} {span(d, 3, "+")}' for regime, d in found.items()))
+        told = [f'{_regime_title(regime)} {span(d, 3, "+")}' for regime, d in found.items()]
+        print(f'{name} minus {base}, mean {metric.upper()}:', ', '.join(told))
     plt.close(fig)
     return fig
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #a37006b4
+# %% ../../nbs/api/toy/07_gallery.ipynb #c78e02b2
 def _run_gap(run, out, rate, few):
     "The three samplers, the third once there are pairs."
     drawing = gap_trials(rate, **few)
     found = run(drawing, 'the gap')
-    return found + run(mixed_trials([t for t in drawing if t.method == 'pairs of the policy'], out), 'the gap, mixed')
+    online = [t for t in drawing if t.method == 'pairs of the policy']
+    return found + run(mixed_trials(online, out), 'the gap, mixed')
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #35093132
+# %% ../../nbs/api/toy/07_gallery.ipynb #1621ddde
+def _run_noise(run, rates, few):
+    "The noisy lines on sparse instructions, with one seed."
+    lines = noisy_lines()
+    same = {name: rates[name.split(' e=')[0]] for name in lines}
+    where = dict(regimes=('marked-sparse',), seeds=(0,)) | few
+    return run(gallery_trials(lines, same, **where), 'noise')
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #86120b7c
 def run_gallery(
     out:str|Path, config:str|Path, workers:int, # of `run_trials`
     quick:bool=False,          # two steps of every line, without choosing rates
     say:Callable=print)->list[dict]: # takes each table
     "Run what is missing of the gallery, print its tables, collect all records in trials.jsonl."
     def run(trials, label): return run_trials(trials, out, config, workers, label)
-    few = dict(regimes=('marked-sparse',), starts=(0,), seeds=(0,), budget=2*BATCH*_M) if quick else {}
+    few = dict(starts=(0,), seeds=(0,), budget=2*BATCH*_M) if quick else {}
+    sparse = dict(regimes=('marked-sparse',)) if quick else {}
     budget = few.get('budget', BUDGET)
     chosen = [] if quick else run(rate_trials(GALLERY), 'rates')
     rates = dict.fromkeys(GALLERY, RATES[1]) if quick else best_rates(chosen)
-    found = run(gallery_trials(GALLERY, rates, **few), 'gallery')
+    found = run(gallery_trials(GALLERY, rates, **sparse, **few), 'gallery')
     for regime in dict.fromkeys(r['regime'] for r in found):
-        say(f'\n{regime}\n\n{gallery_table([r for r in found if r["regime"] == regime], budget)}')
-    again = {name: rates[name.split(' e=')[0]] for name in noisy_lines()}
-    noisy = run(gallery_trials(noisy_lines(), again, **dict(regimes=('marked-sparse',), seeds=(0,)) | few), 'noise')
+        there = [r for r in found if r['regime'] == regime]
+        say(f'\n{regime}\n\n{gallery_table(there, budget)}')
+    noisy = _run_noise(run, rates, few)
     say(f'\nwith noise\n\n{gallery_table(noisy, budget)}')
-    gap = _run_gap(run, out, rates['online DPO'], {k: x for k, x in few.items() if k != 'regimes'})
+    gap = _run_gap(run, out, rates['online DPO'], few)
     steps = min(r['evals'][-1]['step'] for r in gap)
     say(f'\nwhose pairs\n\n{gallery_table(gap, steps, "step")}')
-    write_jsonl(Path(out)/'trials.jsonl', chosen + found + noisy + gap)
-    return chosen + found + noisy + gap
+    records = chosen + found + noisy + gap
+    write_jsonl(Path(out)/'trials.jsonl', records)
+    return records

@@ -5,30 +5,44 @@
 # %% auto #0
 __all__ = ['marked_vocabulary', 'marked_lesson', 'marked_start']
 
-# %% ../../nbs/api/toy/04_marked.ipynb #b8ca62b9
+# %% ../../nbs/api/toy/04_marked.ipynb #3280e818
 import random
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.verifier import verify
-from ..replays.feedback import (AGAIN, CRITIC, critique_messages, feedback_text, hinted_messages, level_messages,
-                                  mark_messages, revision_messages)
+from ..replays.feedback import (AGAIN, CRITIC, critique_messages, feedback_text, hinted_messages,
+                                  level_messages, mark_messages, revision_messages)
 from .toy import toy_witness
-from .warmstart import draw_lesson, lesson_plan, toy_model, toy_tokenizer, toy_vocabulary, warm_start
+from .warmstart import (draw_lesson, lesson_plan, toy_model, toy_tokenizer, toy_vocabulary,
+                               warm_start)
 
-# %% ../../nbs/api/toy/04_marked.ipynb #01929cbe
+# %% ../../nbs/api/toy/04_marked.ipynb #3675d912
 _WORDS = f'Met Not met : Meet of . A good bad answer 0 {AGAIN} {CRITIC}'.split()
 
 def marked_vocabulary()->list[str]:
     "Every token of the marked toy: those of the toy, then the new ones."
     known = toy_vocabulary()
-    return known + [w for w in dict.fromkeys(_WORDS) if w not in known]
+    return known + [word for word in dict.fromkeys(_WORDS) if word not in known]
 
-# %% ../../nbs/api/toy/04_marked.ipynb #fa2a9b70
+# %% ../../nbs/api/toy/04_marked.ipynb #3304c5b3
+def _judged_lesson(q, answer, verdict, form): # form: 0, 1 or 2
+    "A level or a mark with an answer that has it, or a critique of the answer."
+    if form == 0: return level_messages(q, sum(verdict)), answer
+    if form == 1: return mark_messages(q, 2*sum(verdict) > len(q)), answer
+    return critique_messages(q, answer), feedback_text(q, verdict)
+
+# %% ../../nbs/api/toy/04_marked.ipynb #397da8fc
 def _mended(rng, q, draft, verdict, mends):
-    "Another answer, which keeps what the draft met and meets each of the others with a chance; None if none is found."
+    "Another answer: it keeps what the draft met, meets each other with a chance; None if none."
     kept = [c for c, ok in zip(q.constraints, verdict) if ok or rng.random() < mends]
     return toy_witness(rng, kept, tries=20)
 
+def _revised_lesson(q, draft, verdict, better, form): # form: 3 or 4
+    "A draft with its verdict, or the verdict alone, and the better answer."
+    if form == 3: return revision_messages(q, draft, verdict), better
+    return hinted_messages(q, f'{feedback_text(q, verdict)} {AGAIN}'), better
+
+# %% ../../nbs/api/toy/04_marked.ipynb #9b7c5b0b
 def marked_lesson(
     rng:random.Random,
     plain:float=.5,       # share of lessons of the toy's own form
@@ -39,19 +53,19 @@ def marked_lesson(
         q, answer = draw_lesson(rng, **kw)
         if rng.random() < plain: return q.messages, answer
         verdict, form = verify(q.constraints, answer), rng.randrange(5)
-        if form == 0: return level_messages(q, sum(verdict)), answer
-        if form == 1: return mark_messages(q, 2*sum(verdict) > len(q)), answer
-        if form == 2: return critique_messages(q, answer), feedback_text(q, verdict)
+        if form < 3: return _judged_lesson(q, answer, verdict, form)
         better = _mended(rng, q, answer, verdict, mends)
-        if not better or all(verdict): continue
-        if form == 3: return revision_messages(q, answer, verdict), better
-        return hinted_messages(q, f'{feedback_text(q, verdict)} {AGAIN}'), better
+        if better and not all(verdict): return _revised_lesson(q, answer, verdict, better, form)
 
-# %% ../../nbs/api/toy/04_marked.ipynb #4cc85ae5
+# %% ../../nbs/api/toy/04_marked.ipynb #f4e465a3
 def _marked_plan(done): return lesson_plan(done) | dict(plain=1. if done < .15 else .5)
 
-def marked_start(seed:int=0, steps:int=4000, progress:bool=True)->tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def marked_start(
+    seed:int=0, steps:int=4000, progress:bool=True # of `warm_start`
+    )->tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     "A start policy of the marked toy, and its tokenizer."
-    tokenizer = toy_tokenizer(marked_vocabulary()); model = toy_model(tokenizer, seed=seed)
-    warm_start(tokenizer, model, steps, seed=seed, plan=_marked_plan, lesson=marked_lesson, progress=progress)
+    tokenizer = toy_tokenizer(marked_vocabulary())
+    model = toy_model(tokenizer, seed=seed)
+    warm_start(tokenizer, model, steps, seed=seed, plan=_marked_plan, lesson=marked_lesson,
+               progress=progress)
     return model, tokenizer

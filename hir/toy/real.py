@@ -62,6 +62,7 @@ def _first_answers(said, step, most=float('inf')):
         if a['step'] == step and not a['greedy'] and a['q'] < most: found.setdefault(a['q'], a)
     return found.values()
 
+# %% ../../nbs/api/toy/08_real.ipynb #90440cf1
 def _kept_answers(said, asked, last):
     "Those of the start, midway and the end, to `asked` instructions; to `last` of them at the end."
     steps = sorted({a['step'] for a in said})
@@ -71,7 +72,7 @@ def _kept_answers(said, asked, last):
                    'response': a['response']}
 
 # %% ../../nbs/api/toy/08_real.ipynb #20e3614f
-def _head_of(folder, method):
+def _run_head(folder, method):
     "What every line says of its run."
     cfg = read_settings(folder/'config.yaml')
     return {'method': method, 'seed': cfg['seed'], 'lr': float(cfg['lr'])}
@@ -83,7 +84,7 @@ def kept_of_run(
     last:int=40)->list[dict]: # at the last step
     "The records of a run."
     folder = Path(folder)
-    head, said = _head_of(folder, method), read_log(folder/'answers.jsonl')
+    head, said = _run_head(folder, method), read_log(folder/'answers.jsonl')
     answers = _kept_answers(said, asked, last)
     return [head | x for x in (*_kept_steps(folder), *_kept_evaluations(folder, said), *answers)]
 
@@ -141,6 +142,7 @@ def _answered(runs, step, instructions):
         for q, answers in zip(instructions, run):
             for bits in answers: yield q, bits
 
+# %% ../../nbs/api/toy/08_real.ipynb #b49fd26b
 def kinds_met(
     runs:Sequence[Sequence[dict]], step:int, # of `kept_of_run`
     instructions:Sequence[Instruction])->dict[str, float]: # that were evaluated, in their order
@@ -206,12 +208,13 @@ def texts_of(
 def kept_texts(
     folder:str|Path, method:str, # of a run; what it is called in tables
     step:int,                    # of an evaluation
-    reads:Callable[[Sequence[dict]], dict[str, float]])->dict: # `texts_of`, all but its last argument given
+    reads:Callable[[Sequence[dict]], dict[str, float]] # `texts_of`, its last argument not given
+    )->dict:
     "The record of what the texts of an evaluation are like."
     said = read_log(Path(folder)/'answers.jsonl')
     found = reads(list(_first_answers(said, step)))
     numbers = {name: _four_digits(x) for name, x in found.items()}
-    return _head_of(Path(folder), method) | {'what': 'texts', 'step': step} | numbers
+    return _run_head(Path(folder), method) | {'what': 'texts', 'step': step} | numbers
 
 # %% ../../nbs/api/toy/08_real.ipynb #4a2e32f1
 def kept_runs(
@@ -283,6 +286,7 @@ def _plot_evaluations(ax, evals, metric):
     ax.fill_between(steps, low, high, alpha=.2)
     ax.set(xlabel='step', ylabel=label(metric))
 
+# %% ../../nbs/api/toy/08_real.ipynb #b9694ddf
 def plot_run(folder:str|Path)->Any: # of a run; returns a figure of matplotlib
     "ILA and CLA on the held-out instructions, and length and truncation of what was drawn."
     from matplotlib.figure import Figure

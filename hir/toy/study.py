@@ -59,6 +59,7 @@ def _trial_settings(method:str):
     return tuple((name if name in _RUN_SETTINGS else f'method.{name}', x)
                  for name, x in found.items())
 
+# %% ../../nbs/api/toy/06_study.ipynb #7565091d
 def study_trial(
     regime:str, method:str, # its name
     *where:Any,             # the rest of a `Trial`, after `given`
@@ -117,6 +118,7 @@ _LARGER = {'wide-easy-0.5M': (CARRY + FINISHED, 1., STARTS, (0,)),
 def _larger_tuning():
     return _tuning(CARRY, (2.5e-4, 5e-4, 1e-3), (100,), 'wide-easy-0.5M', BUDGET//2)
 
+# %% ../../nbs/api/toy/06_study.ipynb #2b47edab
 def _larger(rates):
     "Title → trials of each stage with larger models."
     plan = {}

@@ -19,28 +19,41 @@ from ..schema import Positive, Where
 from ..constraints.verifier import verify
 from ..instructions.instruction import Instruction
 
-# %% ../../nbs/api/toy/00_toy.ipynb #7d2343fe
+# %% ../../nbs/api/toy/00_toy.ipynb #3e12c90c
 def _word_list(response): return re.findall(r'\w+', response.lower())
+
 def _toy_body(response):
     "The response without quotation marks around it and without its title."
-    return re.sub(r'^\s*<<[^<>]*>>', '', response.strip().strip('"')).strip()
+    unquoted = response.strip().strip('"')
+    return re.sub(r'^\s*<<[^<>]*>>', '', unquoted.strip()).strip()
+
 def _sentence_count(response): return len(re.findall(r'[.!?]+', response))
 
 ToyWord = Annotated[str, Where(lambda w: re.fullmatch(r'\w+', w), 'a single word')]
 
-# %% ../../nbs/api/toy/00_toy.ipynb #ae2e67ac
+# %% ../../nbs/api/toy/00_toy.ipynb #679ab858
 def _counted(count, most=16):
-    "An `achieved` for a kind with a number: what `count` finds, as far as the toy has words for numbers."
-    return lambda response, n: {'n': found} if 1 <= (found := count(response)) <= most else None
+    "An `achieved` for a kind with a number: what `count` finds, if the toy has a word for it."
+    def instead(response, n):
+        found = count(response)
+        return {'n': found} if 1 <= found <= most else None
+    return instead
 
+def _other(name, a, b):
+    "An `achieved` for a choice of two: the other one."
+    return lambda response, **args: {name: b if args[name] == a else a}
+
+# %% ../../nbs/api/toy/00_toy.ipynb #a1804a60
 def _toy_topics(response):
     "The nouns and adjectives of a response, the commonest first."
-    return [w for w, _ in Counter(w for w in _word_list(response) if w in TOY_NOUNS + TOY_ADJECTIVES).most_common()]
+    found = Counter(w for w in _word_list(response) if w in TOY_NOUNS + TOY_ADJECTIVES)
+    return [word for word, _ in found.most_common()]
 
-def _commonest(response, word): return {'word': _toy_topics(response)[0]} if _toy_topics(response) else None
-def _other(name, a, b): return lambda response, **args: {name: b if args[name] == a else a}
+def _commonest(response, word):
+    topics = _toy_topics(response)
+    return {'word': topics[0]} if topics else None
 
-# %% ../../nbs/api/toy/00_toy.ipynb #868c55fe
+# %% ../../nbs/api/toy/00_toy.ipynb #17bea008
 @kind('toy:case', 'use only {case} case letters .', achieved=_other('case', 'upper', 'lower'))
 def case(response:str, case:Literal['upper', 'lower'])->bool:
     return response.isupper() if case == 'upper' else response.islower()
@@ -51,36 +64,45 @@ def include(response:str, word:ToyWord)->bool: return word in _word_list(respons
 @kind('toy:twice', 'say {word} at least twice .', achieved=_commonest)
 def twice(response:str, word:ToyWord)->bool: return _word_list(response).count(word) >= 2
 
+# %% ../../nbs/api/toy/00_toy.ipynb #8f44fbcf
 @kind('toy:no_comma', 'do not use commas .')
 def toy_no_comma(response:str)->bool: return ',' not in response
 
 @kind('toy:sentences', 'write exactly {n} sentences .', achieved=_counted(_sentence_count))
 def toy_sentences(response:str, n:Positive)->bool: return _sentence_count(response) == n
 
-# %% ../../nbs/api/toy/00_toy.ipynb #787de11d
+# %% ../../nbs/api/toy/00_toy.ipynb #2ac65f5e
+def _ending_of(response): return ' '.join(_word_list(_toy_body(response))[-2:])
+
 @kind('toy:end', 'end on {phrase} .',
-      achieved=lambda response, phrase: {'phrase': ' '.join(_word_list(_toy_body(response))[-2:])})
+      achieved=lambda response, phrase: {'phrase': _ending_of(response)})
 def toy_end(response:str, phrase:str)->bool:
     return ' '.join(_word_list(_toy_body(response))).endswith(phrase)
 
 @kind('toy:start', 'begin with {word} .',
       achieved=lambda response, word: {'word': (_word_list(_toy_body(response)) or [word])[0]})
-def toy_start(response:str, word:ToyWord)->bool: return _word_list(_toy_body(response))[:1] == [word]
+def toy_start(response:str, word:ToyWord)->bool:
+    return _word_list(_toy_body(response))[:1] == [word]
 
-@kind('toy:at_most', 'use at most {n} words .', achieved=_counted(lambda r: len(_word_list(r))))
+# %% ../../nbs/api/toy/00_toy.ipynb #7542d15e
+_counted_words = _counted(lambda response: len(_word_list(response)))
+
+@kind('toy:at_most', 'use at most {n} words .', achieved=_counted_words)
 def toy_at_most(response:str, n:Positive)->bool: return len(_word_list(response)) <= n
 
-@kind('toy:at_least', 'use at least {n} words .', achieved=_counted(lambda r: len(_word_list(r))))
+@kind('toy:at_least', 'use at least {n} words .', achieved=_counted_words)
 def toy_at_least(response:str, n:Positive)->bool: return len(_word_list(response)) >= n
 
-# %% ../../nbs/api/toy/00_toy.ipynb #e58ac544
+# %% ../../nbs/api/toy/00_toy.ipynb #b2dafce6
 @kind('toy:quotes', 'put the answer in quotes .')
 def toy_quotes(response:str)->bool:
-    return len(response.strip()) > 1 and response.strip()[0] == response.strip()[-1] == '"'
+    text = response.strip()
+    return len(text) > 1 and text[0] == text[-1] == '"'
 
 @kind('toy:title', 'add a title between << and >> .')
 def toy_title(response:str)->bool: return bool(re.search(r'<<[^<>]*\w[^<>]*>>', response))
 
+# %% ../../nbs/api/toy/00_toy.ipynb #b83eaba0
 @kind('toy:avoid', 'avoid {word} .')
 def avoid(response:str, word:ToyWord)->bool: return word not in _word_list(response)
 
@@ -97,93 +119,143 @@ TOY_STARTS = 'today once now look well maybe'.split()
 TOY_PHRASES = ['good night', 'that is all', 'so it goes', 'come back soon']
 DETERMINERS = 'the some many'.split()
 
-# %% ../../nbs/api/toy/00_toy.ipynb #d812d1c3
+# %% ../../nbs/api/toy/00_toy.ipynb #f710477c
 def noun_phrase(rng:random.Random, length:int)->list[str]: # 1, 2 or 3
     "`length` words that end on a noun."
     det, adj, noun = rng.choice(DETERMINERS), rng.choice(TOY_ADJECTIVES), rng.choice(TOY_NOUNS)
-    return [[noun], rng.choice([[det, noun], [adj, noun]]), [det, adj, noun]][length - 1]
+    two = rng.choice([[det, noun], [adj, noun]])
+    return [[noun], two, [det, adj, noun]][length - 1]
 
+# %% ../../nbs/api/toy/00_toy.ipynb #f33f84b8
+def _simple_clause(rng, length): # 2 to 8
+    "Subject, verb, perhaps an object and an adverb: `length` words."
+    shapes = [(s, o, a) for s in (1, 2, 3) for o in (0, 1, 2, 3) for a in (0, 1)
+              if s + 1 + o + a == length]
+    of_subject, of_object, of_adverb = rng.choice(shapes)
+    words = noun_phrase(rng, of_subject) + [rng.choice(TOY_VERBS)]
+    if of_object: words += noun_phrase(rng, of_object)
+    if of_adverb: words.append(rng.choice(TOY_ADVERBS))
+    return words
+
+# %% ../../nbs/api/toy/00_toy.ipynb #bf474211
 def _clause(
     rng,        # random.Random
     length:int):# words, at least 2
     "A sentence of exactly `length` words, without its mark."
-    if length > 8:
-        first = rng.randint(max(2, length - 9), min(8, length - 3))
-        comma = [','] if rng.random() < .5 else []
-        return _clause(rng, first) + comma + ['and'] + _clause(rng, length - first - 1)
-    shapes = [(s, o, a) for s in (1, 2, 3) for o in (0, 1, 2, 3) for a in (0, 1) if s + 1 + o + a == length]
-    s, o, a = rng.choice(shapes)
-    return (noun_phrase(rng, s) + [rng.choice(TOY_VERBS)] + (noun_phrase(rng, o) if o else [])
-            + ([rng.choice(TOY_ADVERBS)] if a else []))
+    if length <= 8: return _simple_clause(rng, length)
+    first = rng.randint(max(2, length - 9), min(8, length - 3))
+    comma = [','] if rng.random() < .5 else []
+    return _clause(rng, first) + comma + ['and'] + _clause(rng, length - first - 1)
 
-# %% ../../nbs/api/toy/00_toy.ipynb #45a6590a
+# %% ../../nbs/api/toy/00_toy.ipynb #843eb97b
 def spread(rng:random.Random, words:int, n:int)->list[int]: # words: at least 2n
     "`words` split at random into n sentence lengths of at least 2."
     cuts = sorted(rng.sample(range(1, words - n), n - 1)) if n > 1 else []
     return [b - a + 1 for a, b in zip([0, *cuts], [*cuts, words - n])]
 
+# %% ../../nbs/api/toy/00_toy.ipynb #44b7bc07
 def _plan_lengths(rng, want, n_title):
     "Sentence lengths that meet the wanted numbers of words and sentences, or None."
-    low = max(want.get('at_least', {}).get('n', 3), 3) - n_title
-    high = min(want.get('at_most', {}).get('n', 16), low + 8 if 'at_least' in want else 16) - n_title
+    least = want['at_least']['n'] if 'at_least' in want else 3
+    most = want['at_most']['n'] if 'at_most' in want else 16
+    low = max(least, 3) - n_title
+    high = min(most, low + 8 if 'at_least' in want else 16) - n_title
     n = want['sentences']['n'] if 'sentences' in want else rng.randint(1, 3)
-    low = max(low, 2 * n)
+    low = max(low, 2*n)
     return spread(rng, rng.randint(low, high), n) if low <= high else None
 
-# %% ../../nbs/api/toy/00_toy.ipynb #b059ac77
-def frame_words(rng:random.Random, lengths:Sequence[int], want:dict)->list[list[str]]|None: # want: name → args
-    "The body as sentences (lists of words) of these lengths, with start word and end phrase; None without room."
-    first = [want['start']['word']] if 'start' in want else rng.sample(TOY_STARTS, rng.random() < .3)
-    last = want['end']['phrase'].split() if 'end' in want else (
-        rng.choice(TOY_PHRASES).split() if rng.random() < .2 else [])
+# %% ../../nbs/api/toy/00_toy.ipynb #71bb40d8
+def _toy_opening(rng, want):
+    "Words that the body begins with."
+    if 'start' in want: return [want['start']['word']]
+    return rng.sample(TOY_STARTS, 1 if rng.random() < .3 else 0)
+
+def _toy_closing(rng, want):
+    "Words that the body ends on."
+    if 'end' in want: return want['end']['phrase'].split()
+    return rng.choice(TOY_PHRASES).split() if rng.random() < .2 else []
+
+# %% ../../nbs/api/toy/00_toy.ipynb #5493d7a2
+def frame_words(
+    rng:random.Random, lengths:Sequence[int],
+    want:dict)->list[list[str]]|None: # name → args
+    "The body as sentences of these lengths, with start word and end phrase; None without room."
+    first, last = _toy_opening(rng, want), _toy_closing(rng, want)
     out = []
     for i, n in enumerate(lengths):
-        pre, post = first if i == 0 else [], last if i == len(lengths) - 1 else []
-        rest = n - len(pre) - len(post)
+        before = first if i == 0 else []
+        after = last if i == len(lengths) - 1 else []
+        rest = n - len(before) - len(after)
         if rest < 2 and rest != 0: return None
-        out.append(pre + (_clause(rng, rest) if rest else []) + post)
+        out.append(before + (_clause(rng, rest) if rest else []) + after)
     return out
 
-# %% ../../nbs/api/toy/00_toy.ipynb #fdddda19
-def place_words(rng:random.Random, sentences:list[list[str]], want:dict)->list[list[str]]|None: # changed in place
-    "Put the wanted words into the sentences, each over a word of its class; None if there is no room."
-    wanted = [want[k]['word'] for k, n in (('include', 1), ('twice', 2)) if k in want for _ in range(n)]
-    more = [want[k]['word'] for k in ('include', 'twice') if k in want for _ in range(rng.randint(0, 3))]
-    spots = [(s, i) for s in sentences for i, w in enumerate(s) if w in TOY_NOUNS or w in TOY_ADJECTIVES]
+# %% ../../nbs/api/toy/00_toy.ipynb #f8c4e8fb
+def _words_to_place(rng, want):
+    "Words that must be placed, and words that may be as well."
+    must, may = [], []
+    for name, times in (('include', 1), ('twice', 2)):
+        if name not in want: continue
+        must += [want[name]['word']]*times
+        may += [want[name]['word']]*rng.randint(0, 3)
+    return must, may
+
+# %% ../../nbs/api/toy/00_toy.ipynb #380cb083
+def _without(rng, sentence, word):
+    "The sentence with another determiner in place of this one."
+    other = [d for d in DETERMINERS if d != word]
+    return [rng.choice(other) if w == word else w for w in sentence]
+
+# %% ../../nbs/api/toy/00_toy.ipynb #29c9e61c
+def place_words(
+    rng:random.Random, sentences:list[list[str]], # changed in place
+    want:dict)->list[list[str]]|None:
+    "Put the wanted words into the sentences, each over a word of its class; None without room."
+    must, may = _words_to_place(rng, want)
+    spots = [(s, i) for s in sentences for i, w in enumerate(s)
+             if w in TOY_NOUNS or w in TOY_ADJECTIVES]
     if rng.random() < .3: rng.shuffle(spots)
-    for i, word in enumerate(wanted + more):
+    for i, word in enumerate(must + may):
         same = TOY_NOUNS if word in TOY_NOUNS else TOY_ADJECTIVES
-        here = next((p for p in spots if p[0][p[1]] in same), None)
-        if here is None and i < len(wanted): return None
-        if here: here[0][here[1]] = word; spots.remove(here)
+        here = next((spot for spot in spots if spot[0][spot[1]] in same), None)
+        if here is None and i < len(must): return None
+        if here is None: continue
+        sentence, place = here
+        sentence[place] = word
+        spots.remove(here)
     if 'avoid' in want:
-        other = [d for d in DETERMINERS if d != want['avoid']['word']]
-        for s in sentences: s[:] = [rng.choice(other) if w == want['avoid']['word'] else w for w in s]
+        for s in sentences: s[:] = _without(rng, s, want['avoid']['word'])
     return sentences
 
-# %% ../../nbs/api/toy/00_toy.ipynb #6973551f
-def finish(rng:random.Random, sentences:list[list[str]], title:list[str], want:dict)->str: # title: [] for none
+# %% ../../nbs/api/toy/00_toy.ipynb #8709c872
+def finish(
+    rng:random.Random, sentences:list[list[str]],
+    title:list[str], # [] for none
+    want:dict)->str:
     "One string: marks, commas, title, case and quotation marks."
     marks = rng.choices('.!?', (.7, .15, .15), k=len(sentences))
     if 'mark' in want: marks[rng.randrange(len(marks))] = want['mark']['mark']
-    if 'no_comma' in want: sentences = [[w for w in s if w != ','] for s in sentences]
-    words = [w for s, m in zip(sentences, marks) for w in (*s, m)]
+    words = []
+    for sentence, mark in zip(sentences, marks): words += [*sentence, mark]
+    if 'no_comma' in want: words = [w for w in words if w != ',']
     if title: words = ['<<', *title, '>>', *words]
     if 'quotes' in want or rng.random() < .15: words = ['"', *words, '"']
     upper = want['case']['case'] == 'upper' if 'case' in want else rng.random() < .35
     text = ' '.join(words)
     return text.upper() if upper else text
 
-# %% ../../nbs/api/toy/00_toy.ipynb #50329e4e
+# %% ../../nbs/api/toy/00_toy.ipynb #b8445070
 def _toy_attempt(rng, want):
     "One try at a response that honours `want` (name → args), or None."
     titled = 'title' in want or rng.random() < .2
     title = noun_phrase(rng, rng.choice((1, 2)))[-2:] if titled else []
     lengths = _plan_lengths(rng, want, len(title))
-    sentences = lengths and frame_words(rng, lengths, want)
-    sentences = sentences and place_words(rng, sentences, want)
-    return sentences and finish(rng, sentences, title, want)
+    if not lengths: return None
+    sentences = frame_words(rng, lengths, want)
+    if sentences: sentences = place_words(rng, sentences, want)
+    return finish(rng, sentences, title, want) if sentences else None
 
+# %% ../../nbs/api/toy/00_toy.ipynb #e1ae3733
 def toy_witness(
     rng:random.Random,
     constraints:Sequence[Constraint], # those to honour, all of the toy's kinds
@@ -193,8 +265,8 @@ def toy_witness(
     want = {c.kind.removeprefix('toy:'): c.args for c in constraints}
     for _ in range(tries):
         text = _toy_attempt(rng, want)
-        if text and len(text.split()) <= longest and (not constraints or all(verify(constraints, text))):
-            return text
+        if not text or len(text.split()) > longest: continue
+        if not constraints or all(verify(constraints, text)): return text
 
 # %% ../../nbs/api/toy/00_toy.ipynb #575edb59
 TASKS = ['write about {} .', 'tell me about {} .', 'describe {} .']
@@ -213,7 +285,7 @@ TOY_DRAW = {  # name -> arguments, drawn from a random.Random
     'mark': lambda r: {'mark': r.choice('!?')},
 }
 
-# %% ../../nbs/api/toy/00_toy.ipynb #5746b62c
+# %% ../../nbs/api/toy/00_toy.ipynb #0d5d4a55
 def _draw_instruction(
     rng,            # random.Random
     low:int=7,      # fewest constraints
@@ -226,15 +298,18 @@ def _draw_instruction(
         task = rng.choice(TASKS).format(rng.choice(TOY_NOUNS))
         if toy_witness(rng, cs): return Instruction(task, cs)
 
+# %% ../../nbs/api/toy/00_toy.ipynb #f8a7a659
 def draw_instructions(
     n:int,                            # how many, all different
     seed:int,                         # same seed, same instructions
     exclude:Iterable[Instruction]=(), # instructions that must not appear, e.g. the training set
     draw:Callable=_draw_instruction,  # (rng, **kw) -> an instruction
-    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds to draw from
+    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds
     "n different instructions, none of them in `exclude`."
     rng, seen, out = random.Random(seed), set(exclude), []
     while len(out) < n:
         q = draw(rng, **kw)
-        if q not in seen: seen.add(q); out.append(q)
+        if q in seen: continue
+        seen.add(q)
+        out.append(q)
     return out

@@ -92,6 +92,7 @@ def _new_start(world:str, seed:int):
     warm_start(tokenizer, model, seed=seed, progress=False)
     return model, tokenizer
 
+# %% ../../nbs/api/toy/05_trials.ipynb #f7b218c0
 def _make_start(out, regime:str, seed:int):
     "Train a start policy into the folder of the records."
     _one_thread()
@@ -264,6 +265,7 @@ class TrialError(RuntimeError):
 
 def _record_file(out, trial:Trial): return Path(out)/'records'/f'{trial.name}.json'
 
+# %% ../../nbs/api/toy/05_trials.ipynb #e4c85c3b
 def _do(job):
     "Run one trial or make one start policy, in a worker process."
     what, out, config = job
@@ -368,6 +370,7 @@ def _reached(runs, level:float, by:str='sampled'):
     found = [_reach(r, level, by) for r in runs]
     return [x for x in found if x is not None]
 
+# %% ../../nbs/api/toy/05_trials.ipynb #aa921069
 def _interval(numbers): return bootstrap(numbers) if numbers else None
 
 def _trials_row(method, runs, base, level): # base: runs to compare with, or None

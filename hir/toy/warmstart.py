@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLIT', 'toy_vocabulary', 'toy_tokenizer', 'toy_model', 'draw_lesson', 'lesson_plan', 'warm_start']
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #45a00528
+# %% ../../nbs/api/toy/01_warmstart.ipynb #accddcaa
 import math, random, re
 import torch
 from collections.abc import Callable, Sequence
@@ -16,40 +16,43 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..constraints.constraint import Constraint, kinds
 from ..instructions.instruction import TEMPLATES, Instruction
-from .toy import (DETERMINERS, TASKS, TOY_ADJECTIVES, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS, TOY_PHRASES, TOY_STARTS,
-                         TOY_VERBS, toy_witness)
+from .toy import (DETERMINERS, TASKS, TOY_ADJECTIVES, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS,
+                         TOY_PHRASES, TOY_STARTS, TOY_VERBS, toy_witness)
 from ..policies.policy import Policy, encode_chat, pad_rows
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #031e77a7
+# %% ../../nbs/api/toy/01_warmstart.ipynb #ec95eb06
 SPLIT = r'\n|<<|>>|\w+|[^\w\s]'   # what becomes one token
 _SPECIAL = ['<pad>', '<unk>', '</s>', '<user>', '<assistant>']
-_CHAT = ("{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' }}"
-        "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
 
 def toy_vocabulary()->list[str]:
     "Every token of the toy, special ones first."
-    content = ' '.join([*TOY_NOUNS, *TOY_VERBS, *TOY_ADJECTIVES, *TOY_ADVERBS, *TOY_STARTS, *TOY_PHRASES, *DETERMINERS,
-                        'and'])
-    asked = ' '.join(str(k.sentence) for k in kinds('toy:').values()) + ' upper lower ' + ' '.join(TASKS)
+    words = [*TOY_NOUNS, *TOY_VERBS, *TOY_ADJECTIVES, *TOY_ADVERBS, *TOY_STARTS, *TOY_PHRASES,
+             *DETERMINERS, 'and']
+    content = ' '.join(words)
+    sentences = [str(k.sentence) for k in kinds('toy:').values()]
+    asked = re.sub('{.*?}', '', ' '.join([*sentences, 'upper lower', *TASKS]))
     glue = ' '.join(join('', ['.']) for join in TEMPLATES.values())
     numbers = ' '.join(map(str, range(1, 17)))
-    text = f'{content} {content.upper()} {re.sub("{.*?}", "", asked)} {glue} {numbers} . ! ? , " << >> \n - :'
+    text = f'{content} {content.upper()} {asked} {glue} {numbers} . ! ? , " << >> \n - :'
     return _SPECIAL + sorted(set(re.findall(SPLIT, text)))
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #c39e1fbb
+# %% ../../nbs/api/toy/01_warmstart.ipynb #6b40ed42
+_CHAT = ("{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' }}"
+         "{% if m['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
+         "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
+
 def toy_tokenizer(
     vocabulary:Sequence[str]|None=None, # every token, special ones first; None: the toy's
     split:str=SPLIT)->PreTrainedTokenizerFast: # pattern of what becomes one token
     "A word-level tokenizer with padding, an end token and a chat template."
-    vocab = {w: i for i, w in enumerate(vocabulary or toy_vocabulary())}
-    core = Tokenizer(models.WordLevel(vocab, unk_token='<unk>'))
+    ids = {word: i for i, word in enumerate(vocabulary or toy_vocabulary())}
+    core = Tokenizer(models.WordLevel(ids, unk_token='<unk>'))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(split), behavior='removed', invert=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token='<pad>', unk_token='<unk>', eos_token='</s>',
         additional_special_tokens=['<user>', '<assistant>'], chat_template=_CHAT)
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #be915ebf
+# %% ../../nbs/api/toy/01_warmstart.ipynb #1f9bd47d
 def toy_model(
     tokenizer:PreTrainedTokenizerFast, # decides vocabulary and special ids
     seed:int=0,                        # of the initial weights
@@ -58,23 +61,27 @@ def toy_model(
     "A Llama small enough to train on one CPU core."
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2*hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=512, tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2*hidden,
+        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=512,
+        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #83af8e42
+# %% ../../nbs/api/toy/01_warmstart.ipynb #8e50be02
 def draw_lesson(
     rng:random.Random,
     high:int=6,                          # most constraints
     honoured:float=.5,                   # chance that a constraint is kept
     names:Sequence[str]=tuple(TOY_DRAW), # kinds to draw from
     draw:Callable=lambda name, rng: Constraint(f'toy:{name}', TOY_DRAW[name](rng)),
-    write:Callable=toy_witness)->tuple[Instruction, str]: # (rng, constraints, tries) -> an answer that honours them
+    write:Callable=toy_witness           # (rng, constraints, tries) -> an answer that honours them
+    )->tuple[Instruction, str]:
     "An instruction and an answer that honours some of its constraints."
     while True:
-        cs = [draw(name, rng) for name in rng.sample(names, rng.randint(1, min(high, len(names))))]
-        answer = write(rng, [c for c in cs if rng.random() < honoured], tries=20)
-        if answer: return Instruction(rng.choice(TASKS).format(rng.choice(TOY_NOUNS)), cs), answer
+        drawn = rng.sample(names, rng.randint(1, min(high, len(names))))
+        asked = [draw(name, rng) for name in drawn]
+        answer = write(rng, [c for c in asked if rng.random() < honoured], tries=20)
+        if not answer: continue
+        return Instruction(rng.choice(TASKS).format(rng.choice(TOY_NOUNS)), asked), answer
 
 # %% ../../nbs/api/toy/01_warmstart.ipynb #3fe6593e
 _COPYING = ('include', 'twice')  # kinds of the first phase
@@ -88,18 +95,28 @@ def lesson_plan(
     if done < copying: return dict(names=_COPYING, honoured=1.)
     return dict(honoured=1. if done < obedient else honoured)
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #708e4d3d
+# %% ../../nbs/api/toy/01_warmstart.ipynb #a32c9403
 def _lesson_rows(tokenizer, rng, n, lesson=draw_lesson, **kw):
     "n lessons as (prompt ids, answer ids) rows; `kw` goes to `lesson`."
-    pairs = [lesson(rng, **kw) for _ in range(n)]
-    return [(encode_chat(tokenizer, getattr(q, 'messages', q)),
-             tokenizer(a, add_special_tokens=False)['input_ids'] + [tokenizer.eos_token_id]) for q, a in pairs]
+    rows = []
+    for q, answer in [lesson(rng, **kw) for _ in range(n)]:
+        prompt = encode_chat(tokenizer, getattr(q, 'messages', q))
+        ids = tokenizer(answer, add_special_tokens=False)['input_ids']
+        rows.append((prompt, ids + [tokenizer.eos_token_id]))
+    return rows
 
+# %% ../../nbs/api/toy/01_warmstart.ipynb #238e591d
+def _answer_loss(policy, rows, pad, device):
+    "Nats per token of the answers."
+    ids, prompt_len, mask = pad_rows(rows, pad, device)
+    return -policy(ids, prompt_len, mask)[0].sum() / mask.sum()
+
+# %% ../../nbs/api/toy/01_warmstart.ipynb #430dabde
 def _cosine(step, steps, warmup=100):
     "Share of the learning rate at a step: linear warm-up, then a cosine to 0."
     return min(1., (step + 1)/warmup) * .5*(1 + math.cos(math.pi*step/steps))
 
-# %% ../../nbs/api/toy/01_warmstart.ipynb #35198e8e
+# %% ../../nbs/api/toy/01_warmstart.ipynb #0449210d
 def warm_start(
     tokenizer:PreTrainedTokenizerFast, model:LlamaForCausalLM,
     steps:int=4000,                    # minibatches
@@ -110,14 +127,16 @@ def warm_start(
     progress:bool=True)->list[float]:  # show a progress bar?
     "Train `model` in place on the lessons of `plan`; the loss (nats per token) of every step."
     rng, policy, losses = random.Random(seed), Policy(model), []
-    opt = torch.optim.AdamW(model.parameters(), lr, (.9, .95), weight_decay=.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: _cosine(s, steps))
+    adam = torch.optim.AdamW(model.parameters(), lr, (.9, .95), weight_decay=.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
     for step in (shown := bar(range(steps), 'warm start', progress=progress)):
         lessons = _lesson_rows(tokenizer, rng, rows, lesson, **plan(step/steps))
-        ids, prompt_len, mask = pad_rows(lessons, tokenizer.pad_token_id, model.device)
-        loss = -policy(ids, prompt_len, mask)[0].sum() / mask.sum()
-        opt.zero_grad(); loss.backward()
+        loss = _answer_loss(policy, lessons, tokenizer.pad_token_id, model.device)
+        adam.zero_grad()
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        opt.step(); schedule.step(); losses.append(loss.item())
+        adam.step()
+        schedule.step()
+        losses.append(loss.item())
         shown.set_postfix(loss=f'{loss:.2f}', norm=f'{norm:.2f}', refresh=False)
     return losses

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wide_instructions', 'wide_start']
 
-# %% ../../nbs/api/toy/02_wide.ipynb #eb0a1fd7
+# %% ../../nbs/api/toy/02_wide.ipynb #a9ba05e1
 import random, re
 from collections.abc import Iterable
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -13,14 +13,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from ..constraints.constraint import Constraint
 from ..constraints.verifier import verify
 from ..instructions.instruction import Instruction
-from .toy import (DETERMINERS, TASKS, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS, TOY_STARTS, TOY_VERBS,
-                         draw_instructions, finish, frame_words, noun_phrase, place_words, spread)
-from .warmstart import SPLIT, draw_lesson, lesson_plan, toy_model, toy_tokenizer, toy_vocabulary, warm_start
+from .toy import (DETERMINERS, TASKS, TOY_ADVERBS, TOY_DRAW, TOY_NOUNS, TOY_STARTS,
+                         TOY_VERBS, draw_instructions, finish, frame_words, noun_phrase,
+                         place_words, spread)
+from .warmstart import (SPLIT, draw_lesson, lesson_plan, toy_model, toy_tokenizer,
+                               toy_vocabulary, warm_start)
 
-# %% ../../nbs/api/toy/02_wide.ipynb #078e3ecc
-_LEFT_OUT = DETERMINERS[1:] + TOY_ADVERBS + TOY_STARTS   # what may be forbidden; "the" is `avoid`'s
-_WIDE_MARKERS = 'ps', 'note'                          # of a postscript
-
+# %% ../../nbs/api/toy/02_wide.ipynb #104aa243
 def _with_number(id, arg, low, high, text):
     "A drawer of constraints whose only argument is a number."
     def draw(rng):
@@ -28,133 +27,167 @@ def _with_number(id, arg, low, high, text):
         return Constraint(id, {arg: n}, text.format(n))
     return draw
 
-# %% ../../nbs/api/toy/02_wide.ipynb #93b35875
+# %% ../../nbs/api/toy/02_wide.ipynb #f7ced93e
+_WIDE_MARKERS = 'ps', 'note'                          # of a postscript
+
 def _draw_postscript(rng):
     m = rng.choice(_WIDE_MARKERS)
-    return Constraint('detectable_content:postscript', {'postscript_marker': m}, f'add a postscript with {m} .')
+    return Constraint('detectable_content:postscript', {'postscript_marker': m},
+                      f'add a postscript with {m} .')
 
+# %% ../../nbs/api/toy/02_wide.ipynb #209ff92f
 def _draw_often(rng):
-    args = dict(keyword=rng.choice(TOY_VERBS), frequency=rng.randint(1, 3), relation='at least')
-    return Constraint('keywords:frequency', args,
-                      f'use the verb {args["keyword"]} at least {args["frequency"]} times .')
+    verb, n = rng.choice(TOY_VERBS), rng.randint(1, 3)
+    return Constraint('keywords:frequency', dict(keyword=verb, frequency=n, relation='at least'),
+                      f'use the verb {verb} at least {n} times .')
+
+# %% ../../nbs/api/toy/02_wide.ipynb #7a959f5e
+_LEFT_OUT = DETERMINERS[1:] + TOY_ADVERBS + TOY_STARTS   # what may be forbidden
 
 def _draw_forbidden(rng):
     a, b = rng.sample(_LEFT_OUT, 2)
-    return Constraint('keywords:forbidden_words', {'forbidden_words': [a, b]}, f'leave out {a} and {b} .')
+    return Constraint('keywords:forbidden_words', {'forbidden_words': [a, b]},
+                      f'leave out {a} and {b} .')
 
-# %% ../../nbs/api/toy/02_wide.ipynb #54b71cdd
-_WIDE_LETTERS = dict(b=4, d=5, f=4, g=3, k=3, m=4, w=4, y=4)   # letter → about as often as it comes
+# %% ../../nbs/api/toy/02_wide.ipynb #241c8583
+_WIDE_LETTERS = dict(b=4, d=5, f=4, g=3, k=3, m=4, w=4, y=4)   # letter → about its usual number
 
 def _draw_letter(rng):
-    letter, relation = rng.choice(list(_WIDE_LETTERS)), rng.choice(['at least', 'less than'])
+    letter = rng.choice(list(_WIDE_LETTERS))
+    relation = rng.choice(['at least', 'less than'])
     n = _WIDE_LETTERS[letter] + (relation == 'less than') - rng.randint(0, 1)
-    return Constraint('keywords:letter_frequency', dict(letter=letter, let_frequency=n, let_relation=relation),
+    return Constraint('keywords:letter_frequency',
+                      dict(letter=letter, let_frequency=n, let_relation=relation),
                       f'write the letter {letter} {relation} {n} times .')
 
+# %% ../../nbs/api/toy/02_wide.ipynb #2c3bf3f8
 def _draw_capitals(rng):
     n = rng.randint(1, 4)
-    return Constraint('change_case:capital_word_frequency', dict(capital_frequency=n, capital_relation='at least'),
+    return Constraint('change_case:capital_word_frequency',
+                      dict(capital_frequency=n, capital_relation='at least'),
                       f'write at least {n} words in capitals .')
 
-# %% ../../nbs/api/toy/02_wide.ipynb #9c1a108a
+# %% ../../nbs/api/toy/02_wide.ipynb #0cbd8855
 def _from_toy(name, draw=None):
     "A drawer of the toy's kind `name`."
     draw = draw or TOY_DRAW[name]
     return lambda rng: Constraint(f'toy:{name}', draw(rng))
 
-_WIDE_KINDS = {name: _from_toy(name) for name in TOY_DRAW} | {  # name → (random.Random) -> a constraint
+# %% ../../nbs/api/toy/02_wide.ipynb #56cecf3f
+# name → (random.Random) -> a constraint
+_WIDE_KINDS = {name: _from_toy(name) for name in TOY_DRAW} | {
     'sentences': _from_toy('sentences', lambda r: {'n': r.randint(1, 5)}),
     'at_most': _from_toy('at_most', lambda r: {'n': r.randint(9, 20)}),
     'at_least': _from_toy('at_least', lambda r: {'n': r.randint(8, 24)}),
-    'brackets': _with_number('detectable_content:number_placeholders', 'num_placeholders', 1, 3,
-                            'put at least {} words in brackets .'),
-    'stars': _with_number('detectable_format:number_highlighted_sections', 'num_highlights', 1, 3,
-                         'put stars around at least {} words .'),
-    'bullets': _with_number('detectable_format:number_bullet_lists', 'num_bullets', 1, 3,
-                           'write exactly {} bullet points .'),
-    'paragraphs': _with_number('length_constraints:number_paragraphs', 'num_paragraphs', 2, 3,
-                              'write {} paragraphs with *** between them .'),
+    'brackets': _with_number('detectable_content:number_placeholders', 'num_placeholders',
+                             1, 3, 'put at least {} words in brackets .'),
+    'stars': _with_number('detectable_format:number_highlighted_sections', 'num_highlights',
+                          1, 3, 'put stars around at least {} words .'),
+    'bullets': _with_number('detectable_format:number_bullet_lists', 'num_bullets',
+                            1, 3, 'write exactly {} bullet points .'),
+    'paragraphs': _with_number('length_constraints:number_paragraphs', 'num_paragraphs',
+                               2, 3, 'write {} paragraphs with *** between them .'),
     'postscript': _draw_postscript, 'often': _draw_often, 'forbidden': _draw_forbidden,
     'letter': _draw_letter, 'capitals': _draw_capitals}
 
-# %% ../../nbs/api/toy/02_wide.ipynb #0096bc1d
-_WIDE_NAMES = {draw(random.Random(0)).kind: name for name, draw in _WIDE_KINDS.items()}   # kind → name
+# %% ../../nbs/api/toy/02_wide.ipynb #7338bd86
+_WIDE_NAMES = {draw(random.Random(0)).kind: name for name, draw in _WIDE_KINDS.items()}
 
-# %% ../../nbs/api/toy/02_wide.ipynb #99d54605
+# %% ../../nbs/api/toy/02_wide.ipynb #b4f09203
 def _wide_lengths(rng, want, extra):
     "Sentence lengths for the wanted numbers of words and sentences, `extra` words apart; or None."
-    low = max(want.get('at_least', {}).get('n', 4), 4) - extra
-    high = min(want.get('at_most', {}).get('n', 28), low + extra + 6 if 'at_least' in want else 28) - extra
+    least = want['at_least']['n'] if 'at_least' in want else 4
+    most = want['at_most']['n'] if 'at_most' in want else 28
+    low = max(least, 4) - extra
+    high = min(most, low + extra + 6 if 'at_least' in want else 28) - extra
     n = want['sentences']['n'] if 'sentences' in want else rng.choice((1, 2, 2, 3, 3, 4, 5))
     low = max(low, 2*n)
-    lengths = spread(rng, rng.randint(low, high), n) if low <= high else [99]
+    if low > high: return None
+    lengths = spread(rng, rng.randint(low, high), n)
     return lengths if max(lengths) <= 17 else None   # the longest sentence of the grammar
 
-# %% ../../nbs/api/toy/02_wide.ipynb #303cca06
-_CLASSES = [set(c) for c in (TOY_VERBS, TOY_ADVERBS, TOY_STARTS, DETERMINERS)]
+# %% ../../nbs/api/toy/02_wide.ipynb #0fac9dac
+_CLASSES = [set(words) for words in (TOY_VERBS, TOY_ADVERBS, TOY_STARTS, DETERMINERS)]
 
 def _ban(rng, sentences, banned):
     "The sentences with every banned word replaced by another of its class."
-    def other(w):
-        group = next((c for c in _CLASSES if w in c), None)
-        return rng.choice(sorted(group - banned)) if w in banned and group else w
-    return [[other(w) for w in s] for s in sentences] if banned else sentences
+    if not banned: return sentences
+    def other(word):
+        group = next((words for words in _CLASSES if word in words), None)
+        if word not in banned or not group: return word
+        return rng.choice(sorted(group - banned))
+    return [[other(word) for word in s] for s in sentences]
 
-# %% ../../nbs/api/toy/02_wide.ipynb #ecea5d2a
+# %% ../../nbs/api/toy/02_wide.ipynb #873800ea
 def _repeat_verb(rng, sentences, keyword, frequency, **rest):
-    "The sentences with `keyword` in place of at least `frequency` verbs; None if there are too few."
-    spots = [(s, i) for s in sentences for i, w in enumerate(s) if w in TOY_VERBS]
+    "The sentences with `keyword` in place of at least `frequency` verbs; None if too few."
+    spots = [(s, i) for s in sentences for i, word in enumerate(s) if word in TOY_VERBS]
     if len(spots) < frequency: return None
-    for s, i in rng.sample(spots, min(len(spots), frequency + (rng.random() < .3))): s[i] = keyword
+    more = rng.random() < .3
+    for s, i in rng.sample(spots, min(len(spots), frequency + more)): s[i] = keyword
     return sentences
 
-# %% ../../nbs/api/toy/02_wide.ipynb #daceb68b
+# %% ../../nbs/api/toy/02_wide.ipynb #429d0af5
 def _wide_number(rng, want, name, arg, chance=.2):
     "How many of a decoration: what is wanted, now and then one more, or what chance brings."
     if name in want: return want[name][arg] + (rng.random() < .2)
     return rng.randint(1, 2) if rng.random() < chance else 0
 
+# %% ../../nbs/api/toy/02_wide.ipynb #6a726457
 def _dress(rng, sentences, want):
     "The sentences with capitals, brackets and stars; None if there are too few words."
-    n = [0 if 'case' in want else _wide_number(rng, want, 'capitals', 'capital_frequency'),
-         _wide_number(rng, want, 'brackets', 'num_placeholders'), _wide_number(rng, want, 'stars', 'num_highlights')]
-    spots = [(s, i) for s in sentences for i, w in enumerate(s) if w not in TOY_STARTS and w.isalpha()]
-    if len(spots) < sum(n): return None
-    picked = rng.sample(spots, sum(n))
-    for k, (s, i) in enumerate(picked):
-        s[i] = s[i].upper() if k < n[0] else f'[ {s[i]} ]' if k < n[0] + n[1] else f'* {s[i]} *'
+    capitals = 0
+    if 'case' not in want: capitals = _wide_number(rng, want, 'capitals', 'capital_frequency')
+    brackets = _wide_number(rng, want, 'brackets', 'num_placeholders')
+    stars = _wide_number(rng, want, 'stars', 'num_highlights')
+    spots = [(s, i) for s in sentences for i, word in enumerate(s)
+             if word not in TOY_STARTS and word.isalpha()]
+    forms = [str.upper]*capitals + ['[ {} ]'.format]*brackets + ['* {} *'.format]*stars
+    if len(spots) < len(forms): return None
+    for (s, i), form in zip(rng.sample(spots, len(forms)), forms): s[i] = form(s[i])
     return sentences
 
-# %% ../../nbs/api/toy/02_wide.ipynb #6c0a369a
+# %% ../../nbs/api/toy/02_wide.ipynb #09b46939
 def _lay_out(rng, sentences, want, marker):
-    "The sentences with bullets, paragraphs and the marker of a postscript; None if they are too few."
-    chance = lambda most: rng.randint(1, most) if rng.random() < .15 else 0
-    bullets = want['bullets']['num_bullets'] if 'bullets' in want else chance(len(sentences))
-    cuts = want['paragraphs']['num_paragraphs'] - 1 if 'paragraphs' in want else min(chance(2), len(sentences) - 1)
-    if cuts >= len(sentences) or bullets > len(sentences): return None
+    "The sentences with bullets, paragraphs and the marker of a postscript; None if too few."
+    def chance(most): return rng.randint(1, most) if rng.random() < .15 else 0
+    n = len(sentences)
+    bullets = want['bullets']['num_bullets'] if 'bullets' in want else chance(n)
+    if 'paragraphs' in want: cuts = want['paragraphs']['num_paragraphs'] - 1
+    else: cuts = min(chance(2), n - 1)
+    if cuts >= n or bullets > n: return None
     if marker: sentences[-1][:0] = [marker, ':']
-    for s in sentences[len(sentences) - bullets:]: s[:0] = ['\n', '-']
-    for i in rng.sample(range(1, len(sentences)), cuts): sentences[i][:0] = ['***']
+    for s in sentences[n - bullets:]: s[:0] = ['\n', '-']
+    for i in rng.sample(range(1, n), cuts): sentences[i][:0] = ['***']
     return sentences
 
-# %% ../../nbs/api/toy/02_wide.ipynb #fa856057
-_WIDE_SPLIT = r'\*\*\*|' + SPLIT   # a divider is one token, a star another
+# %% ../../nbs/api/toy/02_wide.ipynb #7fdde9c9
+def _wide_title(rng, want):
+    "A title where one is wanted, now and then another."
+    if 'title' not in want and rng.random() >= .2: return []
+    return noun_phrase(rng, rng.choice((1, 2)))[-2:]
 
+def _wide_marker(rng, want):
+    "The marker of a postscript: the wanted one, or what chance brings; '' for none."
+    by_chance = rng.choice(_WIDE_MARKERS) if rng.random() < .15 else ''
+    return want['postscript']['postscript_marker'] if 'postscript' in want else by_chance
+
+# %% ../../nbs/api/toy/02_wide.ipynb #aa361870
 def _wide_attempt(rng, want):
     "One try at a response that honours `want` (name → args), or None."
-    title = noun_phrase(rng, rng.choice((1, 2)))[-2:] if 'title' in want or rng.random() < .2 else []
-    by_chance = rng.choice(_WIDE_MARKERS) if rng.random() < .15 else ''
-    marker = want['postscript']['postscript_marker'] if 'postscript' in want else by_chance
-    lengths = _wide_lengths(rng, want, len(title) + bool(marker))
-    s = lengths and frame_words(rng, lengths, want)
+    title, marker = _wide_title(rng, want), _wide_marker(rng, want)
+    s = _wide_lengths(rng, want, len(title) + bool(marker))
+    s = s and frame_words(rng, s, want)
     s = s and place_words(rng, s, want)
-    s = s and _ban(rng, s, set(want.get('forbidden', {}).get('forbidden_words', ())))
+    s = s and _ban(rng, s, set(want['forbidden']['forbidden_words'] if 'forbidden' in want else ()))
     if s and 'often' in want: s = _repeat_verb(rng, s, **want['often'])
     s = s and _dress(rng, s, want)
     s = s and _lay_out(rng, s, want, marker)
     return s and finish(rng, s, title, want)
 
-# %% ../../nbs/api/toy/02_wide.ipynb #64dcc077
+# %% ../../nbs/api/toy/02_wide.ipynb #1bf155b9
+_WIDE_SPLIT = r'\*\*\*|' + SPLIT
+
 def _wide_witness(
     rng,             # random.Random
     constraints,     # those to honour, of the kinds of `_WIDE_KINDS`
@@ -167,58 +200,66 @@ def _wide_witness(
         if not text or len(re.findall(_WIDE_SPLIT, text)) > longest: continue
         if not constraints or all(verify(constraints, text)): return text
 
-# %% ../../nbs/api/toy/02_wide.ipynb #1b2de897
+# %% ../../nbs/api/toy/02_wide.ipynb #7636c833
 def _wide_instruction(rng, low=7, high=8, names=tuple(_WIDE_KINDS)):
     "One instruction that has a witness."
     while True:
-        cs = [_WIDE_KINDS[name](rng) for name in rng.sample(list(names), rng.randint(low, high))]
+        drawn = rng.sample(list(names), rng.randint(low, high))
+        cs = [_WIDE_KINDS[name](rng) for name in drawn]
         task = rng.choice(TASKS).format(rng.choice(TOY_NOUNS))
         if _wide_witness(rng, cs): return Instruction(task, cs)
 
-# %% ../../nbs/api/toy/02_wide.ipynb #09e5117a
+# %% ../../nbs/api/toy/02_wide.ipynb #dfae1fd6
 def wide_instructions(
     n:int,                            # how many, all different
     seed:int,                         # same seed, same instructions
     exclude:Iterable[Instruction]=(), # instructions that must not appear, e.g. the training set
-    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds to draw from
+    **kw)->list[Instruction]:         # low, high: fewest and most constraints; names: kinds
     "n different instructions, none of them in `exclude`."
     return draw_instructions(n, seed, exclude, _wide_instruction, **kw)
 
-# %% ../../nbs/api/toy/02_wide.ipynb #4c37ef70
+# %% ../../nbs/api/toy/02_wide.ipynb #cd138ed0
 def _wide_lesson(
     rng,             # random.Random
     high:int=8,      # most constraints
     honoured=.5,     # chance that a constraint is kept
     names=tuple(_WIDE_KINDS)): # kinds to draw from
     "An instruction and an answer that honours some of its constraints."
-    return draw_lesson(rng, high, honoured, names, lambda name, rng: _WIDE_KINDS[name](rng), _wide_witness)
+    def draw(name, rng): return _WIDE_KINDS[name](rng)
+    return draw_lesson(rng, high, honoured, names, draw, _wide_witness)
 
-# %% ../../nbs/api/toy/02_wide.ipynb #40651cdd
+# %% ../../nbs/api/toy/02_wide.ipynb #4e1e190e
 def _wide_vocabulary():
     "Every token of this world, special ones first."
     rng = random.Random(0)
-    asked = ' '.join(_WIDE_KINDS[name](rng).text for name in list(_WIDE_KINDS)[len(TOY_DRAW):] for _ in range(8))
+    new = list(_WIDE_KINDS)[len(TOY_DRAW):]
+    asked = ' '.join(_WIDE_KINDS[name](rng).text for name in new for _ in range(8))
     marks = ' '.join(_WIDE_MARKERS)
-    extra = f"{asked} {' '.join(_WIDE_LETTERS)} {marks} {marks.upper()} [ ] * *** at least less than"
+    letters = ' '.join(_WIDE_LETTERS)
+    extra = f'{asked} {letters} {marks} {marks.upper()} [ ] * *** at least less than'
     numbers = map(str, range(1, 25))
-    return list(dict.fromkeys([*toy_vocabulary(), *sorted(re.findall(_WIDE_SPLIT, extra)), *numbers]))
+    tokens = [*toy_vocabulary(), *sorted(re.findall(_WIDE_SPLIT, extra)), *numbers]
+    return list(dict.fromkeys(tokens))
 
 def _wide_tokenizer(): return toy_tokenizer(_wide_vocabulary(), _WIDE_SPLIT)
 
 # %% ../../nbs/api/toy/02_wide.ipynb #b764d8ad
 _SIZES = {'0.5M': dict(hidden=128, layers=3, heads=4), '2M': dict(hidden=256, layers=3, heads=8)}
 
-# %% ../../nbs/api/toy/02_wide.ipynb #7cbe321a
+# %% ../../nbs/api/toy/02_wide.ipynb #5632912b
 _COPY_STEPS = 500   # minibatches of the first phase
 _RECIPES = {'0.5M': dict(steps=2400, lr=2e-3), '2M': dict(steps=1300, lr=1e-3)}
 
 def wide_start(
     size:str,   # '0.5M' or '2M', parameters
     seed:int=0, # of weights and lessons
-    **changes)->tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]: # to the recipe: of `warm_start`
+    **changes   # to the recipe: of `warm_start`
+    )->tuple[LlamaForCausalLM, PreTrainedTokenizerFast, list[float]]:
     "A warm-started model, its tokenizer, and the loss of every step."
     recipe = _RECIPES[size] | changes
-    tokenizer = _wide_tokenizer(); model = toy_model(tokenizer, seed, **_SIZES[size])
-    def plan(done): return lesson_plan(done, _COPY_STEPS/recipe['steps'], .55, .45)
+    tokenizer = _wide_tokenizer()
+    model = toy_model(tokenizer, seed, **_SIZES[size])
+    copying = _COPY_STEPS/recipe['steps']
+    def plan(done): return lesson_plan(done, copying, .55, .45)
     losses = warm_start(tokenizer, model, seed=seed, plan=plan, lesson=_wide_lesson, **recipe)
     return model, tokenizer, losses

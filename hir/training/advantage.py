@@ -25,10 +25,12 @@ def returns(
     mask:Tensor,    # (B,T) 1 on response tokens
     gamma:float=1.)->Tensor: # discount in [0,1]
     "Reward-to-go (B,T) of every response token, R_t = Σ_{s≥t} γ^(s−t)·r_s; 0 off the mask."
-    R, reach = torch.where(mask.bool(), rewards, 0.), 1
+    R = torch.where(mask.bool(), rewards, 0.)
+    reach = 1
     while reach < R.shape[1]:
         ahead = torch.nn.functional.pad(R[:, reach:], (0, reach))
-        R, reach = R + gamma**reach * ahead, 2*reach
+        R = R + gamma**reach * ahead
+        reach = 2*reach
     return torch.where(mask.bool(), R, 0.)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #4bc1f0f1
@@ -36,7 +38,7 @@ def whiten(
     x:Tensor,    # (B,T) any token quantity
     mask:Tensor, # (B,T) 1 on the tokens that count
     eps:float=1e-8)->Tensor: # keeps a constant `x` at zero
-    "(x − mean)·rsqrt(var + eps) (B,T), mean and sample variance (n − 1) over all tokens of `mask`; 0 off it."
+    "(x − mean)·rsqrt(var + eps) (B,T), mean and sample variance (n − 1) over `mask`; 0 off it."
     on = mask.bool()
     n = on.sum()
     mean = torch.where(on, x, 0.).sum() / n.clamp(min=1)
@@ -72,7 +74,8 @@ def deviations(
     real = mask.bool().any(1).to(score.dtype)                # 0 for an empty row
     score = (score - per_group(score, groups, 'amax')) * real
     n = per_group(real, groups)
-    return (score - per_group(score, groups) / n.clamp(min=1)) * real, n
+    mean = per_group(score, groups) / n.clamp(min=1)
+    return (score - mean) * real, n
 
 # %% ../../nbs/api/training/00_advantage.ipynb #8a96dff5
 def grpo(
@@ -80,19 +83,21 @@ def grpo(
     mask:Tensor,    # (B,T) 1 on response tokens
     groups:Tensor,  # (B,) long; a replay carries the group of its original
     eps:float=1e-6)->Tensor: # keeps an all-equal group at zero
-    "GRPO (B,T): a row's score in its group's sample deviations, (r_i − r̄)/(std + eps), on every token."
+    "GRPO (B,T): a row's score in its group's sample deviations, (r_i − r̄)/(std + eps)."
     away, n = deviations(rewards, mask, groups)
     std = (per_group(away.square(), groups) / (n - 1).clamp(min=1)).sqrt()
-    return torch.where(mask.bool(), (away / (std + eps))[:, None], 0.)
+    adv = away / (std + eps)                                 # (B,)
+    return torch.where(mask.bool(), adv[:, None], 0.)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #66b9b960
 def rloo(
     rewards:Tensor, # (B,T) token rewards
     mask:Tensor,    # (B,T) 1 on response tokens
     groups:Tensor)->Tensor: # (B,) long; a replay carries the group of its original
-    "RLOO (B,T): a row's score minus the mean of the others in its group, n/(n − 1)·(r_i − r̄), on every token."
+    "RLOO (B,T): a row's score minus the mean of the others in its group, n/(n − 1)·(r_i − r̄)."
     away, n = deviations(rewards, mask, groups)
-    return torch.where(mask.bool(), (away * n / (n - 1).clamp(min=1))[:, None], 0.)
+    adv = away * n / (n - 1).clamp(min=1)                    # (B,)
+    return torch.where(mask.bool(), adv[:, None], 0.)
 
 # %% ../../nbs/api/training/00_advantage.ipynb #7c443410
 def plain(

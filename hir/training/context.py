@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StepError', 'SharedEngine', 'part_of', 'micro_tokens_of', 'own_parts', 'Context', 'lap', 'mean', 'sampling_metrics']
 
-# %% ../../nbs/api/training/04_context.ipynb #407ae317
+# %% ../../nbs/api/training/04_context.ipynb #f9c3ffff
 import math, time
 import torch
 from accelerate import Accelerator
@@ -13,20 +13,22 @@ from accelerate.utils import gather_object
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from torch import Tensor
 from typing import Any
 
 from ..constraints.verifier import cla, ila, per_kind
 from ..policies.engines.hf import HFEngine
 from ..policies.importance import mismatch
 from ..policies.policy import layout_for
-from ..policies.rollout import Rollout, as_prompt, instruction_of, seed_for, seeds_for, without_trace
+from ..policies.rollout import (Rollout, as_prompt, instruction_of, seed_for, seeds_for,
+                                  without_trace)
 from ..replays.guard import guard_counts, guarded
 from ..replays.noise import with_noise
 from ..replays.reward import Row, original_rows, score, zero_signal
 from .batch import Batch, collate, micro_batches, on_device, take
 from .method import Method, Parts, Rules, Sizes
 
-# %% ../../nbs/api/training/04_context.ipynb #9634d924
+# %% ../../nbs/api/training/04_context.ipynb #0ef767dd
 def _shared(
     work,        # positions of some instructions -> their rollouts, grouped from 0
     n:int,       # instructions in all
@@ -40,84 +42,98 @@ def _shared(
 class StepError(RuntimeError):
     "A step that has nothing to learn from; says why and what to change."
 
-# %% ../../nbs/api/training/04_context.ipynb #556c5f47
-def _checked_verdicts(drawn, n:int, m:int):
+# %% ../../nbs/api/training/04_context.ipynb #c40f9eb2
+def _checked_rollouts(drawn, n:int, m:int):
     "The rollouts that an engine gave for n instructions, or a StepError if it broke its contract."
+    groups = [i for i in range(n) for _ in range(m)]
     if len(drawn) != n*m: wrong = f'{len(drawn)} rollouts for {n} instructions and m = {m}'
-    elif [r.group for r in drawn] != [i for i in range(n) for _ in range(m)]:
+    elif [r.group for r in drawn] != groups:
         wrong = 'rollouts whose group is not the position of their instruction, m in a row'
-    elif any(not len(r.ids) == len(r.logps) == len(r.entropies) > 0 for r in drawn):
+    elif not all(len(r.ids) == len(r.logps) == len(r.entropies) > 0 for r in drawn):
         wrong = 'a rollout whose ids, logps and entropies are empty or differ in length'
     else: return drawn
-    raise StepError(f'the engine gave {wrong}; mend its method generate, or choose another (setting engine)')
+    raise StepError(f'the engine gave {wrong}; mend its method generate, or choose another '
+                    '(setting engine)')
 
-# %% ../../nbs/api/training/04_context.ipynb #6d176d67
+# %% ../../nbs/api/training/04_context.ipynb #d256f193
 @dataclass(frozen=True)
 class SharedEngine:
     "An engine whose sampling is shared out over the processes; every process gets all rollouts."
     engine:object
     accelerator:object
 
-    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], **sampling)->list[Rollout]: # of `Engine`
+    def generate(self, instructions:Sequence, m:int, seeds:int|Sequence[int], **sampling
+                 )->list[Rollout]: # of `Engine`
         "m rollouts per instruction; a StepError if the engine broke its contract."
         seeds = seeds_for(seeds, len(instructions))
         def work(mine):
-            drawn = self.engine.generate([instructions[i] for i in mine], m, [seeds[i] for i in mine], **sampling)
-            return _checked_verdicts(drawn, len(mine), m)
+            asked, own_seeds = [instructions[i] for i in mine], [seeds[i] for i in mine]
+            drawn = self.engine.generate(asked, m, own_seeds, **sampling)
+            return _checked_rollouts(drawn, len(mine), m)
         return _shared(work, len(instructions), self.accelerator)
 
-# %% ../../nbs/api/training/04_context.ipynb #bd2b36ee
+# %% ../../nbs/api/training/04_context.ipynb #8d9b5fd1
+def _inner_policy(policy):
+    "The `Policy` itself, within what DDP or `AdapterOff` put around it."
+    policy = getattr(policy, 'module', policy)
+    return getattr(policy, 'policy', policy)
+
+# %% ../../nbs/api/training/04_context.ipynb #4698124b
 def part_of(
     policy:Any, batch:Batch, # a `Policy`, perhaps wrapped
     index:torch.Tensor, # (N,) rows of a micro-batch, perhaps none
     device:torch.device|str)->tuple[Batch, bool]:
-    "(the rows at `index` on a device, True); for an empty share the first unit, to keep step, and False."
+    "(the rows at `index` on a device, True); for an empty share the first unit, and False."
     real = len(index) > 0
-    b = take(batch, index if real else (batch.unit == batch.unit[0]).nonzero()[:, 0])
-    bare = getattr(policy, 'module', policy); bare = getattr(bare, 'policy', bare)      # within DDP, `AdapterOff`
-    return on_device(replace(b, layout=layout_for(bare, b.ids, b.prompt_len, b.mask)), device), real
+    if not real: index = (batch.unit == batch.unit[0]).nonzero()[:, 0]
+    b = take(batch, index)
+    layout = layout_for(_inner_policy(policy), b.ids, b.prompt_len, b.mask)
+    return on_device(replace(b, layout=layout), device), real
 
-# %% ../../nbs/api/training/04_context.ipynb #57af0e8e
+# %% ../../nbs/api/training/04_context.ipynb #608debbd
 def micro_tokens_of(parts:Parts, sizes:Sizes)->int:
     "Tokens of a micro-batch at most; with 'auto' as many as fit, on all processes."
     if sizes.micro_tokens != 'auto': return sizes.micro_tokens
     return parts.room.look(parts.policy, parts.optimizer, parts.accelerator)
 
-def _sizes_asked(ctx):
-    "What `_score_rows` is told of sizes."
-    return dict(micro=ctx.sizes.micro, micro_tokens=micro_tokens_of(ctx.parts, ctx.sizes),
-                temperature=ctx.sizes.temperature)
-
+# %% ../../nbs/api/training/04_context.ipynb #f38ee210
 def own_parts(
     policy:Any, batch:Batch,         # a `Policy`, perhaps wrapped
     index:torch.Tensor,              # (N,) rows of a minibatch
     accelerator:Accelerator,
     micro:int, micro_tokens:int)->list[torch.Tensor]: # of `Sizes`
     "This process's micro-batches of the rows at `index`."
-    share = getattr(getattr(policy, 'module', policy), 'share', False)       # `module`: where DDP keeps it
-    parts = micro_batches(batch, index, accelerator.num_processes, micro, micro_tokens, share)
-    return parts[accelerator.process_index::accelerator.num_processes]
+    share = getattr(getattr(policy, 'module', policy), 'share', False)   # `module`: within DDP
+    world = accelerator.num_processes
+    parts = micro_batches(batch, index, world, micro, micro_tokens, share)
+    return parts[accelerator.process_index::world]
 
-# %% ../../nbs/api/training/04_context.ipynb #3b839972
+# %% ../../nbs/api/training/04_context.ipynb #979625e0
 @torch.no_grad()
-def _score_rows(policy, batch:Batch, accelerator, micro=32, temperature=1., micro_tokens=0, entropy=False):
-    "log pi (B,T) and, if asked for, entropies of every row under its own prompt, by all processes together."
+def _score_rows(policy, batch:Batch, accelerator, micro=32, temperature=1., micro_tokens=0,
+                entropy=False):
+    "log pi (B,T) and, if asked for, entropies of every row under its own prompt, by all processes."
     out = torch.zeros(2, *batch.mask.shape)
-    for index in own_parts(policy, batch, torch.arange(len(batch)), accelerator, micro, micro_tokens):
+    every = torch.arange(len(batch))
+    for index in own_parts(policy, batch, every, accelerator, micro, micro_tokens):
         b, real = part_of(policy, batch, index, accelerator.device)
         found = torch.stack(policy(b.ids, b.prompt_len, b.mask, temperature, entropy, b.layout))
         if real: out[:, index, :found.shape[2]] = found.cpu().to(out.dtype)
     return accelerator.reduce(out.to(accelerator.device), 'sum').cpu().unbind()
 
-# %% ../../nbs/api/training/04_context.ipynb #4c853e0f
+# %% ../../nbs/api/training/04_context.ipynb #1b9a07df
 def _with_own_scores(rollouts, policy, accelerator, pad, **size):
-    "The rollouts with the trainer's log-probabilities and entropies, those of the engine's draw beside them."
+    "The rollouts with the trainer's log-probabilities and entropies, the engine's beside them."
     batch = collate([Row(r) for r in rollouts], pad)
-    scored = (x.tolist() for x in _score_rows(policy, batch, accelerator, entropy=True, **size))
-    return [replace(r, engine_logps=r.engine_logps or r.logps, logps=tuple(logp[:len(r.ids)]),
-                    entropies=tuple(entropy[:len(r.ids)])) for r, logp, entropy in zip(rollouts, *scored)]
+    logps, entropies = _score_rows(policy, batch, accelerator, entropy=True, **size)
+    found = []
+    for r, logp, entropy in zip(rollouts, logps.tolist(), entropies.tolist()):
+        n = len(r.ids)
+        found.append(replace(r, engine_logps=r.engine_logps or r.logps, logps=tuple(logp[:n]),
+                             entropies=tuple(entropy[:n])))
+    return found
 
-# %% ../../nbs/api/training/04_context.ipynb #727843b5
+# %% ../../nbs/api/training/04_context.ipynb #f44deb4b
 @dataclass
 class Context:
     "What a method may ask for during one step."
@@ -139,18 +155,21 @@ class Context:
     def chat(self)->dict: return self.parts.chat
     def seed(self, tag:str)->int: return seed_for(self.base, tag)
     def size(self)->dict[str, Any]: return _sizes_asked(self)
-    def draw(self, prompts:Sequence, n:int, tag:str='sample', who:Any='policy', temperature:float|None=None,
-             log:bool=True)->list[Row]: return _draw_rows(self, prompts, n, tag, who, temperature, log)
-    def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None
-              )->torch.Tensor: return _logps(self, rows, who, temperature)
+    def draw(self, prompts:Sequence, n:int, tag:str='sample', who:Any='policy',
+             temperature:float|None=None, log:bool=True)->list[Row]:
+        return _draw_rows(self, prompts, n, tag, who, temperature, log)
+    def logps(self, rows:Sequence[Row], who:Any='policy', temperature:float|None=None)->Tensor:
+        return _logps(self, rows, who, temperature)
 
-# %% ../../nbs/api/training/04_context.ipynb #b9f1cd56
+# %% ../../nbs/api/training/04_context.ipynb #2e296564
 @contextmanager
 def lap(ctx:Context, name:str)->Iterator[None]:
     "Add the seconds spent inside to the phase."
-    start = time.perf_counter(); yield
-    ctx.times[f'time/{name}'] = ctx.times.get(f'time/{name}', 0.) + time.perf_counter() - start
+    start, phase = time.perf_counter(), f'time/{name}'
+    yield
+    ctx.times[phase] = ctx.times.get(phase, 0.) + time.perf_counter() - start
 
+# %% ../../nbs/api/training/04_context.ipynb #f7db24c6
 def _policy_meant(ctx, who):
     "The policy that is meant: 'policy', 'reference', or one of the method's own."
     named = {'policy': ctx.parts.policy, 'reference': ctx.parts.reference}
@@ -159,112 +178,187 @@ def _policy_meant(ctx, who):
         raise StepError(f'the method asks for {who!r}, which it does not declare in its needs')
     return found
 
+# %% ../../nbs/api/training/04_context.ipynb #46ce87ba
+def _sizes_asked(ctx):
+    "What `_score_rows` is told of sizes."
+    sizes = ctx.sizes
+    return dict(micro=sizes.micro, micro_tokens=micro_tokens_of(ctx.parts, sizes),
+                temperature=sizes.temperature)
+
+# %% ../../nbs/api/training/04_context.ipynb #29168627
 def _logps(ctx, rows,
     who='policy',      # 'policy', 'reference', or a policy of the method's own
     temperature=None): # of the softmax; None: that of sampling
     "(B,T) log-probabilities of the responses of B rows, each under its own prompt; no gradient."
     if not rows: return torch.zeros(0, 1)
-    size = ctx.size() | ({} if temperature is None else dict(temperature=temperature))
-    batch = collate([replace(row, weight=None) for row in rows], ctx.tokenizer.pad_token_id)
+    size = ctx.size()
+    if temperature is not None: size['temperature'] = temperature
+    whole = [replace(row, weight=None) for row in rows]        # also of tokens that are not learned
+    batch = collate(whole, ctx.tokenizer.pad_token_id)
     return _score_rows(_policy_meant(ctx, who), batch, ctx.parts.accelerator, **size)[0]
 
-# %% ../../nbs/api/training/04_context.ipynb #d1a07068
+# %% ../../nbs/api/training/04_context.ipynb #e2467e01
 def _add_counts(ctx, **numbers):
     "Add to the counts of the step."
     for name, n in numbers.items(): ctx.counts[name] = ctx.counts.get(name, 0) + n
 
+# %% ../../nbs/api/training/04_context.ipynb #f093a6a1
 def _engine_meant(ctx, who):
     "What samples from a policy: the run's engine, or one made for the moment."
-    if who == 'policy': return ctx.parts.engine
-    policy, engine = _policy_meant(ctx, who), ctx.parts.engine
+    engine = ctx.parts.engine
+    if who == 'policy': return engine
+    policy = _policy_meant(ctx, who)
     policy = getattr(policy, 'policy', policy)                              # within `AdapterOff`
-    limits = {n: x for n, x in getattr(engine, 'sampling', {}).items() if n in ('max_new_tokens', 'top_p', 'top_k')}
-    return HFEngine(getattr(policy, 'module', policy).model, ctx.tokenizer, chat=ctx.chat,
-                    rows=getattr(engine, 'rows', 64), temperature=ctx.sizes.temperature, graph=False, **limits)
+    policy = getattr(policy, 'module', policy)                              # within DDP
+    limits = {name: x for name, x in getattr(engine, 'sampling', {}).items()
+              if name in ('max_new_tokens', 'top_p', 'top_k')}
+    return HFEngine(policy.model, ctx.tokenizer, chat=ctx.chat, rows=getattr(engine, 'rows', 64),
+                    temperature=ctx.sizes.temperature, graph=False, **limits)
 
-# %% ../../nbs/api/training/04_context.ipynb #71e6b9bb
+# %% ../../nbs/api/training/04_context.ipynb #eb01baa0
+def _verified(ctx, drawn, prompts):
+    "The rollouts with the answers that were read from them, and verdicts."
+    rules, read = ctx.rules, ctx.method.read or (lambda text: text)
+    answers = []
+    for r in drawn:
+        r = without_trace(r, rules.thinking)
+        instruction = instruction_of(prompts[r.group])
+        answers.append(replace(r, instruction=instruction, response=read(r.response)))
+    scored = score(answers, rules.check, rules.judge, rules.reading, 'keep')
+    return with_noise(scored, rules.noise, rules.annotators)
+
+# %% ../../nbs/api/training/04_context.ipynb #bf43f280
 def _plainly(prompt):
     "What any engine knows: the instruction itself, where its own messages are asked."
     return prompt.instruction if prompt.messages == prompt.instruction.messages else prompt
 
+# %% ../../nbs/api/training/04_context.ipynb #4dfcbbab
 def _sampled(ctx, prompts, n, tag, who, sampling):
     "Scored rollouts of all prompts, the same on every process."
-    engine, seed, off = _engine_meant(ctx, who), ctx.seed(tag), getattr(_policy_meant(ctx, who), 'off', nullcontext)
-    read = ctx.method.read or (lambda text: text)
+    engine, seed = _engine_meant(ctx, who), ctx.seed(tag)
+    off = getattr(_policy_meant(ctx, who), 'off', nullcontext)       # of `AdapterOff`
     def work(mine):
+        asked, seeds = [prompts[i] for i in mine], [seed_for(seed, i) for i in mine]
         with lap(ctx, 'sample'), off():
-            asked, seeds = [_plainly(prompts[i]) for i in mine], [seed_for(seed, i) for i in mine]
-            drawn = engine.generate(asked, n, seeds, **sampling)
+            drawn = engine.generate([_plainly(p) for p in asked], n, seeds, **sampling)
         with lap(ctx, 'verify'):
-            drawn = [without_trace(r, ctx.rules.thinking) for r in _checked_verdicts(drawn, len(mine), n)]
-            drawn = [replace(r, instruction=instruction_of(prompts[mine[r.group]]), response=read(r.response))
-                     for r in drawn]
-            drawn = score(drawn, ctx.rules.check, ctx.rules.judge, ctx.rules.reading, 'keep')
-            return with_noise(drawn, ctx.rules.noise, ctx.rules.annotators)
+            return _verified(ctx, _checked_rollouts(drawn, len(mine), n), asked)
     return _shared(work, len(prompts), ctx.parts.accelerator)
 
-# %% ../../nbs/api/training/04_context.ipynb #40d01d34
-_PER_TOKEN_NUMBERS = {'old': 'logps', 'entropy': 'entropies'}   # need -> field of a rollout
-
+# %% ../../nbs/api/training/04_context.ipynb #a9e69370
 def _judged_only(ctx, rollouts):
     "Those with a verdict; the others are counted."
     judged = [r for r in rollouts if r.verdict is not None]
-    _add_counts(ctx, drawn=len(rollouts), **({'unjudged': len(rollouts) - len(judged)} if ctx.rules.judge else {}))
+    _add_counts(ctx, drawn=len(rollouts))
+    if ctx.rules.judge: _add_counts(ctx, unjudged=len(rollouts) - len(judged))
     if rollouts and not judged:
         raise StepError('the judge answered for no response of this step; is its endpoint well?')
     return judged
 
-# %% ../../nbs/api/training/04_context.ipynb #26c2e5e2
+# %% ../../nbs/api/training/04_context.ipynb #9bcf5d7b
+def _scored_anew(ctx, who, temperature):
+    "Does the trainer score these responses itself, for the engine's numbers would not be its own?"
+    other = who != 'policy' or temperature not in (None, ctx.sizes.temperature)
+    return other or ctx.rules.old(ctx.parts.engine, ctx.parts.accelerator)
+
+# %% ../../nbs/api/training/04_context.ipynb #013f0ce6
+def _numbers_needed(ctx):
+    "Which of 'old' and 'entropy' the method, or weighing, needs of each token."
+    needs = {'old', 'entropy'}.intersection(ctx.method.needs)
+    return needs | {'old'} if ctx.rules.weighs else needs
+
+# %% ../../nbs/api/training/04_context.ipynb #b270c7f2
+_PER_TOKEN_NUMBERS = {'old': 'logps', 'entropy': 'entropies'}   # need -> field of a rollout
+
+def _check_numbers(rollouts, needs):
+    "A StepError where a needed number is NaN."
+    fields = [_PER_TOKEN_NUMBERS[need] for need in needs]
+    if any(math.isnan(sum(getattr(r, name))) for r in rollouts for name in fields):
+        raise StepError('the engine does not give every log-probability and entropy; '
+                        'set old to auto or recompute')
+
+# %% ../../nbs/api/training/04_context.ipynb #a2f20e95
+def _check_engine_numbers(rollouts, temperature):
+    "A StepError where nobody knows how likely the engine was to draw a token."
+    if temperature == 0 or any(math.isnan(sum(r.engine_logps or ())) for r in rollouts):
+        raise StepError('importance needs to know how likely the engine was to draw each token: '
+                        'it does not say, or the draw was greedy; set importance to off, or '
+                        'choose another engine')
+
+# %% ../../nbs/api/training/04_context.ipynb #9e23d882
 def _with_scores(ctx, rollouts, who, temperature):
-    "The rollouts with the log-probabilities and entropies that the method needs, the trainer's where they must be."
-    needs = {'old', 'entropy'} & {*ctx.method.needs, *['old']*ctx.rules.weighs}
+    "The rollouts with the numbers that the method needs, the trainer's where they must be."
+    needs = _numbers_needed(ctx)
     if not (rollouts and needs): return rollouts
-    accelerator = ctx.parts.accelerator
-    other = who != 'policy' or temperature not in (None, ctx.sizes.temperature)        # not what the trainer computes
-    if other or ctx.rules.old(ctx.parts.engine, accelerator):
-        with lap(ctx, 'old'): rollouts = _with_own_scores(
-            rollouts, ctx.parts.policy, accelerator, ctx.tokenizer.pad_token_id, **ctx.size())
-    elif any(math.isnan(sum(getattr(r, _PER_TOKEN_NUMBERS[need]))) for r in rollouts for need in needs):
-        raise StepError('the engine does not give every log-probability and entropy; set old to auto or recompute')
-    if ctx.rules.weighs and (temperature == 0 or any(math.isnan(sum(r.engine_logps or ())) for r in rollouts)):
-        raise StepError('importance needs to know how likely the engine was to draw each token: it does not say, or '
-                        'the draw was greedy; set importance to off, or choose another engine')
+    if _scored_anew(ctx, who, temperature):
+        with lap(ctx, 'old'):
+            rollouts = _with_own_scores(rollouts, ctx.parts.policy, ctx.parts.accelerator,
+                                        ctx.tokenizer.pad_token_id, **ctx.size())
+    else: _check_numbers(rollouts, needs)
+    if ctx.rules.weighs: _check_engine_numbers(rollouts, temperature)
     return rollouts
 
-# %% ../../nbs/api/training/04_context.ipynb #f9c0155c
+# %% ../../nbs/api/training/04_context.ipynb #11bfbe89
+def _regrouped(rollouts, asked): # of `Prompt`
+    "The rollouts in the groups that their prompts bring, if they do."
+    groups = [i if prompt.group is None else prompt.group for i, prompt in enumerate(asked)]
+    return [replace(r, group=groups[r.group]) for r in rollouts]
+
+# %% ../../nbs/api/training/04_context.ipynb #38be4e2c
+def _used(ctx, rows):
+    "The rows that may be used; what a guard refused and what was dropped is counted."
+    _add_counts(ctx, **guard_counts(rows, ctx.rules.guard))
+    used = [row for row in rows if row.use.row]
+    if len(used) < len(rows): _add_counts(ctx, dropped=len(rows) - len(used))
+    return used
+
+# %% ../../nbs/api/training/04_context.ipynb #bec6aba9
 def _draw_rows(ctx, prompts,   # instructions, or `Prompt`s, the same on every process
     n:int,               # responses to each
     tag='sample',        # decides the seeds, so no two draws of a step may share one
     who='policy',        # 'reference' samples from that
     temperature=None,    # None: the run's
     log=True):           # do the metrics of sampling describe these?
-    "Scored responses as rows, the same on every process; those that may not be used are left out."
-    if tag in ctx.tags: raise StepError(f'the method draws twice with the tag {tag!r}; the responses would be the same')
-    ctx.tags.add(tag); asked = [as_prompt(p, ctx.method.ask) for p in prompts]
+    "Scored responses as rows, the same on every process, without those that may not be used."
+    if tag in ctx.tags: raise StepError(f'the method draws twice with the tag {tag!r}; '
+                                        'the responses would be the same')
+    ctx.tags.add(tag)
+    asked = [as_prompt(p, ctx.method.ask) for p in prompts]
     sampling = {} if temperature is None else dict(temperature=temperature)
-    judged = _judged_only(ctx, _sampled(ctx, asked, n, tag, who, sampling))
-    judged = [r if asked[r.group].group is None else replace(r, group=asked[r.group].group) for r in judged]
-    rows = original_rows(_with_scores(ctx, judged, who, temperature), ctx.rules.reward, ctx.rules.overlong)
-    rows = guarded(rows, ctx.rules.guard); _add_counts(ctx, **guard_counts(rows, ctx.rules.guard))
+    rollouts = _sampled(ctx, asked, n, tag, who, sampling)                    # 1 sample, 2 verify
+    judged = _regrouped(_judged_only(ctx, rollouts), asked)
+    scored = _with_scores(ctx, judged, who, temperature)
+    rows = original_rows(scored, ctx.rules.reward, ctx.rules.overlong)
+    rows = guarded(rows, ctx.rules.guard)
     if log: ctx.rows.extend(rows)
-    used = [row for row in rows if row.use.row]
-    if len(used) < len(rows): _add_counts(ctx, dropped=len(rows) - len(used))
-    return used
+    return _used(ctx, rows)
 
-# %% ../../nbs/api/training/04_context.ipynb #950ea7b6
-def mean(xs:Iterable[float])->float: xs = list(xs); return sum(xs)/max(len(xs), 1)    # 0 of none
+# %% ../../nbs/api/training/04_context.ipynb #d953bc40
+def mean(xs:Iterable[float])->float:
+    "Their mean; 0 of none."
+    xs = list(xs)
+    return sum(xs)/max(len(xs), 1)
 
+# %% ../../nbs/api/training/04_context.ipynb #28d7e790
+def _about_responses(rows):
+    "Means over the sampled responses."
+    rollouts, rewards = [row.rollout for row in rows], [row.reward for row in rows]
+    out = dict(reward=mean(rewards), ila=mean(ila(r.verdict) for r in rollouts),
+               cla=mean(cla(r.verdict) for r in rollouts),
+               length=mean(len(r.ids) for r in rollouts),
+               truncated=mean(not r.stopped for r in rollouts),
+               zero_signal=zero_signal(rewards, [r.group for r in rollouts]))
+    entropy = sum(sum(r.entropies) for r in rollouts)/sum(len(r.ids) for r in rollouts)
+    return out if math.isnan(entropy) else out | {'entropy': entropy}
+
+# %% ../../nbs/api/training/04_context.ipynb #1917531a
 def sampling_metrics(ctx:Context)->dict[str, float]:
     "Metrics of the sampled responses, under the field's names."
-    rows, counts = ctx.rows, dict(ctx.counts)
-    rs, out = [row.rollout for row in rows], {'sampled': counts.pop('drawn', 0)} | counts
-    if not rows: return out
-    out |= mismatch(rs, ctx.rules.importance_level, ctx.rules.importance_cap)
-    entropy = sum(sum(r.entropies) for r in rs)/sum(len(r.ids) for r in rs)
-    out |= dict(reward=mean(row.reward for row in rows), ila=mean(ila(r.verdict) for r in rs),
-                cla=mean(cla(r.verdict) for r in rs), length=mean(len(r.ids) for r in rs),
-                truncated=mean(not r.stopped for r in rs),
-                zero_signal=zero_signal([row.reward for row in rows], [r.group for r in rs]))
-    if not math.isnan(entropy): out['entropy'] = entropy
-    passed = per_kind((r.instruction.constraints, r.verdict) for r in rs)
-    return out | {f'kind/{kind}': ok/asked for kind, (ok, asked) in passed.items()}
+    counts, rules = dict(ctx.counts), ctx.rules
+    out = {'sampled': counts.pop('drawn', 0)} | counts
+    if not ctx.rows: return out
+    rollouts = [row.rollout for row in ctx.rows]
+    apart = mismatch(rollouts, rules.importance_level, rules.importance_cap)
+    passed = per_kind((r.instruction.constraints, r.verdict) for r in rollouts)
+    kinds = {f'kind/{kind}': ok/asked for kind, (ok, asked) in passed.items()}
+    return out | apart | _about_responses(ctx.rows) | kinds

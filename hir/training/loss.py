@@ -18,17 +18,19 @@ def _on_mask(
     "The tensors with zeros off the mask, in value and in gradient."
     return [torch.where(mask.bool(), x, 0.) for x in xs]
 
-# %% ../../nbs/api/training/01_loss.ipynb #7f843c34
+# %% ../../nbs/api/training/01_loss.ipynb #ef8863ce
 def k1(
     logp:Tensor,         # (B,T) log pi of tokens drawn from pi
     ref:Tensor)->Tensor: # (B,T) log pi_ref of the same
     "KL(pi‖pi_ref) per token (B,T), d = logp − ref: unbiased; single values may be negative."
     return logp - ref
 
+# %% ../../nbs/api/training/01_loss.ipynb #86198c90
 def k2(logp:Tensor, ref:Tensor)->Tensor:
     "The same (B,T) as d²/2: never negative; biased."
     return .5 * (logp - ref).square()
 
+# %% ../../nbs/api/training/01_loss.ipynb #025c8083
 def k3(logp:Tensor, ref:Tensor)->Tensor:
     "The same (B,T) as exp(−d) − 1 + d: unbiased and never negative."
     return torch.exp(ref - logp) - (ref - logp) - 1
@@ -41,17 +43,18 @@ def kl_penalty(
     mask:Tensor,    # (B,T) 1 on response tokens
     coef:float,     # beta >= 0; 0.001 in the reference runs
     kl:Callable[[Tensor, Tensor], Tensor]=k1)->Tensor: # per-token estimator: k1, k2 or k3
-    "Token rewards (B,T) minus beta times the KL of the sampling policy from the reference, r_t − beta·k(old, ref)."
+    "Token rewards (B,T) minus beta times the KL from the reference, r_t − beta·k(old, ref)."
     rewards, old, ref = _on_mask(mask, rewards, old, ref)
     return rewards - coef * kl(old, ref)
 
-# %% ../../nbs/api/training/01_loss.ipynb #d9f3e304
+# %% ../../nbs/api/training/01_loss.ipynb #43e782c6
 def _total(
     given,    # the global total, or None
     counted): # the local count, taken when nothing is given
     "The denominator: at least 1, so an empty batch gives 0 and not NaN."
     return torch.as_tensor(counted if given is None else given).clamp(min=1)
 
+# %% ../../nbs/api/training/01_loss.ipynb #6149a33a
 def token_mean(
     x:Tensor,    # (B,T) per-token loss
     mask:Tensor, # (B,T) 1 on response tokens
@@ -76,7 +79,8 @@ def seq_mean_token_mean(
     tokens:Tensor|int|None=None, # not used
     rows:Tensor|int|None=None)->Tensor: # rows with a response in the global minibatch
     "Mean () over rows of the mean over tokens, Σ_i (Σ_t x_it / T_i) / rows."
-    each = _on_mask(mask, x)[0].sum(1) / mask.bool().sum(1).clamp(min=1)       # (B,)
+    length = mask.bool().sum(1).clamp(min=1)                 # (B,)
+    each = _on_mask(mask, x)[0].sum(1) / length              # (B,)
     return each.sum() / _total(rows, mask.bool().any(1).sum())
 
 # %% ../../nbs/api/training/01_loss.ipynb #76b8d39f
@@ -90,12 +94,13 @@ def ratio(
 def gain(
     rho:Tensor,    # (B,T) ratio
     adv:Tensor,    # (B,T) advantages
-    clip:float|tuple[float, float]=.2, # ε, half-width of the trust region; a pair: below 1 and above it
-    dual_clip:float|None=3.)->Tensor: # c > 1, ratio beyond which a negative advantage stops pushing; None: never
-    "What the policy gains on each token (B,T), min(ρA, clip(ρ, 1−ε, 1+ε)A); where A < 0 not less than cA."
+    clip:float|tuple[float, float]=.2, # ε, half-width of the trust region; a pair: below, above
+    dual_clip:float|None=3.)->Tensor: # c > 1, ratio where a negative advantage stops pushing
+    "Gain on each token (B,T), min(ρA, clip(ρ, 1−ε, 1+ε)A); where A < 0 not less than cA."
     low, high = clip if isinstance(clip, tuple) else (clip, clip)
-    g = torch.min(rho * adv, rho.clamp(1 - low, 1 + high) * adv)
-    return g if dual_clip is None else torch.where(adv < 0, torch.max(g, dual_clip * adv), g)
+    clipped = torch.min(rho * adv, rho.clamp(1 - low, 1 + high) * adv)
+    if dual_clip is None: return clipped
+    return torch.where(adv < 0, torch.max(clipped, dual_clip * adv), clipped)
 
 # %% ../../nbs/api/training/01_loss.ipynb #4d986b7f
 def clip_pg(
@@ -108,10 +113,11 @@ def clip_pg(
     aggregate:Callable=token_mean, # how tokens become one number: (x, mask, tokens, rows) -> ()
     tokens:Tensor|int|None=None,   # response tokens in the global minibatch
     rows:Tensor|int|None=None,     # rows with a response in the global minibatch
-    weight:Tensor|float=1.)->Tensor: # (B,T) that each token counts, e.g. its importance; no gradient
-    "PPO's clipped policy-gradient loss () with dual clip, −`gain` times weight, averaged over tokens."
+    weight:Tensor|float=1.)->Tensor: # (B,T) that each token counts, a constant
+    "PPO's clipped loss () with dual clip, −`gain` times weight, averaged over tokens."
     logp, old, adv = _on_mask(mask, logp, old, adv)
-    return aggregate(-gain(ratio(logp, old), adv, clip, dual_clip)*weight, mask, tokens, rows)
+    each = -gain(ratio(logp, old), adv, clip, dual_clip)*weight                  # (B,T)
+    return aggregate(each, mask, tokens, rows)
 
 # %% ../../nbs/api/training/01_loss.ipynb #cf713701
 def clip_stats(
@@ -121,12 +127,12 @@ def clip_stats(
     mask:Tensor,   # (B,T) 1 on response tokens
     clip:float|tuple[float, float]=.2, # half-width of the trust region, or (below, above)
     dual_clip:float|None=3.)->dict[str, Tensor]: # cap on the ratio where adv < 0; None: no cap
-    "Sums () over response tokens: where the clips bind and how far the policy has moved; `ratio_max` is a maximum."
+    "Sums () over tokens: where clips bind, how far the policy moved; `ratio_max` is a maximum."
     on = mask.bool()
     logp, old, adv = _on_mask(mask, logp.detach(), old, adv)
     rho = ratio(logp, old)
-    pg = gain(rho, adv, clip, None)
-    capped = torch.zeros_like(on) if dual_clip is None else (pg < dual_clip * adv) & (adv < 0)
-    return dict(clipped=((pg < rho * adv) & on).sum(), dual_clipped=(capped & on).sum(),
+    once = gain(rho, adv, clip, None)                                           # (B,T) first clip
+    twice = gain(rho, adv, clip, dual_clip)                                     # and the second
+    return dict(clipped=((once < rho * adv) & on).sum(), dual_clipped=((once < twice) & on).sum(),
                 kl_old=(old - logp).clamp(-20, 20).sum(), tokens=on.sum(),
                 ratio_max=torch.where(on, rho, 0.).max())

@@ -19,28 +19,32 @@ from ..replays.guard import Guards
 from ..replays.reward import Overlong, Reward, kept
 from .batch import Batch
 
-# %% ../../nbs/api/training/03_method.ipynb #72382e73
+# %% ../../nbs/api/training/03_method.ipynb #0802d486
 def _nothing(rows, batch, ctx): return {}
 def _alike(m): return m, m
 def _any(instructions): return ()
 
+# %% ../../nbs/api/training/03_method.ipynb #9b0f7f79
 @dataclass(frozen=True)
 class Method:
     "How a policy is trained; the fields are functions."
     rows:Callable   # (instructions, ctx) -> rows; the same on every process; draws through ctx
-    loss:Callable   # (out, batch, extras, totals) -> its share of the loss, {name: (sum, count) or a maximum}
+    loss:Callable   # (out, batch, extras, totals) -> its share, {name: (sum, count) or a maximum}
     prepare:Callable = _nothing # (rows, batch, ctx) -> extras {name: (B,…) tensor, or `PerToken`}
     needs:tuple = ()            # of `NEEDS`
-    state:object = None         # `state_dict()` of tensors and JSON, `load_state_dict()`; saved with the run
-    after:Callable|None = None       # (ctx) -> None, once the weights have moved
-    ask:Callable|None = None         # (instruction, verdict or None) -> messages; evaluation asks in the same way
-    read:Callable|None = None        # text of a response -> the answer in it
-    policy_gradient:bool = False # is the loss one, and does it multiply each token by `batch.weight`?
-    fits:Callable = _any        # (instructions) -> cautions, a line each; a ValueError where it cannot work with them
+    state:object = None         # `state_dict()` of tensors and JSON, `load_state_dict()`; is saved
+    after:Callable|None = None  # (ctx) -> None, once the weights have moved
+    ask:Callable|None = None    # (instruction, verdict or None) -> messages; evaluation asks so too
+    read:Callable|None = None   # text of a response -> the answer in it
+    policy_gradient:bool = False # is the loss one, and does it multiply by `batch.weight`?
+    fits:Callable = _any        # (instructions) -> cautions, a line each; a ValueError if it cannot
     counts:Callable = _alike    # m -> (responses drawn, rows learned from) per instruction, at most
 
-NEEDS = {'old': 'log-probabilities of the responses when they were sampled', 'entropy': 'entropies of their tokens',
-         'reference': 'a frozen copy of the start policy', 'rewrite': 'instructions that can be taken apart'}
+# %% ../../nbs/api/training/03_method.ipynb #2487c574
+NEEDS = {'old': 'log-probabilities of the responses when they were sampled',
+         'entropy': 'entropies of their tokens',
+         'reference': 'a frozen copy of the start policy',
+         'rewrite': 'instructions that can be taken apart'}
 
 # %% ../../nbs/api/training/03_method.ipynb #62ee00cf
 def totals_of(
@@ -48,9 +52,13 @@ def totals_of(
     index:torch.Tensor)->dict[str, torch.Tensor]: # (N,) rows of a minibatch
     "What a loss divides by: `tokens`, `rows` that have any, `units`, each ()."
     mask = batch.mask[index]
-    return dict(tokens=mask.sum(), rows=(mask.sum(1) > 0).sum(), units=torch.tensor(len(batch.unit[index].unique())))
+    units = batch.unit[index].unique()
+    return dict(tokens=mask.sum(), rows=(mask.sum(1) > 0).sum(), units=torch.tensor(len(units)))
 
-# %% ../../nbs/api/training/03_method.ipynb #9548ae34
+# %% ../../nbs/api/training/03_method.ipynb #d4fa89ec
+Check = Annotated[Callable, Choice(dict(strict=check, loose=check_loose), own=False)]
+
+# %% ../../nbs/api/training/03_method.ipynb #4d3a4d77
 def _trusted(engine, accelerator): return False     # never score again
 def _recomputed(engine, accelerator): return True   # always
 
@@ -58,10 +66,10 @@ def _where_inexact(engine, accelerator):
     "Does the trainer compute otherwise than the engine did?"
     return not getattr(engine, 'exact', False) or accelerator.mixed_precision != 'no'
 
-Check = Annotated[Callable, Choice(dict(strict=check, loose=check_loose), own=False)]
-Old = Annotated[Callable, Choice(dict(auto=_where_inexact, engine=_trusted, recompute=_recomputed), own=False)]
+Old = Annotated[Callable, Choice(dict(auto=_where_inexact, engine=_trusted, recompute=_recomputed),
+                                 own=False)]
 
-# %% ../../nbs/api/training/03_method.ipynb #6c5ee3b0
+# %% ../../nbs/api/training/03_method.ipynb #2db5a5c0
 @dataclass(frozen=True)
 class Rules:
     "The run's switches, each a function."
@@ -70,7 +78,7 @@ class Rules:
     reading:str = 'meant'      # of the sentences: meant or official
     thinking:str = 'cut'       # of `split_thinking`
     overlong:Overlong = kept   # truncated rollout -> its `Use`
-    old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses itself?
+    old:Old = _where_inexact    # (engine, accelerator) -> does the trainer score the responses?
     judge:Callable|None = None      # a `Judge`, for soft constraints
     noise:float = 0.           # of `with_noise`, in training alone
     annotators:int = 13
@@ -105,5 +113,5 @@ class Parts:
     engine:object           # samples from the policy
     reference:object = None # frozen `Policy`, where the method needs one
     chat:dict = field(default_factory=dict) # passed to the chat template
-    pool:Sequence = ()      # all instructions to train on, for a method that asks further ones in a step
+    pool:Sequence = ()      # all instructions to train on, for a method that asks further ones
     room:Room = field(default_factory=Room) # for micro-batches, with micro_tokens: auto

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prepared', 'update', 'step']
 
-# %% ../../nbs/api/training/05_step.ipynb #8ac13a44
+# %% ../../nbs/api/training/05_step.ipynb #bfce0122
 import time
 import torch
 from collections.abc import Callable, Sequence
@@ -16,158 +16,213 @@ from types import SimpleNamespace
 from ..policies.capacity import if_it_fits, may_retry
 from ..policies.importance import log_ratios
 from ..policies.rollout import seed_for
-from .batch import Batch, all_of_unit, as_tensors, collate, minibatches
-from .context import Context, StepError, lap, micro_tokens_of, own_parts, part_of, sampling_metrics
+from .batch import (Batch, PerToken, all_of_unit, as_tensors, collate,
+                                minibatches)
+from .context import (Context, StepError, lap, micro_tokens_of, own_parts,
+                                  part_of, sampling_metrics)
 from .method import Method, Parts, Rules, Sizes, totals_of
 
-# %% ../../nbs/api/training/05_step.ipynb #9b24a383
+# %% ../../nbs/api/training/05_step.ipynb #76462d9c
+def _checked_extras(found, batch):
+    "The extras, or a StepError if one does not fit the batch."
+    B, T = batch.mask.shape
+    for name, extra in found.items():
+        each_token = isinstance(extra, PerToken)
+        shape = tuple(extra.x.shape if each_token else extra.shape)
+        wanted = (B, T) if each_token else (B,)
+        if shape[:len(wanted)] != wanted:
+            raise StepError(f"the method's extra {name!r} has shape {shape}, not {wanted}; "
+                            'mend its prepare')
+    return found
+
+# %% ../../nbs/api/training/05_step.ipynb #9fc8108c
+def _check_weighable(rows, method):
+    "A StepError where importance weights would mean nothing."
+    if not method.policy_gradient:
+        raise StepError('importance weighs a policy gradient, which this method does not say that '
+                        'it is: set importance to off, or policy_gradient=True if the loss '
+                        'multiplies tokens by batch.weight')
+    if any(row.ids != row.origin.ids for row in rows):
+        raise StepError('importance needs rows of the tokens that the engine drew; '
+                        'set importance to off')
+
+# %% ../../nbs/api/training/05_step.ipynb #d421aecb
 def _weighed(batch, rows, ctx):
     "The batch with the importance of its tokens in their weight, if the run weighs."
     rules = ctx.rules
     if not rules.weighs: return batch
-    if not ctx.method.policy_gradient:
-        raise StepError('importance weighs a policy gradient, which this method does not say that it is: set '
-                        'importance to off, or policy_gradient=True if the loss multiplies tokens by batch.weight')
-    if any(row.ids != row.origin.ids for row in rows):
-        raise StepError('importance needs rows of the tokens that the engine drew; set importance to off')
-    w = rules.importance(rules.importance_level(log_ratios([row.origin for row in rows])), rules.importance_cap)
-    return replace(batch, weight=batch.weight*w)
+    _check_weighable(rows, ctx.method)
+    odds = log_ratios([row.origin for row in rows])                               # (B,T)
+    weights = rules.importance(rules.importance_level(odds), rules.importance_cap)
+    return replace(batch, weight=batch.weight*weights)
 
-# %% ../../nbs/api/training/05_step.ipynb #7cfb1d6a
-def _checked_extras(found, batch):
-    "The extras, or a StepError if one does not fit the batch."
-    B, T = batch.mask.shape
-    for name, x in found.items():
-        shape = tuple(getattr(x, 'x', x).shape)
-        wanted = (B, T) if hasattr(x, 'x') else (B,)
-        if shape[:len(wanted)] != wanted:
-            raise StepError(f"the method's extra {name!r} has shape {shape}, not {wanted}; mend its prepare")
-    return found
-
+# %% ../../nbs/api/training/05_step.ipynb #871f538e
 def prepared(rows:Sequence, ctx:Context)->Batch: # of `Row`
-    "The batch of the rows with the extras that the method prepares; a StepError if one does not fit."
-    batch = _weighed(collate(rows, ctx.tokenizer.pad_token_id), rows, ctx)
-    with lap(ctx, 'advantages'): extras = ctx.method.prepare(rows, batch, ctx)
+    "The batch of rows with the extras that the method prepares; a StepError if one does not fit."
+    batch = collate(rows, ctx.tokenizer.pad_token_id)
+    batch = _weighed(batch, rows, ctx)
+    with lap(ctx, 'advantages'):
+        extras = ctx.method.prepare(rows, batch, ctx)
     return replace(batch, extras=_checked_extras(extras, batch))
 
-# %% ../../nbs/api/training/05_step.ipynb #4f060f4c
+# %% ../../nbs/api/training/05_step.ipynb #3212e9be
 def _idle_units(batch:Batch):
     "(B,) True for the rows of units that have no gradient."
     idle = batch.extras.get('idle')
-    return torch.zeros(len(batch), dtype=torch.bool) if idle is None else all_of_unit(batch.unit, idle)
+    if idle is None: return torch.zeros(len(batch), dtype=torch.bool)
+    return all_of_unit(batch.unit, idle)
 
-def _share_of_loss(method:Method, policy, b:Batch, totals, temperature, real=True):
-    "This part's share of the minibatch loss, and what it logs: name -> (sum, count), or a maximum."
-    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False, b.layout)[0])
-    loss, stats = method.loss(out, b, as_tensors(b.extras), totals)
-    stats = {'loss': (loss, torch.ones(())), **stats}
-    if real: return loss, {name: _as_stat(x) for name, x in stats.items()}
-    return loss*0, {name: _as_stat(x).silent() for name, x in stats.items()}
-
-# %% ../../nbs/api/training/05_step.ipynb #b089ab5b
+# %% ../../nbs/api/training/05_step.ipynb #fee15160
 @dataclass(frozen=True)
-class _Stat:
-    "A number of the log that adds up: a sum and a count, or a maximum."
-    x:torch.Tensor # (2,), or () for a maximum
+class _Mean:
+    "A number of the log that is a sum over a count."
+    x:torch.Tensor # (2,), both
 
-    def __add__(self, other): return _Stat(self.x + other.x if self.x.ndim else torch.maximum(self.x, other.x))
-    def silent(self): return _Stat(self.x*0 if self.x.ndim else torch.full_like(self.x, -torch.inf))
+    def __add__(self, other): return _Mean(self.x + other.x)
+    def silent(self): return _Mean(self.x*0)
     def everywhere(self, accelerator):
-        "The same over all processes."
-        x = accelerator.reduce(self.x, 'sum') if self.x.ndim else accelerator.gather(self.x.reshape(1)).max()
-        return _Stat(x.cpu().double())
+        return _Mean(accelerator.reduce(self.x, 'sum').cpu().double())
     @property
-    def value(self):
-        "The mean, or the maximum; 0 where nothing was computed."
-        if self.x.ndim: return (self.x[0]/self.x[1].clamp(min=1)).item()
-        return 0. if torch.isneginf(self.x) else self.x.item()
+    def value(self): return (self.x[0]/self.x[1].clamp(min=1)).item()   # 0 of nothing
 
-def _beside(x, v):
-    "The number, on the device of `x`; one that is on the CPU is not copied but filled in, for which nobody waits."
-    there = isinstance(v, torch.Tensor) and v.device == x.device
-    return v.detach().float() if there else torch.full((), float(v), device=x.device)
+# %% ../../nbs/api/training/05_step.ipynb #cfff72b8
+@dataclass(frozen=True)
+class _Maximum:
+    "A number of the log that is the largest of its parts."
+    x:torch.Tensor # ()
 
-def _as_stat(x):
-    "What a loss logs, as a `_Stat` without gradient."
-    if isinstance(x, tuple): return _Stat(torch.stack([_beside(x[0], v) for v in x]))
-    return _Stat(x.detach().float().reshape(()))
+    def __add__(self, other): return _Maximum(torch.maximum(self.x, other.x))
+    def silent(self): return _Maximum(torch.full_like(self.x, -torch.inf))
+    def everywhere(self, accelerator):
+        return _Maximum(accelerator.gather(self.x.reshape(1)).max().cpu().double())
+    @property
+    def value(self): return 0. if torch.isneginf(self.x) else self.x.item()   # 0 of nothing
 
+# %% ../../nbs/api/training/05_step.ipynb #94c5bed4
+def _beside(x, number):
+    "The number, on the device of `x`."
+    there = isinstance(number, torch.Tensor) and number.device == x.device
+    return number.detach().float() if there else torch.full((), float(number), device=x.device)
+
+# %% ../../nbs/api/training/05_step.ipynb #9132f47e
+def _as_stat(logged):
+    "What a loss logs, a pair (sum, count) or a maximum, without gradient."
+    if not isinstance(logged, tuple): return _Maximum(logged.detach().float().reshape(()))
+    return _Mean(torch.stack([_beside(logged[0], number) for number in logged]))
+
+# %% ../../nbs/api/training/05_step.ipynb #8e156137
 def _merged_stats(sums:dict, stats:dict):
+    "The statistics of a further part, with those of the parts before it."
     return {name: sums[name] + x if name in sums else x for name, x in stats.items()}
 
-# %% ../../nbs/api/training/05_step.ipynb #743a1d8d
-def _added(method, parts, batch, mine, totals, sizes, last=True):
-    "Statistics of own micro-batches, whose gradients add up; with the last one processes exchange theirs, if `last`."
-    accelerator, sums = parts.accelerator, {}
-    for i, part in enumerate(mine):
-        with nullcontext() if last and i == len(mine) - 1 else accelerator.no_sync(parts.policy):
-            b, real = part_of(parts.policy, batch, part, accelerator.device)
-            loss, stats = _share_of_loss(method, parts.policy, b, totals, sizes.temperature, real)
-            accelerator.backward(loss*accelerator.num_processes)   # they average their gradients; we want the sum
+# %% ../../nbs/api/training/05_step.ipynb #a264459b
+def _share_of_loss(method:Method, policy, b:Batch, totals, temperature, real=True):
+    "This part's share of the minibatch loss, and what it logs by name."
+    out = SimpleNamespace(logp=policy(b.ids, b.prompt_len, b.mask, temperature, False, b.layout)[0])
+    loss, logged = method.loss(out, b, as_tensors(b.extras), totals)
+    logged = {'loss': (loss, torch.ones(())), **logged}
+    stats = {name: _as_stat(x) for name, x in logged.items()}
+    if real: return loss, stats
+    return loss*0, {name: stat.silent() for name, stat in stats.items()}
+
+# %% ../../nbs/api/training/05_step.ipynb #f3154c1d
+def _added(method, parts, batch, mine, totals, sizes, last=True): # mine: index tensors
+    "Statistics of own micro-batches, whose gradients add up; the last exchanges, if `last`."
+    accelerator, policy, sums = parts.accelerator, parts.policy, {}
+    for i, index in enumerate(mine):
+        exchange = last and i == len(mine) - 1
+        with nullcontext() if exchange else accelerator.no_sync(policy):
+            b, real = part_of(policy, batch, index, accelerator.device)
+            loss, stats = _share_of_loss(method, policy, b, totals, sizes.temperature, real)
+            accelerator.backward(loss*accelerator.num_processes)
         sums = _merged_stats(sums, stats)
     return sums
 
-# %% ../../nbs/api/training/05_step.ipynb #179b1f1b
-def _gradient(method, parts, batch, index, totals, sizes): # index: rows that have a gradient
-    "`_added` over a minibatch, begun again in smaller micro-batches where memory ran out on any process."
-    accelerator, policy = parts.accelerator, parts.policy
-    several, shortest = accelerator.num_processes > 1, int((batch.prompt_len + batch.length).min())
-    def mine(rows=index): return own_parts(policy, batch, rows, accelerator, sizes.micro, micro_tokens_of(parts, sizes))
-    if sizes.micro_tokens != 'auto' or not may_retry(accelerator):
-        return _added(method, parts, batch, mine(), totals, sizes)
-    while (found := if_it_fits(accelerator, lambda: _added(
-            method, parts, batch, mine(), totals, sizes, not several))) is None:
-        parts.optimizer.zero_grad(); parts.room.halve(policy, shortest)
-    return _merged_stats(found, _added(method, parts, batch, mine(index[:0]), totals, sizes)) if several else found
+# %% ../../nbs/api/training/05_step.ipynb #f24a0b28
+def _until_it_fits(parts, shortest, work): # tokens of the shortest row
+    "What `work` gives, begun again with half the tokens where memory ran out on any process."
+    while True:
+        found = if_it_fits(parts.accelerator, work)
+        if found is not None: return found
+        parts.optimizer.zero_grad()
+        parts.room.halve(parts.policy, shortest)
 
-def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes): # index: rows of the minibatch
-    "One optimiser step; its statistics, the norm of the gradient, and whether it was skipped."
-    accelerator, index = parts.accelerator, index[batch.learn[index]]
-    totals, busy = totals_of(batch, index), index[~_idle_units(batch)[index]]
-    sums = _gradient(method, parts, batch, busy, totals, sizes)
+# %% ../../nbs/api/training/05_step.ipynb #ee639744
+def _gradient(method, parts, batch, index, totals, sizes): # index: rows that have a gradient
+    "`_added` over a minibatch, begun again in smaller micro-batches where memory ran out."
+    accelerator, policy = parts.accelerator, parts.policy
+    def added(rows, last=True):
+        most = micro_tokens_of(parts, sizes)
+        mine = own_parts(policy, batch, rows, accelerator, sizes.micro, most)
+        return _added(method, parts, batch, mine, totals, sizes, last)
+    if sizes.micro_tokens != 'auto' or not may_retry(accelerator): return added(index)
+    several = accelerator.num_processes > 1
+    shortest = int((batch.prompt_len + batch.length).min())
+    found = _until_it_fits(parts, shortest, lambda: added(index, last=not several))
+    return _merged_stats(found, added(index[:0])) if several else found
+
+# %% ../../nbs/api/training/05_step.ipynb #126d176f
+def _optimise(method:Method, parts:Parts, batch:Batch, index, sizes:Sizes):
+    "One optimiser step; its statistics, the norm of the gradient, and whether that was finite."
+    accelerator = parts.accelerator
+    learned = index[batch.learn[index]]
+    busy = learned[~_idle_units(batch)[learned]]
+    sums = _gradient(method, parts, batch, busy, totals_of(batch, learned), sizes)
     norm = accelerator.clip_grad_norm_(parts.policy.parameters(), sizes.max_grad_norm)
     finite = bool(torch.isfinite(torch.as_tensor(norm)))
-    if finite or accelerator.scaler: parts.optimizer.step()   # in float16 it skips by itself, and lowers its scale
+    if finite or accelerator.scaler: parts.optimizer.step()
     parts.optimizer.zero_grad()
     return {name: x.everywhere(accelerator) for name, x in sums.items()}, float(norm), finite
 
-# %% ../../nbs/api/training/05_step.ipynb #713b681f
+# %% ../../nbs/api/training/05_step.ipynb #02eab5a5
+def _about_steps(steps): # of each what `_optimise` gives
+    "Means over optimiser steps, and how many were skipped; those have no norm."
+    loss = sum(stats['loss'].x[0].item() for stats, _, _ in steps)/len(steps)
+    norms = [norm for _, norm, finite in steps if finite]
+    out = {'loss': loss, 'skipped': float(len(steps) - len(norms))}
+    if norms: out['grad_norm'] = sum(norms)/len(norms)
+    return out
+
+# %% ../../nbs/api/training/05_step.ipynb #c6970902
 def update(method:Method, parts:Parts, batch:Batch, sizes:Sizes, seed:int=0)->dict[str, float]:
     "Optimiser steps on a random split of the batch; the metrics of all of them."
     split = minibatches(batch.unit, sizes.minibatches, torch.Generator().manual_seed(seed))
     steps = [_optimise(method, parts, batch, index, sizes) for index in split]
     sums = {}
     for stats, _, _ in steps: sums = _merged_stats(sums, stats)
-    loss = sum(stats['loss'].x[0].item() for stats, _, _ in steps)/len(steps)
-    norms = [norm for _, norm, finite in steps if finite]
-    out = {'loss': loss, 'skipped': float(len(steps) - len(norms))}
-    if norms: out['grad_norm'] = sum(norms)/len(norms)
+    out = _about_steps(steps)
     if sizes.micro_tokens == 'auto': out['micro_tokens'] = parts.room.tokens
     return out | {name: x.value for name, x in sums.items() if name != 'loss'}
 
-# %% ../../nbs/api/training/05_step.ipynb #06148eaa
+# %% ../../nbs/api/training/05_step.ipynb #e55d7c20
+def _learned(rows, ctx, seen=None):
+    "Metrics of an update on the rows; of none, if there are none."
+    if ctx.rows and not any(row.use.row for row in ctx.rows):
+        raise StepError('every response was truncated and dropped; '
+                        'raise the setting max_new_tokens')
+    if not rows: return {'rows': 0, 'skipped': 0.}
+    batch = prepared(rows, ctx)                                    # 8 token rewards, 9 advantages
+    if seen: seen(rows, batch)
+    with lap(ctx, 'update'):
+        found = update(ctx.method, ctx.parts, batch, ctx.sizes, ctx.base)               # 10 loss
+    return {'rows': len(rows)} | found
+
+# %% ../../nbs/api/training/05_step.ipynb #6955da3a
 def step(
     method:Method, parts:Parts,
     instructions:Sequence, # all of the step, the same on every process
     *, s:int=1,          # number of the step, from 1
     seed:int=0,          # of the run
     rules:Rules=Rules(), sizes:Sizes=Sizes(),
-    seen:Callable|None=None)->tuple[dict[str, float], list]: # called with (rows, batch) before the update
+    seen:Callable|None=None # called with (rows, batch) before the update
+)->tuple[dict[str, float], list]:
     "One step of a method: the policy is changed in place; returns its metrics and its rows."
     start = time.perf_counter()
     parts.engine.sync(parts.accelerator.unwrap_model(parts.policy).model)
     ctx = Context(method, parts, rules, sizes, s, seed_for(seed, s))
-    rows = method.rows(instructions, ctx)
-    metrics = _learned(method, parts, rows, ctx, seen)
+    rows = method.rows(instructions, ctx)                                    # 1 sample … 7 replay
+    metrics = _learned(rows, ctx, seen)                                  # 8 token rewards … 10 loss
     if method.after: method.after(ctx)
     tokens = sum(len(row.ids) for row in ctx.rows)/(time.perf_counter() - start)
-    return metrics | sampling_metrics(ctx) | ctx.metrics | ctx.times | {'tokens_per_second': tokens}, rows
-
-def _learned(method, parts, rows, ctx, seen=None):
-    "Update on the rows; without any there is none, and that is logged too."
-    if ctx.rows and not any(row.use.row for row in ctx.rows):
-        raise StepError('every response was truncated and dropped; raise the setting max_new_tokens')
-    if not rows: return {'rows': 0, 'skipped': 0.}
-    batch = prepared(rows, ctx)
-    if seen: seen(rows, batch)
-    with lap(ctx, 'update'): return {'rows': len(rows)} | update(method, parts, batch, ctx.sizes, ctx.base)
+    speed = {'tokens_per_second': tokens}
+    return metrics | sampling_metrics(ctx) | ctx.metrics | ctx.times | speed, rows
