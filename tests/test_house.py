@@ -187,6 +187,7 @@ def test_export_cells_are_short(book):
     for cell in code(book, 'export'):
         lines = body(cell)
         assert len(lines) <= 25, f'{len(lines)} lines: {lines[0]}'
+        assert max(map(len, lines), default=0) <= 120, f'a line of more than 120 characters: {max(lines, key=len)}'
 
 @pytest.mark.parametrize('book', REWRITTEN)
 def test_lines_of_code_fit_a_page(book):
