@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kept_of_run', 'keep_runs', 'marks_at', 'grid_of', 'crossed_bootstrap', 'kinds_met', 'sizes_met', 'nats_of',
-           'task_words', 'on_task', 'openings', 'texts_of', 'kept_texts', 'kept_runs', 'evaluated_steps', 'kept_table',
-           'before_and_after', 'plot_run']
+           'task_words', 'on_task', 'off_task', 'openings', 'texts_of', 'kept_texts', 'kept_runs', 'evaluated_steps',
+           'kept_table', 'before_and_after', 'plot_run']
 
 # %% ../../nbs/api/toy/08_real.ipynb #f517d0ab
 import numpy as np
@@ -23,6 +23,7 @@ from ..evaluation.evaluate import aligned
 from ..evaluation.plot import axes, label, plot_history, style
 from ..instructions.instruction import Instruction
 from ..policies.policy import Policy, encode_chat
+from ..policies.rollout import Rollout
 from .trials import span
 from ..training.config import read_settings
 from ..training.runlog import read_log
@@ -187,6 +188,11 @@ def task_words(q:Instruction)->set[str]: # of one-sentence tasks: the first sent
 def on_task(q:Instruction, response:str)->bool:
     "Whether an answer holds a word of its task."
     return not task_words(q).isdisjoint(re.findall(r'[a-z]+', response.lower()))
+
+# %% ../../nbs/api/toy/08_real.ipynb #5e5b67ed
+def off_task(rollout:Rollout)->bool:
+    "Does the response hold no word of its task? A guard (see `guarded`)."
+    return not on_task(rollout.instruction, rollout.response)
 
 # %% ../../nbs/api/toy/08_real.ipynb #a1fa6f9e
 def openings(responses:Sequence[str])->float:
