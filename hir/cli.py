@@ -874,10 +874,10 @@ def _draw_command(args, rest):
     "Write new instructions."
     from hir.instructions.scoring import refuse_overwrite
     from hir.instructions.synthesize import draw, kinds_drawn, load_tasks
-    refuse_overwrite([args.tasks, *args.exclude], [args.out])
+    from_file, *others = map(_located, [args.tasks, *args.exclude])
+    refuse_overwrite([from_file, *others], [args.out])
     check_output(args.out)
-    tasks = load_tasks(_located(args.tasks))
-    known = [q for path in args.exclude for q in load_instructions(_located(path))]
+    tasks, known = load_tasks(from_file), [q for path in others for q in load_instructions(path)]
     of = kinds_drawn(args.of)
     found = draw(tasks, args.n, args.seed, of, args.low, args.high, exclude=known)
     save_instructions(args.out, found)

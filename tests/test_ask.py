@@ -88,3 +88,9 @@ def test_what_cannot_be_drawn_is_said(tmp_path, tasks, words, says, capsys):
 def test_the_tasks_are_never_overwritten(tasks, capsys):
     before = tasks.read_text()
     assert hir('draw', tasks, '-o', tasks) == 2 and 'overwrite' in capsys.readouterr().err and tasks.read_text() == before
+
+
+def test_shipped_tasks_are_drawn_from_again_and_again(tmp_path, capsys):
+    words = ['draw', 'shipped:smollm2/tasks.jsonl', '-n', 2, '--of', 'punctuation:no_comma', 'detectable_format:title', '-o', tmp_path/'out.jsonl']
+    assert hir(*words) == 0 and hir(*words) == 0, capsys.readouterr().err
+    assert hir('draw', tmp_path/'none.jsonl', '-o', tmp_path/'out.jsonl') == 2 and 'none.jsonl' in capsys.readouterr().err

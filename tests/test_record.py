@@ -258,6 +258,16 @@ def test_exactly_is_neither_more_nor_fewer():
     found = in_truth(UNUSED | {'func_name': 'verify_keyword_frequency', 'word': 'sea', 'N': 2}, 'x')
     assert [all(verify(found, ' '.join(['sea']*n) + ' x')) for n in range(5)] == [False, False, True, False, False]
 
+@pytest.mark.parametrize('func, said, says', [
+    ('verify_keywords', '{"keyword_list": "sea, boat"}', 'write a list'),
+    ('verify_keyword_frequency', '{"word": "sea", "N": 1e999}', "'N'"),
+    ('verify_keyword_frequency', '{"word": "sea", "N": NaN}', "'N'"),
+    ('verify_keyword_frequency', '{"word": "sea", "N": true}', "'N'")])
+def test_a_wrong_argument_of_a_function_says_where(func, said, says):
+    with pytest.raises(DataError) as e: in_truth(json.loads(said) | {'func_name': func}, 'x.jsonl:3')
+    assert says in str(e.value) and str(e.value).startswith("x.jsonl:3: field 'ground_truth'")
+
+
 def test_what_no_kind_says_is_refused(tmp_path):
     for func in ('verify_paragraph_count', 'validate_choice'):
         record = {'messages': chat('Go.'), 'ground_truth': json.dumps(UNUSED | {'func_name': func, 'N': 2, 'options': ['a']}), 'dataset': 'ifeval'}

@@ -215,17 +215,19 @@ def _named_args(func, given, where):
     for theirs in names.values():
         if theirs in given: continue
         raise DataError(f'{where}: field {theirs!r} is missing, which {func!r} takes')
-    return kind, args_for(kind, {ours: given[theirs] for ours, theirs in names.items()})
+    ours = {ours: given[theirs] for ours, theirs in names.items()}
+    return kind, built(where, args_for, kind, ours)
 
 def _bounded(func, kind, args, given, where):
     "The constraints of a function that counts."
     n, quantifier = given.get('N'), given.get('quantifier')
-    if not isinstance(n, (int, float)) or n != int(n) or n < 0:
+    number = isinstance(n, (int, float)) and not isinstance(n, bool)
+    if not number or n < 0 or n % 1 != 0:                       # NaN and infinity leave a NaN
         raise wrong(where, 'N', 'a whole number', n)
     bounds = _bounds(func, int(n), quantifier)
     if not bounds: raise wrong(where, 'quantifier', f'one that {func!r} takes', quantifier)
-    *_, number, relation = _COUNTED[func]
-    return [built(where, Constraint, kind, args | {relation: r, number: m}) for r, m in bounds]
+    *_, count, relation = _COUNTED[func]
+    return [built(where, Constraint, kind, args | {relation: r, count: m}) for r, m in bounds]
 
 # %% ../../nbs/api/instructions/01_record.ipynb #5ce99c4d
 def _by_function(truth, where):

@@ -484,7 +484,7 @@ def _write_scores(lines, f, rejects, tally, samples, bar):
 def refuse_overwrite(inputs:Iterable[str|Path], outputs:Iterable[str|Path])->None:
     "A DataError if an output is one of the inputs."
     for given, made in product(inputs, outputs):
-        if os.path.exists(made) and os.path.samefile(given, made):
+        if os.path.exists(made) and os.path.exists(given) and os.path.samefile(given, made):
             raise DataError(f'{made}: would overwrite the input {given}; name another output')
 
 def _nothing_in(path, out, tally):
