@@ -121,6 +121,7 @@ def _config_at(word:str):
     hint = nearest(word, files, '`hir config` lists those that came with hir')
     raise ConfigError(f'{word}: no such config file{hint}')
 
+# %% ../nbs/api/92_cli.ipynb #c7bfa1d4
 def _fetched(config, path:str):
     "; the command in the comments of a config that fetches the file, or ''."
     text = Path(_config_at(config)).read_text(encoding='utf-8') if config else ''

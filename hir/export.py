@@ -49,6 +49,7 @@ def _adapter_config(folder):
     path = Path(folder)/'adapter_config.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
 
+# %% ../nbs/api/91_export.ipynb #5adf8c56
 def _merged_model(folder, cfg:HirConfig):
     "The plain model of an adapter folder, and its tokenizer."
     base = _adapter_config(folder)['base_model_name_or_path']
@@ -85,6 +86,7 @@ def _is_hub_name(name:str):
     if name.endswith('.gguf') or Path(name).exists(): return False
     return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', name))
 
+# %% ../nbs/api/91_export.ipynb #9d73094c
 def _front_matter(cfg:HirConfig, adapter:bool):
     "What the hub reads."
     about = {'library_name': 'peft' if adapter else 'transformers',

@@ -123,6 +123,7 @@ def _bytes_in(folder):
             with suppress(OSError): total += os.stat(os.path.join(at, f)).st_size
     return total
 
+# %% ../nbs/api/06_fetch.ipynb #28101409
 def _watch_arrival(child, folder, shown, most):
     "Move a bar by the bytes that arrive in a folder, until a process has ended."
     try:

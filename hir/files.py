@@ -372,6 +372,7 @@ def append_text(path:str|Path, text:str)->None:
     except OSError as e:
         raise OSError(e.errno, f'could not write to it: {e.strerror}', str(path)) from e
 
+# %% ../nbs/api/01_files.ipynb #0ef568d7
 def append(path:str|Path, *records:Any)->None:
     "Add records to a log, one line each."
     append_text(path, ''.join(json.dumps(r) + '\n' for r in records))

@@ -138,6 +138,7 @@ def _check_model(head, path):
         raise DataError(f'{path}: says it has {layers!r:.40} layers, '
                         f'and lists {len(head.tensors):,} tensors; is it a model?')
 
+# %% ../nbs/api/07_gguf.ipynb #75447531
 def _check_one_file(head, path):
     "A DataError where the model goes on in other files."
     parts = head.values.get('split.count', 0)

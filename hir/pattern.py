@@ -121,6 +121,7 @@ def _compiles(pattern):
     except (re.error, OverflowError, RecursionError): return False
     return True
 
+# %% ../nbs/api/05_pattern.ipynb #5a853b68
 @lru_cache(4096)
 def pattern_work(
     pattern:str,

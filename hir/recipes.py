@@ -57,6 +57,7 @@ def left_out(counts:Mapping[str, int])->str:
     "'n reason, n reason', or 'none'."
     return ', '.join(f'{n:,} {why}' for why, n in counts.items() if n) or 'none'
 
+# %% ../nbs/api/90_recipes.ipynb #d81af87a
 def _why_not(q, judge, replay, reading):
     "Why an instruction cannot be used, '' if it can."
     if not judge and any(map(is_soft, q.constraints)): return 'need a judge'

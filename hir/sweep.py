@@ -118,6 +118,7 @@ def _words_of_failure(log):
     said = [line.strip() for line in text.splitlines() if line.strip()]
     return said[-1][:300] if said else 'it said nothing'
 
+# %% ../nbs/api/94_sweep.ipynb #47923285
 def _first_over(running:dict):
     "The names of processes that have ended, as soon as there are any."
     while True:

@@ -121,6 +121,7 @@ def weights_in(path:str|Path)->dict[str, Any]: # what --model names
     files = sorted(Path(local_place(path)).glob('*.safetensors'))
     return {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in files}
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #784844aa
 def _same_settings(path, settings:dict):
     "Write the settings, or complain that earlier responses were made with others."
     if not Path(path).exists(): return write_json(path, settings)
@@ -241,6 +242,7 @@ def _verdict_in(record:dict, mode:str, K:int, where:str):
     if len(found) == K and all(isinstance(x, bool) for x in found): return found
     raise wrong(where, mode, f'a list of {K} booleans', found)
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #bc04b494
 def _name_of(record, where):
     "What the samples of one instruction share."
     name = ' '.join(str(record[f]) for f in ('key', 'id', 'prompt') if f in record)

@@ -52,6 +52,7 @@ def _id_in(record):
         if record.get(name) is not None: return record[name]
     return ''
 
+# %% ../../nbs/api/instructions/02_benchmarks.ipynb #00f94973
 def _read(record, where, constraints, *fields): # fields: where the prompt may stand
     "The instruction of a record and its constraints."
     chat, _ = chat_in(record, where, fields) if fields else chat_in(record, where)

@@ -148,6 +148,7 @@ def _unknown_field(record, known, where):
         hint = nearest(name, known, f'it takes {str(known)[1:-1]}')
         raise DataError(f'{where}: unknown field {name!r}{hint}')
 
+# %% ../../nbs/api/instructions/00_instruction.ipynb #fc856b33
 def _built_of(where, make, *args, **more):
     "What `make` makes; its complaint as a DataError."
     try: return make(*args, **more)

@@ -218,6 +218,7 @@ def _named_args(func, given, where):
     ours = {ours: given[theirs] for ours, theirs in names.items()}
     return kind, built(where, args_for, kind, ours)
 
+# %% ../../nbs/api/instructions/01_record.ipynb #a4324c69
 def _bounded(func, kind, args, given, where):
     "The constraints of a function that counts."
     n, quantifier = given.get('N'), given.get('quantifier')

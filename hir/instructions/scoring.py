@@ -227,6 +227,7 @@ def _group_of(*what):
     "A number of 61 bits for what several responses have in common."
     return int.from_bytes(_digest(json.dumps(what))[:8], 'big') >> 3
 
+# %% ../../nbs/api/instructions/03_scoring.ipynb #75350009
 def _mark_answered(asked, responses):
     "Note which prompts have a response; has every response its prompt? Errors wait for their turn."
     fits = True

@@ -310,6 +310,8 @@ _PLANS |= {
 
 # %% ../../nbs/api/instructions/04_synthesize.ipynb #27526bc1
 def _in_italics(said): return re.sub(r'\S+', r'<i>\g<0></i>', said, count=1)
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #dbb80b88
 def _plan_template(plan):
     plan.opening = 'My Answer: {}'.format
     plan.lines += ['My Conclusion: clear', 'Future Outlook: bright']
@@ -335,6 +337,8 @@ _PLANS |= {
 
 # %% ../../nbs/api/instructions/04_synthesize.ipynb #61aa8f03
 def _capitalised(text): return re.sub(r"(?<!\w)(?<!\w')[a-z]", lambda m: m[0].upper(), text)
+
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #9579850b
 def _plan_stairs(plan): plan.stairs, plan.sentences = True, max(plan.sentences, 2)
 
 _PLANS |= {
@@ -401,6 +405,7 @@ def _closing(plan, first):
     if plan.second: last = ['near', plan.second, *(last or ['now'])]
     return [' '.join(last)] if last else []
 
+# %% ../../nbs/api/instructions/04_synthesize.ipynb #c6db0b61
 def _marked(rng, plan, sentences):
     "The sentences as texts, each with a capital and its mark."
     turn = rng.randrange(len(plan.marks))

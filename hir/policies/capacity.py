@@ -138,6 +138,7 @@ _FULL = 'CUDA error: out of memory', 'CUBLAS_STATUS_ALLOC_FAILED'    # as CUDA's
 
 def _is_full(error): return should_reduce_batch_size(error) or any(x in str(error) for x in _FULL)
 
+# %% ../../nbs/api/policies/13_capacity.ipynb #196f190e
 def if_it_fits(accelerator:Accelerator, work:Callable)->Any:
     "What `work` gives; None where memory ran out on any process, what it held given back."
     try: found = work()

@@ -105,6 +105,7 @@ class AdapterOff:
 def is_lora(model:nn.Module)->bool:
     return hasattr(model, 'disable_adapter') and hasattr(model, 'get_base_model')
 
+# %% ../../nbs/api/policies/04_lora.ipynb #1bca6bf1
 def save_adapter(
     model:nn.Module,     # from `add_lora`
     folder:str|Path,

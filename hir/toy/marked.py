@@ -60,6 +60,7 @@ def marked_lesson(
 # %% ../../nbs/api/toy/04_marked.ipynb #f4e465a3
 def _marked_plan(done): return lesson_plan(done) | dict(plain=1. if done < .15 else .5)
 
+# %% ../../nbs/api/toy/04_marked.ipynb #fe623a18
 def marked_start(
     seed:int=0, steps:int=4000, progress:bool=True # of `warm_start`
     )->tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

@@ -35,6 +35,7 @@ _STEP = ('sampled_total', 'cpu_seconds', 'ila', 'cla', 'zero_signal', 'length', 
 
 def _four_digits(x): return float(f'{x:.4g}') if isinstance(x, float) else x
 
+# %% ../../nbs/api/toy/08_real.ipynb #deb18217
 def _kept_steps(folder):
     "What is kept of each step."
     for h in read_log(folder/'history.jsonl'):
@@ -44,6 +45,7 @@ def _kept_steps(folder):
 # %% ../../nbs/api/toy/08_real.ipynb #4bd7fae8
 def _bits(marks:str)->str: return ''.join('1' if m == '✓' else '0' for m in marks)
 
+# %% ../../nbs/api/toy/08_real.ipynb #9b27cd6e
 def _kept_evaluations(folder, said):
     "The marks of each evaluation: sampled, a list for each instruction; greedy, one for each."
     for e in read_log(folder/'eval.jsonl'):
@@ -233,6 +235,7 @@ def kept_runs(
         out.setdefault(found[0]['method'], []).append(found)
     return out
 
+# %% ../../nbs/api/toy/08_real.ipynb #fe8d5113
 def evaluated_steps(run:Sequence[dict])->list[int]:
     return [x['step'] for x in run if x['what'] == 'evaluation']
 

@@ -39,6 +39,7 @@ def _counted(count, most=16):
         return {'n': found} if 1 <= found <= most else None
     return instead
 
+# %% ../../nbs/api/toy/00_toy.ipynb #92ea8acb
 def _other(name, a, b):
     "An `achieved` for a choice of two: the other one."
     return lambda response, **args: {name: b if args[name] == a else a}

@@ -393,6 +393,7 @@ def _is_prime(n):
     "Of the length of a word."
     return n in _PRIMES or n > 97 and all(n % d for d in range(2, min(n, 400)))
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #f2724f79
 @meant('words:prime_lengths',
        ('takes a dash for a word', 'The sea – red'),
        ('counts curly quotation marks as letters', '“it”'),
@@ -577,6 +578,7 @@ def _alliterating(sentence):
     runs = [len(list(run)) for _, run in groupby(c for c in found if c)]
     return sum(n for n in runs if n > 1)
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ee1dbd89
 @kind('sentence:alliteration_increment', 'Each sentence must have a longer sequence of consecutive '
       'alliterative words than the previous one.')
 def alliteration_increment(response:str)->bool:
@@ -1265,6 +1267,7 @@ def _of_a_battle(day):
     try: return 1793 <= datetime.date.fromisoformat(day).year <= 1815
     except ValueError: return False
 
+# %% ../../../nbs/api/constraints/04_ifbench.ipynb #ffddae2d
 @meant('custom:date_format_list',
        ('lets a month 00 pass', '1796-04-12, 1815-00-00'),
        ("lets the year of Napoleon's birth pass", '1769-08-15, 1815-06-18'),

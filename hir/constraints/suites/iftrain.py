@@ -192,6 +192,7 @@ def _has_first(text, word):
     rest = text[len(word):]
     return not _GOES_ON.match(rest) and count_keyword(word + rest[:2], word) > 0
 
+# %% ../../../nbs/api/constraints/05_iftrain.ipynb #14345c32
 def _has_last(text, word):
     "Is it the last word of a text?"
     text = _bare_word(text.rstrip(_OUTER_MARKS)[-len(word) - 100:])
