@@ -16,84 +16,121 @@ from ..constraints.constraint import describe
 from ..files import log_lines, write_atomic
 from .batch import Batch
 
-# %% ../../nbs/api/training/06_runlog.ipynb #acc493e8
+# %% ../../nbs/api/training/06_runlog.ipynb #346b5ef2
 def read_log(path:str|Path)->list[dict]:
     "Every whole line of a JSONL log, a torn last one left out; [] if there is no file."
     return [record for *_, record in log_lines(path)]
 
+# %% ../../nbs/api/training/06_runlog.ipynb #acc493e8
 def cut_log(path:str|Path, last:int)->bool:
     "Keep the records up to step `last`; says whether there are any."
-    if not Path(path).exists(): return False
-    write_atomic(path, lambda f: f.writelines(line for _, line, r in log_lines(path, torn='skip')
-                                           if r['step'] <= last))
-    return Path(path).stat().st_size > 0
+    path = Path(path)
+    if not path.exists(): return False
+    records = log_lines(path, torn='skip')
+    kept = (line for _, line, record in records if record['step'] <= last)
+    write_atomic(path, lambda f: f.writelines(kept))
+    return path.stat().st_size > 0
+
+# %% ../../nbs/api/training/06_runlog.ipynb #df4b1f69
+def _headed(head, text): return f'**{head}:**\n\n{code_block(text)}\n\n'
+
+def _ticks(rollout):
+    "A list of its demands, those that were met with a cross."
+    lines = []
+    for constraint, ok in zip(rollout.instruction.constraints, rollout.verdict):
+        box = '[x]' if ok else '[ ]'
+        lines.append(f'- {box} {code_span(describe(constraint))}\n')
+    return ''.join(lines) + '\n'
 
 # %% ../../nbs/api/training/06_runlog.ipynb #fd8297f0
 def card(rows:Sequence, s:int)->str: # of `Row`
     "Markdown of one replay of step s beside its original, or of the first original."
-    if not rows: return f'<!-- card of step {s} -->\n## Step {s}\n\nNothing was chosen to learn from.\n\n'
+    text = f'<!-- card of step {s} -->\n## Step {s}\n\n'
+    if not rows: return text + 'Nothing was chosen to learn from.\n\n'
     again = next((row for row in rows if row.replay), None)
-    r = (again or rows[0]).origin
-    marks = [f'- {"[x]" if ok else "[ ]"} {code_span(describe(c))}'
-             for c, ok in zip(r.instruction.constraints, r.verdict)]
-    lines = [f'<!-- card of step {s} -->', f'## Step {s}', '', '**Asked:**', '', code_block(r.instruction.said), '',
-             '**Answered:**', '', code_block(r.response), '', *marks, '']
-    if again: lines += ['**Replayed as:**', '', code_block(again.rollout.instruction.said), '']
-    return '\n'.join(lines) + '\n'
+    original = (again or rows[0]).origin
+    text += _headed('Asked', original.instruction.said)
+    text += _headed('Answered', original.response) + _ticks(original)
+    if again: text += _headed('Replayed as', again.rollout.instruction.said)
+    return text
+
+# %% ../../nbs/api/training/06_runlog.ipynb #5f893fe9
+_CARD_HEAD = re.compile(r'^<!-- card of step (\d+) -->$', re.M)
 
 def cut_cards(path:str|Path, last:int)->None:
     "Keep the cards up to step `last`."
     path = Path(path)
     if not path.exists(): return
     text = path.read_text(encoding='utf-8', errors='replace')
-    starts = re.finditer(r'^<!-- card of step (\d+) -->$', text, re.M)
-    beyond = next((m.start() for m in starts if int(m[1]) > last), None)
-    if beyond is not None: write_atomic(path, lambda f: f.write(text[:beyond]))
+    beyond = [head.start() for head in _CARD_HEAD.finditer(text) if int(head[1]) > last]
+    if beyond: write_atomic(path, lambda f: f.write(text[:beyond[0]]))
 
-# %% ../../nbs/api/training/06_runlog.ipynb #90c6307a
-def _used_of(
-    batch): # with extras
-    "For each row name → number of its extras; of per-token ones {first, mean}."
+# %% ../../nbs/api/training/06_runlog.ipynb #6c46026e
+def _first_and_mean(x, mask): # both (B,T)
+    "(B,2) of each row its first value, and the mean of those that are learned."
+    count = mask.sum(1).clamp(min=1)
+    mean = (x*mask).sum(1)/count
+    return torch.stack([x[:, 0], mean], 1)
+
+# %% ../../nbs/api/training/06_runlog.ipynb #52bf6bf7
+def _values_of(extra, mask):
+    "What the log has of an extra, for each row: {first, mean} of one per token, else its value."
+    if not hasattr(extra, 'x'): return extra.tolist()
+    pairs = _first_and_mean(extra.x, mask).tolist()
+    return [dict(first=first, mean=mean) for first, mean in pairs]
+
+def _used_of(batch): # with extras
+    "For each row name → what the log has of its extra."
     out = [{} for _ in range(len(batch))]
-    for name, x in batch.extras.items():
-        per_token = hasattr(x, 'x')
-        if per_token: x = torch.stack([x.x[:, 0], (x.x*batch.mask).sum(1)/batch.mask.sum(1).clamp(min=1)], 1)
-        for row, value in zip(out, x.tolist(), strict=True):
-            row[name] = dict(zip(('first', 'mean'), value)) if per_token else value
+    for name, extra in batch.extras.items():
+        for used, value in zip(out, _values_of(extra, batch.mask), strict=True):
+            used[name] = value
     return out
 
-def _record_of_row(rows, i:int, s:int, used):
-    "The log's record of row i in step s."
-    row = rows[i]; r = row.rollout
-    verdicts = [[c.kind, bool(ok)] for c, ok in zip(r.instruction.constraints, r.verdict)]
-    again = dict(prompt=r.instruction.said, source=row.source) if row.replay else None
-    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group, prompt=row.origin.instruction.said,
-                response=r.response, trace=r.trace, verdicts=verdicts, reading=r.reading, reward=row.reward,
-                replay=again, used=used)
+# %% ../../nbs/api/training/06_runlog.ipynb #90c6307a
+def _record_of_row(row, i:int, s:int, used):
+    "The log's record of a row, the i-th of step s."
+    rollout, again = row.rollout, None
+    pairs = zip(rollout.instruction.constraints, rollout.verdict)
+    verdicts = [[constraint.kind, bool(ok)] for constraint, ok in pairs]
+    if row.replay: again = dict(prompt=rollout.instruction.said, source=row.source)
+    return dict(step=s, row=i, part=row.part, unit=row.unit, group=row.group,
+                prompt=row.origin.instruction.said, response=rollout.response,
+                trace=rollout.trace, verdicts=verdicts, reading=rollout.reading,
+                reward=row.reward, replay=again, used=used)
 
+# %% ../../nbs/api/training/06_runlog.ipynb #6d0028af
 def records_of_rows(
     rows:Sequence,  # B of `Row`
     s:int,          # step
     batch:Batch|None=None)->list[dict]: # theirs, with extras; None: nothing was learned from them
     "The log's record of every row."
     found = _used_of(batch) if batch else [{}]*len(rows)
-    return [_record_of_row(rows, i, s, used) for i, used in enumerate(found)]
+    return [_record_of_row(rows[i], i, s, used) for i, used in enumerate(found)]
 
-# %% ../../nbs/api/training/06_runlog.ipynb #c65a98c4
+# %% ../../nbs/api/training/06_runlog.ipynb #03e7a26a
 def _log_parts(path, older:int=3):
     "A log and its older parts, newest first."
     path = Path(path)
-    return [path] + [path.with_suffix(f'.{i}{path.suffix}') for i in range(1, older + 1)]
+    numbered = [path.with_suffix(f'.{i}{path.suffix}') for i in range(1, older + 1)]
+    return [path, *numbered]
 
+# %% ../../nbs/api/training/06_runlog.ipynb #c65a98c4
 def rotate(path:str|Path, megabytes:float)->None:
     "Begin a new part if the log has reached its size."
     parts = _log_parts(path)
-    if not parts[0].exists() or parts[0].stat().st_size < megabytes*2**20: return
+    newest = parts[0]
+    if not newest.exists() or newest.stat().st_size < megabytes*2**20: return
     for newer, older in reversed([*zip(parts, parts[1:])]):
         if newer.exists(): os.replace(newer, older)
 
+# %% ../../nbs/api/training/06_runlog.ipynb #685ff327
 def cut_parts(path:str|Path, last:int)->None:
-    "Cut a rotated log after step `last`; parts of which nothing is left go, and older ones take their place."
-    left = [p for p in _log_parts(path) if p.exists() and (cut_log(p, last) or p.unlink())]
+    "Cut a rotated log after step `last`; older parts take the place of those left empty."
+    left = []
+    for part in _log_parts(path):
+        if not part.exists(): continue
+        if cut_log(part, last): left.append(part)
+        else: part.unlink()
     for old, new in zip(left, _log_parts(path)):
         if old != new: os.replace(old, new)
