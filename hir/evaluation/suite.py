@@ -274,6 +274,7 @@ def folder_of(responses:str|Path, model:str)->Path: # responses: folder of all m
     "The folder of a model's responses."
     return Path(responses)/re.sub(r'[^\w.-]+', '-', str(model)).strip('.-')
 
+# %% ../../nbs/api/evaluation/01_suite.ipynb #d21234f4
 def _write_lists(data, files):
     "Each file of lines as one list beside it, as MulDimIF's script reads it."
     for f in files:

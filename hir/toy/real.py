@@ -187,6 +187,7 @@ def task_words(q:Instruction)->set[str]: # of one-sentence tasks: the first sent
     task = re.split(r'(?<=[.?!])\s', q.task)[0]
     return set(re.findall(r'[a-z]{5,}', task.split(' ', 1)[-1].lower()))
 
+# %% ../../nbs/api/toy/08_real.ipynb #35e235b9
 def on_task(q:Instruction, response:str)->bool:
     "Whether an answer holds a word of its task."
     return not task_words(q).isdisjoint(re.findall(r'[a-z]+', response.lower()))
@@ -266,6 +267,7 @@ def _answers_after(answers):
     for step, r in answers.items():
         yield f'  after step {step}: [{r["marks"]}] {" ".join(r["response"].split())}'
 
+# %% ../../nbs/api/toy/08_real.ipynb #27965a07
 def _evaluation_line(e):
     "The line of an evaluation: step, responses, ILA and CLA with their intervals."
     spans = [span([e[f'{m}{end}'] for end in ('', '_low', '_high')]) for m in ('ila', 'cla')]
