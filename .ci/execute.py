@@ -1,6 +1,7 @@
 """Runs notebooks anew and keeps their outputs: `python .ci/execute.py nbs/api/31_loss.ipynb …`, all without names.
 
-Cells marked `eval: false`, `slow`, `cuda`, `vllm` or `record` keep the outputs they have."""
+Cells marked `eval: false`, `slow`, `cuda`, `vllm` or `record` keep the outputs they have; with RECORD=1 in the environment
+those marked `record` are run as well."""
 import os, re, sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from nbclient import NotebookClient
 
 os.environ.pop('MPLBACKEND', None)    # a kernel told to draw elsewhere would show no figures
 ROOT = Path(__file__).resolve().parent.parent
-SKIP = re.compile(r"^#\|\s*(eval:\s*false|slow|cuda|vllm|record)\b", re.M)
+KEPT = ['eval:\\s*false', 'slow', 'cuda', 'vllm'] + ['record']*(not os.environ.get('RECORD'))
+SKIP = re.compile(rf"^#\|\s*({'|'.join(KEPT)})\b", re.M)
 SVG = 'image/svg+xml'
 VIEW = 'application/vnd.jupyter.widget-view+json'    # dead once its kernel is gone; the HTML beside it stays
 
