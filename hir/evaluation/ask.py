@@ -51,6 +51,7 @@ def _wrapped(text, width):
     "The lines of a text, none longer than the width."
     return [part for line in text.split('\n') for part in textwrap.wrap(line, width) or ['']]
 
+# %% ../../nbs/api/evaluation/05_ask.ipynb #cd59bb34
 def _columns(texts, width):
     "Texts side by side, each wrapped to its share of the width."
     share = max(20, (width - 3*(len(texts) - 1))//len(texts))

@@ -126,6 +126,7 @@ def _part(
     sampled = [r for r in report.rollouts if keep(r.instruction)]
     return Report(sampled, [r for r in report.greedy if keep(r.instruction)])
 
+# %% ../../nbs/api/evaluation/00_evaluate.ipynb #232016e8
 def sizes(report:Report)->dict[int, Report]:
     "Number of constraints → the report on the instructions that have so many."
     found = sorted({len(q) for q in report.instructions})

@@ -161,6 +161,7 @@ def by_group(rows:Iterable[Row])->list[list[Row]]:
     for row in rows: found.setdefault(row.group, []).append(row)
     return [found[g] for g in sorted(found)]
 
+# %% ../../nbs/api/replays/01_reward.ipynb #b12c94f5
 def standing(row:Row)->tuple[float, float]:
     "Rank in a group: reward, then CLA; last is a truncated row that may earn nothing."
     if row.use.reward: return row.reward, cla(row.rollout.verdict)

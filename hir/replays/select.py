@@ -118,6 +118,7 @@ def takeover(
 # %% ../../nbs/api/replays/00_select.ipynb #d5ea6858
 def always(rollouts:Sequence, n:int)->int: return n
 
+# %% ../../nbs/api/replays/00_select.ipynb #5cd7edb3
 def balanced(
     rollouts:Sequence,  # of the whole step, scored
     n:int,              # replays wanted
