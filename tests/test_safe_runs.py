@@ -285,3 +285,11 @@ def test_a_process_may_be_killed_at_any_moment():
                           env=dict(os.environ, OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('nothing lost, nothing of the user touched') == 2
+
+
+def test_an_index_names_no_attribute_of_a_module():
+    import io, pickle
+    from hir.training.checkpoint import _Index
+    def word(x): return b'\x8c' + bytes([len(x)]) + x.encode()             # as protocol 4 writes it
+    reached = b'\x80\x04' + word('torch.distributed.checkpoint.metadata') + word('os.system') + b'\x93.'
+    with pytest.raises(pickle.UnpicklingError, match='os.system has no place'): _Index(io.BytesIO(reached)).load()

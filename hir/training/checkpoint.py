@@ -79,7 +79,8 @@ class _Index(pickle.Unpickler):
     def find_class(self, module, name):
         kinds = torch.dtype, torch.layout, torch.memory_format
         plain = module == 'torch' and isinstance(getattr(torch, name, None), kinds)
-        if not plain and (module, name) not in _INDEXED and module != 'torch.distributed.checkpoint.metadata':
+        known = plain or (module, name) in _INDEXED or module == 'torch.distributed.checkpoint.metadata'
+        if not known or '.' in name:             # a dot: an attribute, of os for one, which it imports
             raise pickle.UnpicklingError(f'{module}.{name} has no place in an index')
         return super().find_class(module, name)
 
