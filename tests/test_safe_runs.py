@@ -1,5 +1,6 @@
 "Run folders from strangers: nothing in them runs, nothing that is not ours is deleted, and nothing changes in silence."
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from hir.files import shipped
 from hir.instructions.instruction import load_instructions
 from hir.policies.policy import load_policy
 from hir.replays.reward import RewardError
-from hir.training.checkpoint import CheckpointError, _manifest_of, check_checkpoint, checkpoints
+from hir.training.checkpoint import CheckpointError, _Index, _manifest_of, check_checkpoint, checkpoints
 from hir.training.config import ConfigError, make_config
 from hir.training.runlog import read_log
 from hir.training.trainer import fit
@@ -288,8 +289,6 @@ def test_a_process_may_be_killed_at_any_moment():
 
 
 def test_an_index_names_no_attribute_of_a_module():
-    import io, pickle
-    from hir.training.checkpoint import _Index
     def word(x): return b'\x8c' + bytes([len(x)]) + x.encode()             # as protocol 4 writes it
     reached = b'\x80\x04' + word('torch.distributed.checkpoint.metadata') + word('os.system') + b'\x93.'
     with pytest.raises(pickle.UnpicklingError, match='os.system has no place'): _Index(io.BytesIO(reached)).load()
