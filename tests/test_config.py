@@ -116,6 +116,12 @@ def test_what_is_no_text_is_refused(name, value, says):
     with pytest.raises(ConfigError) as e: make_config({name: value})
     assert says in str(e.value) and '0x' not in str(e.value), e.value
 
+@pytest.mark.parametrize('key', ['on', "'on'"])
+def test_a_key_is_the_word_that_stands_there(key, tmp_path):
+    "YAML reads the word `on` as a yes; it is the setting of a method."
+    (tmp_path/'run.yaml').write_text(f'method: {{name: sft, {key}: hindsight}}')
+    assert read_config(tmp_path/'run.yaml').method == {'name': 'sft', 'on': 'hindsight'}
+
 def test_paths_are_text(tmp_path): assert make_config(dict(out=tmp_path)).out == str(tmp_path)
 
 def test_a_file_that_is_not_utf8(tmp_path):

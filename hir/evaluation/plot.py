@@ -293,41 +293,52 @@ def _same_constraint(c, new):
     return bool(get_kind(c.kind).quotes) and c.kind == new.kind and _unquoting(c) == _unquoting(new)
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #1afb2b86
-def _still_in(
-    old, new): # instructions
-    "Which of old's constraints are still in `new`: K bools."
-    rest, out = list(new.constraints), []
-    for c in old.constraints:
-        kept = bool(rest) and _same_constraint(c, rest[0])
-        if kept: rest.pop(0)
-        out.append(kept)
-    if rest or (old.task, old.earlier) != (new.task, new.earlier):
-        raise ValueError(f'not a rewrite of {old.said!r}: {new.said!r}')
+def _stem_of(
+    new,                # a constraint of a rewrite
+    old, ok, first=0):  # of the original: constraints, verdict, and where to begin
+    "Position of the constraint that `new` was, or that failed and was lowered to it; or None."
+    rest = range(first, len(old))
+    signs = (lambda i: _same_constraint(old[i], new),
+             lambda i: not ok[i] and old[i].kind == new.kind,
+             lambda i: not ok[i])
+    return next((i for sign in signs for i in rest if sign(i)), None)
+
+# %% ../../nbs/api/evaluation/02_plot.ipynb #1e51c517
+def _became(
+    old, ok, new): # instruction, its verdict, instruction
+    "What each of old's constraints is in `new`: K constraints, None where it was dropped."
+    out, first = [None]*len(old.constraints), 0
+    for c in new.constraints:
+        i = _stem_of(c, old.constraints, ok, first)
+        if i is None or (old.task, old.earlier) != (new.task, new.earlier):
+            raise ValueError(f'not a rewrite of {old.said!r}: {new.said!r}')
+        out[i], first = c, i + 1
     return tuple(out)
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #85791882
-def _rewrite_lines(q, keep):
-    "The constraints as HTML and as text, dropped ones struck through."
+def _rewrite_lines(q, became):
+    "The constraints as HTML and as text, struck through where they are not asked for again."
     tags, lines = [], []
-    for c, kept in zip(q.constraints, keep, strict=True):
-        says = describe(c)
-        struck = element('div', '✗ ', element('del', says), css='opacity:.65')
+    for c, new in zip(q.constraints, became, strict=True):
+        says, kept = describe(c), new is not None and _same_constraint(c, new)
+        then = f' → {describe(new)}' if new and not kept else ''
+        struck = element('div', '✗ ', element('del', says), then, css='opacity:.65')
         tags.append(element('div', '✓ ', says) if kept else struck)
-        lines.append(f'  ✓ {says}' if kept else f'  ✗ {says} (dropped)')
+        lines.append(f'  ✓ {says}' if kept else f'  ✗ {says}{then or " (dropped)"}')
     return tags, lines
 
 # %% ../../nbs/api/evaluation/02_plot.ipynb #e48620bb
 def show_rewrite(
     original:Rollout|Row,        # what was asked and answered, scored
     replayed:Rollout|Row)->Card: # the same response under its hindsight instruction
-    "A card: what hindsight dropped, the response, and the instruction that it satisfies."
+    "A card: what hindsight dropped or lowered, the response, and the instruction it satisfies."
     a, b = _rollout_of(original), _rollout_of(replayed)
     if a.response != b.response: raise ValueError('original and replay must share one response')
     q, new = a.instruction, b.instruction
-    keep = _still_in(q, new)
-    tags, lines = _rewrite_lines(q, keep)
+    became = _became(q, a.verdict.ok, new)
+    tags, lines = _rewrite_lines(q, became)
     was, now = (f'{ila(x.verdict):.0f}' for x in (a, b))
-    end = f'{sum(keep)} of {len(keep)} constraints kept: ILA {was} → {now}'
+    end = f'{len(new)} of {len(q)} constraints asked for again: ILA {was} → {now}'
     markup = element('div', element('b', q.about), *tags, element('div', a.response, css=SAID),
                      element('b', 'Replayed as'),
                      element('div', new.said, css='white-space:pre-wrap'),

@@ -309,6 +309,7 @@ class _Once(yaml.SafeLoader):
         _check_number(node, mark)
         return node
     def construct_mapping(self, node, deep=False):
+        for key, _ in node.value: key.tag = 'tag:yaml.org,2002:str'
         found = super().construct_mapping(node, deep)
         _check_said_once(node.value)
         return found
