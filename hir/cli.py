@@ -293,9 +293,8 @@ def _train(args, rest):
                                    **attention_of(cfg))
     done = fit(cfg, model, tokenizer, data, heldout)
     PartialState().destroy_process_group()
-    if os.environ.get('RANK', '0') == '0':
-        print(f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s; '
-              f'see {cfg.out}')
+    spent = f'{done["step"]} steps, {done["sampled"]} responses, {done["seconds"]:.0f} s'
+    if os.environ.get('RANK', '0') == '0': print(f'{spent}; see {cfg.out}')
 
 # %% ../nbs/api/92_cli.ipynb #d594ae48
 _TRAIN_HELP = '''usage: hir train [--config FILE] [--trust] [--dry-run] [--debug] [--key value …]

@@ -198,6 +198,23 @@ def test_after_two_export_cells_something_is_said_or_shown(book):
         row = row + 1 if exports else 0 if source(c).strip() else row
         assert row <= 2, f'three export cells in a row: {body(source(c))[0]}'
 
+@pytest.mark.parametrize('module', MODULES)
+def test_functions_are_short(module):
+    "At most twenty lines below the signature."
+    lines = (ROOT/module).read_text(encoding='utf-8').splitlines()
+    for f in ast.walk(ast.parse('\n'.join(lines))):
+        if isinstance(f, ast.FunctionDef):
+            said = [l for l in lines[f.body[0].lineno - 1:f.end_lineno] if l.strip()]
+            assert len(said) <= 20, f'{f.name}: {len(said)} lines'
+
+def nine_of_ten(sizes): return statistics.quantiles(sizes, n=10)[-1]
+
+def test_what_is_shown_and_said_is_brief():
+    "Of the cells that show something nine of ten have at most eight lines, of those of prose sixty words."
+    shown = [body(source(c)) for book in API for c in cells(book) if c.get('outputs')]
+    prose = [source(c).split() for book in API for c in cells(book) if c['cell_type'] == 'markdown']
+    assert nine_of_ten(map(len, shown)) <= 8 and nine_of_ten(map(len, prose)) <= 60
+
 def test_half_of_the_export_cells_have_at_most_eight_lines():
     sizes = [len(lines) for book in API for cell in code(book, 'export') if not imports_alone(lines := body(cell))]
     assert statistics.median(sizes) <= 8
