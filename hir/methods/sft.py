@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from ..schema import Choice, resolved
 from ..replays.reward import Row, by_group, with_sources, standing
-from ..replays.rewrite import replay
+from ..replays.rewrite import drop, replay
 from ..training.batch import Batch
 from ..training.context import Context, lap, mean
 from ..training.loss import token_mean
@@ -30,12 +30,15 @@ def successes(rows:Iterable[Row], ctx:Context)->list[Row]:
     return [row for row in rows if all(row.rollout.verdict) and row.use.reward]
 
 # %% ../../nbs/methods/sft.ipynb #e7e8336c
-def hindsight_rows(rows:Iterable[Row], ctx:Context)->list[Row]:
+def hindsight_rows(
+    rows:Iterable[Row], ctx:Context,
+    failed:Callable=drop)->list[Row]: # of `replay`: what to ask for in the place of what failed
     "The successes, and every partial failure under the instruction that it does satisfy."
     rows = with_sources(rows)
-    failed = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
+    partly = [row for row in rows if row.rollout.verdict.partial and row.use.replay]
     with lap(ctx, 'rewrite'):
-        again = [replay(row, ctx.tokenizer, check=ctx.rules.check, chat=ctx.chat) for row in failed]
+        again = [replay(row, ctx.tokenizer, check=ctx.rules.check, failed=failed, chat=ctx.chat)
+                 for row in partly]
     return successes(rows, ctx) + [replace(row, source=None) for row in again if row]
 
 hindsight_rows.needs = ('rewrite',)
