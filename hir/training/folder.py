@@ -82,12 +82,14 @@ def _check_earlier(cfg:HirConfig, out:Path):
     old = checkpoints(out) or results[:1]
     if cfg.resume == 'no' and old:
         raise ConfigError(f'{out} holds an earlier run ({old[-1].name}); go on with --resume auto, '
-                          'delete it with --resume fresh, or name another --out')
+                          'start over with --resume fresh (its logs and checkpoints are deleted), '
+                          'or name another --out')
 
 # %% ../../nbs/api/training/09_folder.ipynb #e0d7c11e
 def _is_checkpoint(folder):
-    "Is this a checkpoint's folder, be it damaged?"
-    return (folder/'manifest.json').is_file() or folder.match('checkpoint-*') and folder.is_dir()
+    "Is this a checkpoint's folder, be it damaged? A final policy has a manifest, and no run.json."
+    if folder.match('checkpoint-*') and folder.is_dir(): return True
+    return all((folder/name).is_file() for name in ('manifest.json', 'run.json'))
 
 # %% ../../nbs/api/training/09_folder.ipynb #89bdaefd
 def _check_resume(cfg:HirConfig):
@@ -170,7 +172,7 @@ def _changed_settings(cfg:HirConfig, was:HirConfig):
 def changes(
     cfg:HirConfig, out:str|Path, # folder of the earlier run
     sums:dict)->tuple[dict, list[str]]: # of `data_sums`
-    "name → (value, earlier value) of the settings that changed; all that is to be said of changes."
+    "Changed settings, name → (value, earlier value); and a line for every change."
     try: was, odd = read_known(Path(out)/'config.yaml')
     except ConfigError as e:
         return {}, [f'the earlier settings cannot be read, so no change is known: {e}']
@@ -184,7 +186,7 @@ def changes(
 
 # %% ../../nbs/api/training/09_folder.ipynb #d3c9a4ba
 def _cut_checkpoint(folder:Path, last:int, warn):
-    "Delete a checkpoint of a step after `last`; put it aside where it is damaged."
+    "Delete a checkpoint of a step after `last`; a damaged one is put aside, unless `last` is -1."
     try: check_checkpoint(folder)
     except CheckpointError:
         if last >= 0 or not is_ours(folder):
@@ -194,7 +196,7 @@ def _cut_checkpoint(folder:Path, last:int, warn):
 
 # %% ../../nbs/api/training/09_folder.ipynb #1b49a0a6
 def cut_back(out:str|Path, last:int, warn:Callable=print)->None: # warn: told of what is put aside
-    "Leave in a run's folder what belongs to its steps up to `last`; -1 for nothing."
+    "Cut a run's logs and checkpoints back to steps up to `last`; -1 for none."
     out = Path(out)
     sweep(out)
     for folder in checkpoints(out): _cut_checkpoint(folder, last, warn)

@@ -84,10 +84,10 @@ def _chosen_at(
 
 # %% ../../nbs/api/training/10_trainer.ipynb #a161503a
 def _rate(
-    s:int,       # update, from 0
+    s:int,       # step, from 0
     steps:int,   # in all
     warmup:int=0, schedule='constant'):
-    "Share of the learning rate at an update, in (0, 1]."
+    "Share of the learning rate at a step, in (0, 1]."
     if s < warmup: return (s + 1)/warmup
     done = (s - warmup)/max(1, steps - warmup)
     shares = {'constant': 1., 'linear': 1 - done, 'cosine': .5*(1 + math.cos(math.pi*done))}
@@ -209,8 +209,8 @@ def _prepare_job(cfg:HirConfig, model, tokenizer, engine=None):
     method = method_of(cfg)
     accelerator = _accelerator_of(cfg)
     compares = 'reference' in method.needs
-    first = _reference_of(cfg, model) if compares else None
     _check_fast(cfg, accelerator, model)
+    first = _reference_of(cfg, model) if compares else None
     policy = _policy_to_train(cfg, model)
     optimizer = _optimizer_of(cfg, policy)
     scheduler = _scheduler_of(cfg, optimizer)
@@ -349,7 +349,7 @@ def _train_step(cfg:HirConfig, job:Job, train, rules):
                          sizes=sizes_of(cfg), seen=seen)
     if job.room.news: _print_once(job.accelerator, job.room.news); job.room.news = ''
     bad = int(metrics['skipped'])
-    if bad < cfg.minibatches: job.scheduler.step()    # a step without any update is none for it
+    if bad < cfg.minibatches: job.scheduler.step()    # where all were skipped it waits
     _count(run, s, metrics)
     run.seconds += _longest(job.accelerator, time.perf_counter() - begun)
     run.cpu_seconds += time.process_time() - cpu_begun
