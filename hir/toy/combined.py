@@ -68,7 +68,7 @@ def lowered_rows(rows:Iterable[Row], ctx:Context)->list[Row]:
 lowered_rows.needs = ('rewrite',)
 
 # %% ../../nbs/api/toy/09_combined.ipynb #9d431c3d
-def _under(row, q, prompt, check):
+def _asked_as(row, q, prompt, check):
     "The row as an answer to q."
     verdict = Verdict([check(c, row.rollout.response) for c in q.constraints])
     said = replace(row.rollout, instruction=q, prompt_ids=prompt, verdict=verdict)
@@ -82,7 +82,7 @@ def _in_hindsight(pair, ctx):
     again = replay(better, ctx.tokenizer, check=check, chat=chat) if can else None
     if again is None: return pair
     new = again.rollout
-    return tuple(_under(row, new.instruction, new.prompt_ids, check) for row in pair)
+    return tuple(_asked_as(row, new.instruction, new.prompt_ids, check) for row in pair)
 
 # %% ../../nbs/api/toy/09_combined.ipynb #9748c454
 def _hindsight_pairs(instructions, ctx):
