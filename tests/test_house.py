@@ -1,5 +1,5 @@
 "The rules of the house: what the notebooks as a whole must keep to, and no single one can test."
-import ast, importlib.util, json, posixpath, re, statistics, subprocess, sys
+import ast, builtins, importlib.util, json, posixpath, re, statistics, subprocess, sys
 from functools import lru_cache
 from importlib.metadata import packages_distributions, requires
 
@@ -248,3 +248,16 @@ def test_every_import_is_used(module):
              if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
     used = {node.id for node in ast.walk(tree(module)) if isinstance(node, ast.Name)}
     assert bound <= used, f'imported and not used: {sorted(bound - used)}'
+
+@pytest.mark.parametrize('module', MODULES)
+def test_every_name_is_known(module):
+    "A notebook may import a name in a hidden cell; the module that it writes would lack it."
+    nodes = list(ast.walk(ast.parse((ROOT/module).read_text(encoding='utf-8'))))
+    known = {*dir(builtins), '__file__'}
+    for n in nodes:
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load): known.add(n.id)
+        elif isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler)): known.add(n.name)
+        elif isinstance(n, ast.arg): known.add(n.arg)
+        elif isinstance(n, (ast.Import, ast.ImportFrom)): known |= {(a.asname or a.name).split('.')[0] for a in n.names}
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    assert used <= known, used - known

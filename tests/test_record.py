@@ -152,12 +152,14 @@ def test_whatever_stands_anywhere_the_answer_is_an_instruction_or_says_where(dat
 
 @pytest.mark.parametrize('text', ['['*50_000, '('*100_000, '['*50_000 + ']'*50_000, '{"a":'*20_000, '"'*100_000, '1,'*50_000, "{'a': 1, "*10_000, ' '*100_000, '\\'*100_000, '-'*100_000, '9'*100_000])
 def test_long_texts_cost_little(text):
-    "Processor seconds: one on a quiet machine, minutes where the cost grows with the square of the length."
-    begun = time.process_time()
-    for read in (lambda: by_ids(text, None, 'x'), lambda: by_ids([SEA.kind], text, 'x'), lambda: in_truth(text, 'x'), lambda: chat_in({'messages': text}, 'x')):
-        try: read()
-        except DataError as e: assert len(str(e)) < 1000
-    assert time.process_time() - begun < 20
+    "Processor seconds, the least of three: a busy machine does not decide."
+    def spent():
+        begun = time.process_time()
+        for read in (lambda: by_ids(text, None, 'x'), lambda: by_ids([SEA.kind], text, 'x'), lambda: in_truth(text, 'x'), lambda: chat_in({'messages': text}, 'x')):
+            try: read()
+            except DataError as e: assert len(str(e)) < 1000
+        return time.process_time() - begun
+    assert any(spent() < 2 for _ in range(3))
 
 
 # ---- chats of several messages

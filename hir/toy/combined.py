@@ -15,14 +15,13 @@ from typing import Annotated
 
 from ..constraints.constraint import Verdict
 from ..methods.dpo import best_worst, pair_loss, pair_prepare, pair_rows
-from ..methods.gdpo import decoupled
+from ..methods.gdpo import decoupled_credit
 from ..methods.sft import hindsight_rows
 from ..replays.reward import Row
 from ..replays.rewrite import achieved, replay
 from ..schema import Where, resolved
 from ..training.advantage import deviations
 from ..training.context import Context
-from ..training.gradient import by_constraint
 from ..training.method import Method
 
 # %% ../../nbs/api/toy/09_combined.ipynb #64debea4
@@ -52,9 +51,8 @@ def decoupled_push(
     rows:Sequence[Row])->Tensor: # originals and replays
     "(B,T) with GDPO's advantages for the originals; replays keep theirs."
     own = [i for i, row in enumerate(rows) if not row.replay]
-    a = by_constraint([rows[i] for i in own], decoupled)
-    if len(a) > 1: a = (a - a.mean())/(a.std(correction=1) + 1e-4)
-    length = tensor([len(rows[i].ids) for i in own])
+    a = decoupled_credit([rows[i] for i in own])
+    length = torch.tensor([len(rows[i].ids) for i in own])
     real = torch.arange(adv.shape[1]) < length[:, None]
     pushed = adv.clone()
     pushed[own] = torch.where(real, a[:, None], 0.)
