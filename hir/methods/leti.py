@@ -39,8 +39,7 @@ def _off_feedback(row, ctx):
     marked = mark_messages(row.rollout.instruction, row.part == 'good')
     bare = encode_chat(ctx.tokenizer, marked, **ctx.chat)[1:]
     more = len(row.ids) - len(bare) - len(row.rollout.ids)              # tokens of the feedback
-    same = (a == b for a, b in zip(row.ids, bare))
-    first = next((t for t, alike in enumerate(same) if not alike), len(bare))
+    first = next((t for t, (a, b) in enumerate(zip(row.ids, bare)) if a != b), len(bare))
     return [float(not first <= t < first + more) for t in range(len(row.ids))]
 
 # %% ../../nbs/methods/leti.ipynb #22069328

@@ -260,12 +260,20 @@ def _run_noise(run, rates, few):
     where = dict(regimes=('marked-sparse',), seeds=(0,)) | few
     return run(gallery_trials(lines, same, **where), 'noise')
 
+# %% ../../nbs/api/toy/07_gallery.ipynb #3292aad7
+_TOLD = ('rows', 'sampled', 'length', 'truncated', 'entropy')    # of the history
+
+def _told_of(record):
+    "A record with a short history."
+    history = {name: xs for name, xs in record['history'].items() if name in _TOLD}
+    return record | dict(history=history)
+
 # %% ../../nbs/api/toy/07_gallery.ipynb #86120b7c
 def run_gallery(
     out:str|Path, config:str|Path, workers:int, # of `run_trials`
     quick:bool=False,          # two steps of every line, without choosing rates
     say:Callable=print)->list[dict]: # takes each table
-    "Run what is missing of the gallery, print its tables, collect all records in trials.jsonl."
+    "Run what is missing of the gallery, print its tables, collect the records in trials.jsonl."
     def run(trials, label): return run_trials(trials, out, config, workers, label)
     few = dict(starts=(0,), seeds=(0,), budget=2*BATCH*_M) if quick else {}
     sparse = dict(regimes=('marked-sparse',)) if quick else {}
@@ -282,5 +290,5 @@ def run_gallery(
     steps = min(r['evals'][-1]['step'] for r in gap)
     say(f'\nwhose pairs\n\n{gallery_table(gap, steps, "step")}')
     records = chosen + found + noisy + gap
-    write_jsonl(Path(out)/'trials.jsonl', records)
+    write_jsonl(Path(out)/'trials.jsonl', map(_told_of, records))
     return records

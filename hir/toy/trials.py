@@ -8,7 +8,7 @@ __all__ = ['REGIMES', 'WIDE', 'STARTS', 'TUNING', 'BATCH', 'LESSON', 'BUDGET', '
            'span', 'trials_text']
 
 # %% ../../nbs/api/toy/05_trials.ipynb #ba6b8965
-import json, math, multiprocessing, os, shutil, time
+import json, math, multiprocessing, os, shutil, string, time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -172,14 +172,26 @@ class _Clock:
             finally: self.idle += time.process_time() - before
         return timed
 
+# %% ../../nbs/api/toy/05_trials.ipynb #e7e05fdf
+_DIGITS = string.digits + string.ascii_lowercase
+
+def _each_of(report):
+    "Of each instruction the answers that met everything, and the constraints met: a digit each."
+    def told(metric):
+        counts = [round(x*report.samples) for x in report.per_instruction(metric)]
+        if max(counts) >= len(_DIGITS): raise ValueError('too many answers: lower eval_samples')
+        return ''.join(_DIGITS[n] for n in counts)
+    return dict(won=told(all), met=told(sum))
+
 # %% ../../nbs/api/toy/05_trials.ipynb #afe1bfac
-def _scorer(path, cfg, away=None): # away: of `_moved`
+def _scorer(path, cfg, away=None, each=None): # away: of `_moved`; each: list to keep `_each_of` in
     "Engine → ILA and CLA on the instructions of a file."
     instructions = load_instructions(path)
     def found(engine):
         report = evaluate(engine, instructions, cfg.eval_samples, seed=0, greedy=False)
         numbers = {name: report.summary()[name] for name in ('ila', 'cla')}
         if away: numbers['kl'] = away(report)
+        if each is not None: each.append(_each_of(report))
         return {name: round(x, 4) for name, x in numbers.items()}
     return found
 
@@ -223,16 +235,18 @@ def _train_trial(trial:Trial, out, cfg):
     train, held = regime_files(out, trial.regime)
     start = start_folder(out, trial.regime, trial.start)
     model, tokenizer = load_policy(start)
-    clock, history, cpu = _Clock(), [], []
+    clock, history, cpu, each = _Clock(), [], [], []
     def on_step(metrics, rows):
         history.append(metrics)
         cpu.append(clock())
     away = _moved(load_policy(start)[0], tokenizer) if trial.watch else None
-    score = clock.apart(_scorer(held, cfg, away))
+    score = clock.apart(_scorer(held, cfg, away, each))
     fit(cfg, model, tokenizer, load_instructions(train), score, progress=False, on_step=on_step)
-    evals = [_timed(e, cpu) for e in read_log(Path(cfg.out)/'eval.jsonl')]
+    log = read_log(Path(cfg.out)/'eval.jsonl')
+    evals = [_timed(e, cpu) | told for e, told in zip(log, each, strict=True)]
     second = _second_set(trial, out, cfg, model, tokenizer)
-    return dict(evals=evals, second=second, history=_thinned(history))
+    asked = [len(q) for q in load_instructions(held)]
+    return dict(evals=evals, asked=asked, second=second, history=_thinned(history))
 
 # %% ../../nbs/api/toy/05_trials.ipynb #546d4f8d
 def memory_file(out:str|Path, trial:Trial)->Path:
