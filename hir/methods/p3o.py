@@ -19,21 +19,24 @@ from ..training.gradient import recorded
 from ..training.method import Method
 
 # %% ../../nbs/methods/p3o.ipynb #36566a84
-def clip_each(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
+def clip_each(
+    a:Tensor, log_ratio:Tensor,                    # (n,n), (n,)
+    clip:float, most:float=10.)->Tensor:           # most: of a weight
     "(n,n) losses of pairs (better first where a > 0), each ratio clipped for itself."
     rho = log_ratio.clamp(-20, 20).exp()
-    held = rho.clamp(1 - clip, 1 + clip)
-    up = torch.min(a*rho[:, None], a*held[:, None])
-    down = torch.min(-a*rho[None], -a*held[None])
+    held, weight = rho.clamp(1 - clip, 1 + clip), rho.detach().clamp(1/most, most)
+    up = torch.min(a*rho[:, None], a*held[:, None])*weight[None]
+    down = torch.min(-a*rho[None], -a*held[None])*weight[:, None]
     return -(up + down)
 
 # %% ../../nbs/methods/p3o.ipynb #4d07f945
-def clip_joint(a:Tensor, log_ratio:Tensor, clip:float)->Tensor: # (n,n), (n,)
-    "(n,n) losses of pairs, weighted by the clipped product of their ratios; 0 once won."
+def clip_joint(
+    a:Tensor, log_ratio:Tensor,                    # (n,n), (n,)
+    clip:float, most:float=10.)->Tensor:           # most: of a weight
+    "(n,n) losses of pairs, weighed by the product of their ratios; no slope once won."
     both = (log_ratio[:, None] + log_ratio[None]).detach().clamp(-20, 20).exp()
     apart = log_ratio[:, None] - log_ratio[None]
-    won = a.sign()*apart.detach() > torch.log(torch.tensor((1 + clip)/(1 - clip)))
-    return -torch.where(won, 0., both.clamp(1 - clip, 1 + clip)*a*apart)
+    return -torch.min(a*apart, a*apart.clamp(-clip, clip))*both.clamp(1/most, most)
 
 Clipping = Annotated[Callable, Choice(dict(each=clip_each, joint=clip_joint))]
 
@@ -44,29 +47,31 @@ def _grouped_rows(instructions, ctx):
     return [replace(row, unit=u) for u, group in enumerate(groups) for row in group]
 
 def _p3o_prepare(beta, rows, batch, ctx):
-    "Of each response the log-probability when drawn, and the reward, less what the KL takes."
-    old, on, r = recorded(rows), batch.mask != 0, batch.reward
-    if beta: r = r - beta*((old - ctx.logps(rows, 'reference'))*on).sum(1)
-    return dict(old_sum=(old*on).sum(1), r=r)
+    "Of each response the log-probability when drawn, the reward, and the reference's."
+    on = batch.mask != 0
+    x = dict(old_sum=(recorded(rows)*on).sum(1), r=batch.reward)
+    if beta: x['ref_sum'] = (ctx.logps(rows, 'reference')*on).sum(1)
+    return x
 
 # %% ../../nbs/methods/p3o.ipynb #1947b573
 def _p3o_loss(s, out, batch, x, totals):
     "The mean over units of the mean over their pairs."
-    log_ratio = (out.logp*(batch.mask != 0)).sum(1) - x['old_sum']      # (B,)
-    total = out.logp.sum()*0
+    said = (out.logp*(batch.mask != 0)).sum(1)                          # (B,)
+    log_ratio, reward = said - x['old_sum'], x['r']
+    if s.beta: reward = reward - s.beta*(said.detach() - x['ref_sum'])
+    total = said.sum()*0
     for u in batch.unit.unique():
-        mine = batch.unit == u
-        r = x['r'][mine]
+        r, mine = reward[batch.unit == u], log_ratio[batch.unit == u]
         a = (r[:, None] - r[None])/2
         pairs = ~torch.eye(len(r), dtype=torch.bool, device=r.device)
-        total = total + s.clipping(a, log_ratio[mine], s.clip)[pairs].mean()
+        total = total + s.clipping(a, mine, s.clip)[pairs].mean()
     return total/totals['units'], {}
 
 # %% ../../nbs/methods/p3o.ipynb #9a179195
 def p3o(
     clipping:Clipping='each', # of the ratios of a pair: each apart, or jointly
     beta:Annotated[float, at_least(0)]=0., # of the KL in the reward; 0: no reference
-    clip:Annotated[float, at_least(0)]=.2, # half-width of the trust region, of a response's ratio
+    clip:Annotated[float, at_least(0)]=.2, # half-width of the trust region: of a ratio, or in nats
 )->Method:
     "Pairwise proximal policy optimisation (P3O, arXiv 2310.00212), over all pairs."
     s = resolved(p3o, locals())

@@ -245,8 +245,9 @@ def _train_trial(trial:Trial, out, cfg):
     log = read_log(Path(cfg.out)/'eval.jsonl')
     evals = [_timed(e, cpu) | told for e, told in zip(log, each, strict=True)]
     second = _second_set(trial, out, cfg, model, tokenizer)
-    asked = [len(q) for q in load_instructions(held)]
-    return dict(evals=evals, asked=asked, second=second, history=_thinned(history))
+    asked = ''.join(_DIGITS[len(q)] for q in load_instructions(held))
+    return dict(evals=evals, asked=asked, samples=cfg.eval_samples, second=second,
+                history=_thinned(history))
 
 # %% ../../nbs/api/toy/05_trials.ipynb #546d4f8d
 def memory_file(out:str|Path, trial:Trial)->Path:
