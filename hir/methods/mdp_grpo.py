@@ -25,7 +25,8 @@ def _squashed(u): return torch.where(u >= 0, 2., 1.25)*torch.tanh(.8*u)
 def _prospects(a, v):
     "(m,K) verdicts of a group -> (m,) advantages."
     d, (m, K) = v.mean(1), v.shape
-    z = (d - d.mean())/(d.std(correction=0) + 1e-6)
+    apart = d - d.max()                                   # exactly 0 where all are alike
+    z = (apart - apart.mean())/(apart.std(correction=0) + 1e-6)
     delta = (d - max(.5, d.mean().item()))/math.sqrt(m/(4*K))
     return (1 - a)*_squashed(z) + a*_squashed(delta)
 

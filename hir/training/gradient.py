@@ -28,8 +28,9 @@ from .method import Method, Rules, Sizes, totals_of
 
 # %% ../../nbs/api/training/11_gradient.ipynb #29f38ee3
 def group_mean(x:Tensor, groups:Tensor)->Tensor: # (B,) each
-    "The mean of `x` in each row's group, (B,)."
-    return per_group(x, groups)/per_group(torch.ones_like(x), groups)
+    "The mean of `x` in each row's group, (B,); exactly their value where all are equal."
+    top = per_group(x, groups, 'amax')
+    return top + per_group(x - top, groups)/per_group(torch.ones_like(x), groups)
 
 # %% ../../nbs/api/training/11_gradient.ipynb #dc41a274
 def group_std(x:Tensor, groups:Tensor, correction:int=1)->Tensor: # (B,) each
