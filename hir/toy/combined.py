@@ -30,8 +30,8 @@ def over_mean(
     mask:Tensor,    # (B,T) 1 on response tokens
     groups:Tensor,  # (B,) long; a replay carries the group of its original
     eps:float=1e-6)->Tensor: # keeps a group without reward at zero
-    "MaxRL's advantage (B,T) as a rule of HiR: (r − r̄)/(r̄ + eps), rewards below 0 taken as 0."
-    rewards = rewards.clamp(min=0)
+    "MaxRL's advantage (B,T) as a rule of HiR: (r − r̄)/(r̄ + eps), a row's r below 0 taken as 0."
+    rewards = rewards*((rewards*mask).sum(1, keepdim=True) > 0)
     away, _ = deviations(rewards, mask, groups)
     mean = (rewards*mask).sum(1) - away
     return torch.where(mask.bool(), (away/(mean + eps))[:, None], 0.)
@@ -73,14 +73,15 @@ def _asked_as(row, q, prompt, check):
     return replace(row, rollout=said, prompt_ids=prompt)
 
 def _in_hindsight(pair, ctx):
-    "The pair under what its better row satisfies; as it is where that is all of it, or nothing."
+    "The pair under what its better row satisfies; as it is where that parts them not."
     better, worse = pair
     check, chat = ctx.rules.check, ctx.chat
     can = better.rollout.verdict.partial and better.use.replay
     again = replay(better, ctx.tokenizer, check=check, chat=chat) if can else None
     if again is None: return pair
     new = again.rollout
-    return tuple(_asked_as(row, new.instruction, new.prompt_ids, check) for row in pair)
+    both = tuple(_asked_as(row, new.instruction, new.prompt_ids, check) for row in pair)
+    return pair if all(both[1].rollout.verdict) else both
 
 # %% ../../nbs/api/toy/09_combined.ipynb #9748c454
 def _hindsight_pairs(instructions, ctx):

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['GALLERY', 'COMBINED', 'RATES', 'gallery_trials', 'rate_trials', 'noisy_lines', 'gap_trials', 'mixed_trials',
-           'value_at', 'mean_until', 'over_starts', 'best_rates', 'gallery_table', 'kept_gallery', 'curve_rows',
-           'minus', 'beside', 'run_gallery']
+           'value_at', 'mean_until', 'crossed', 'best_rates', 'gallery_table', 'kept_gallery', 'curve_rows', 'minus',
+           'beside', 'run_gallery']
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #d9430082
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.evaluate import bootstrap, markdown_table
+import numpy as np
+
+from ..evaluation.evaluate import markdown_table
 from ..files import records as json_records
 from ..files import write_jsonl
 from .trials import (BATCH, BUDGET, LESSON, STARTS, TUNING, Trial, by_method, memory_file,
@@ -128,34 +131,55 @@ def mixed_trials(
         trials.append(replace(t, method='pairs of the policy, mixed', given=given))
     return trials
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #477c32a6
+# %% ../../nbs/api/toy/07_gallery.ipynb #d3432181
+def _at(record, x, by): # as in `value_at`
+    "What each evaluation weighs in the value at x, (n,)."
+    places = [e[by] for e in record['evals']]
+    if x > places[-1]: raise ValueError(f'{record["method"]} ends before {x:g} {by}')
+    return np.array([np.interp(x, places, hat) for hat in np.eye(len(places))])
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #488b9219
+def _until(record, x, by): # as in `value_at`
+    "What each evaluation weighs in the mean up to x, (n,)."
+    places = [e[by] for e in record['evals'] if e[by] < x] + [x]
+    weights = np.array([_at(record, p, by) for p in places])           # (places, n)
+    return ((weights[1:] + weights[:-1])/2*np.diff(places)[:, None]).sum(0)/x
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #21fb0a8a
 def value_at(
     record:dict,        # of `run_trials`
     x:float,            # responses or processor seconds
     metric:str='ila',   # or 'cla'
     by:str='sampled')->float: # or 'cpu'
-    "The metric where x of `by` are spent, on a line between evaluations."
-    for a, b in zip(record['evals'], record['evals'][1:]):
-        if b[by] < x: continue
-        return a[metric] + (b[metric] - a[metric])*(x - a[by])/(b[by] - a[by])
-    raise ValueError(f'{record["method"]} ends before {x:g} {by}')
+    "The metric where x of `by` are spent; a ValueError if the run ends before."
+    return float(_at(record, x, by) @ [e[metric] for e in record['evals']])
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #1f119c69
 def mean_until(record:dict, x:float, metric:str='ila', by:str='sampled')->float: # as in `value_at`
-    "The mean of the metric from the start up to x: the area under the curve, over x."
-    points = [(e[by], e[metric]) for e in record['evals'] if e[by] < x]
-    points.append((x, value_at(record, x, metric, by)))
-    strips = [(x2 - x1)*(y1 + y2)/2 for (x1, y1), (x2, y2) in zip(points, points[1:])]
-    return sum(strips)/x
+    "The mean of the metric from the start up to x."
+    return float(_until(record, x, by) @ [e[metric] for e in record['evals']])
 
-# %% ../../nbs/api/toy/07_gallery.ipynb #97157b84
-def over_starts(
-    records:Iterable[dict], f:Callable[[dict], float] # record -> number
-    )->tuple[float, float, float]:
-    "Mean of the runs and its interval over start policies: (mean, low, high)."
+# %% ../../nbs/api/toy/07_gallery.ipynb #9163cef9
+def _by_question(record, weights, metric):
+    "The weighted sum for each of the H held-out instructions, (H,)."
+    name, most = ('won', 1) if metric == 'ila' else ('met', _numbers(record['asked']))
+    counts = np.array([_numbers(e[name]) for e in record['evals']])         # (n,H)
+    return weights @ counts/(most*record['samples'])
+
+def _numbers(digits): return np.array([int(n, 36) for n in digits])
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #af78b448
+def crossed(
+    records:Iterable[dict], f:Callable[[dict], np.ndarray], # record -> (H,)
+    n:int=2000)->tuple[float, float, float]:                # resamples
+    "Mean of the runs and its 95% interval over starts and instructions: (mean, low, high)."
     by = {}
     for r in records: by.setdefault(r['start'], []).append(f(r))
-    return bootstrap([sum(xs)/len(xs) for xs in by.values()])
+    table = np.array([np.mean(xs, 0) for xs in by.values()])                # (S,H)
+    if len(table) < 3: return float(table.mean()), math.nan, math.nan
+    rng = np.random.default_rng(0)
+    starts, questions = (rng.multinomial(k, [1/k]*k, n)/k for k in table.shape)
+    low, high = np.quantile((starts @ table*questions).sum(1), [.025, .975])
+    return float(table.mean()), float(low), float(high)
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #5d623e80
 def best_rates(records:Iterable[dict], budget:int=BUDGET)->dict[str, float]: # of `rate_trials`
@@ -168,21 +192,25 @@ def best_rates(records:Iterable[dict], budget:int=BUDGET)->dict[str, float]: # o
     return best
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #cc1bbc5a
+_COLUMNS = {f'{name} {metric.upper()}': (weights, metric) for metric in ('ila', 'cla')
+            for name, weights in (('mean', _until), ('end', _at))}
+
 def _gallery_row(name, runs, budget, by):
-    "Mean ILA, and the line of a method."
-    columns = [(f, metric) for metric in ('ila', 'cla') for f in (mean_until, value_at)]
-    found = [over_starts(runs, lambda r: f(r, budget, metric, by)) for f, metric in columns]
+    "The columns of a method, first its name."
+    found = [crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric))
+             for weights, metric in _COLUMNS.values()]
     cpu = sum(r['evals'][-1]['cpu'] for r in runs)/len(runs)
-    cells = [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']
-    return found[0][0], cells
+    return [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #6cc957af
 def gallery_table(
-    records:Iterable[dict], budget:float=BUDGET, by:str='sampled')->str: # as in `value_at`
-    "A line for each method, the best mean ILA first: mean and end, ILA and CLA, up to the budget."
-    head = ['method', 'runs', 'lr', 'mean ILA', 'end ILA', 'mean CLA', 'end CLA', 'CPU s']
+    records:Iterable[dict], budget:float=BUDGET, by:str='sampled', # as in `value_at`
+    first:str='mean ILA')->str:                                    # column of the best
+    "A line for each method, the best first: mean and end, ILA and CLA, up to the budget."
+    head = ['method', 'runs', 'lr', *_COLUMNS, 'CPU s']
     rows = [_gallery_row(name, runs, budget, by) for name, runs in by_method(records).items()]
-    return markdown_table([head] + [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+    at = head.index(first)
+    return markdown_table([head] + sorted(rows, key=lambda row: -float(row[at].split()[0])))
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #00bc3457
 def kept_gallery(path:str|Path, budget:int=BUDGET)->list[dict]: # trials.jsonl of `run_gallery`
@@ -213,14 +241,13 @@ def minus(
     records:Iterable[dict], name:str, base:str='HiR', metric:str='ila', # of `mean_until`
     budget:float=BUDGET, by:str='sampled')->dict[str, tuple[float, float, float]]:
     "Regime → difference of means up to the budget, paired by start and seed: (mean, low, high)."
-    records, out = list(records), {}
-    for regime in dict.fromkeys(r['regime'] for r in records):
-        mean = {(r['method'], r['start'], r['seed']): mean_until(r, budget, metric, by)
-                for r in records if r['regime'] == regime and r['method'] in (name, base)}
-        away = [dict(start=start, away=x - mean[base, start, seed])
-                for (method, start, seed), x in mean.items() if method == name]
-        out[regime] = over_starts(away, lambda r: r['away'])
-    return out
+    def key(r): return r['method'], r['regime'], r['start'], r['seed']
+    mean = {key(r): _by_question(r, _until(r, budget, by), metric)
+            for r in records if r['method'] in (name, base)}
+    away = [dict(regime=regime, start=start, away=mine - mean[base, regime, start, seed])
+            for (method, regime, start, seed), mine in mean.items() if method == name]
+    return {regime: crossed([r for r in away if r['regime'] == regime], lambda r: r['away'])
+            for regime in dict.fromkeys(r['regime'] for r in away)}
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #fc298344
 def _regime_title(regime): return regime.removeprefix('marked-')

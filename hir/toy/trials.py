@@ -414,10 +414,10 @@ def span(
     found:tuple|None, # (mean, low, high)
     places:int=3,     # digits after the point
     sign:str='')->str: # '+' to show it
-    "'mean [low, high]', or a dash for None."
+    "'mean [low, high]', the mean alone where the interval is nan, or a dash for None."
     if found is None: return '–'
     mean, low, high = (f'{x:{sign},.{places}f}' for x in found)
-    return f'{mean} [{low}, {high}]'
+    return mean if math.isnan(found[1]) else f'{mean} [{low}, {high}]'
 
 # %% ../../nbs/api/toy/05_trials.ipynb #2beda43b
 def trials_text(rows:Sequence[dict], level:float=.2, base:str='HiR')->str: # as in `trials_table`
