@@ -30,6 +30,7 @@ GALLERY = {
     'RL-CLA': dict(name='hir', k=0, reward='cla'), 'hybrid': dict(name='hir', reward='cla'),
     'hybrid achieved': dict(name='hir', reward='cla', select='rarity', failed='achieved'),
     'best of 6': dict(name='sft'), 'hindsight FT': dict(name='sft', on='hindsight'),
+    'hindsight FT penalised': dict(name='sft', on='hindsight', overlong='penalise'),
     'MaxRL': dict(name='maxrl'), 'MaxRL CLA': dict(name='maxrl', reward='cla'),
     'Dr. GRPO': dict(name='dr_grpo'), 'DAPO': dict(name='dapo'),
     'GSPO': dict(name='gspo'), 'CISPO': dict(name='cispo'),
@@ -63,7 +64,7 @@ class _Line(dict):
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #af9a4b1e
 _M = 6                               # responses to an instruction
-_OF_THE_RUN = ('reward', 'noise')     # all else in a line is the method's
+_OF_THE_RUN = ('reward', 'noise', 'overlong')     # all else in a line is the method's
 
 def _run_settings(line:dict, budget:int):
     "A line of the gallery as a trial takes it."
