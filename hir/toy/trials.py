@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGIMES', 'WIDE', 'STARTS', 'TUNING', 'BATCH', 'LESSON', 'BUDGET', 'regime_files', 'start_folder', 'Trial',
-           'memory_file', 'TrialError', 'run_trials', 'end', 'area', 'by_method', 'against', 'tuned', 'trials_table',
-           'span', 'trials_text']
+           'memory_file', 'TrialError', 'run_trials', 'line_trials', 'end', 'area', 'by_method', 'against', 'tuned',
+           'trials_table', 'span', 'trials_text']
 
 # %% ../../nbs/api/toy/05_trials.ipynb #ba6b8965
 import json, math, multiprocessing, os, shutil, string, time
@@ -331,6 +331,32 @@ def run_trials(
     missing = [t for t in trials if not _record_file(out, t).exists()]
     _run_all([(t, str(out), str(config)) for t in missing], workers, label)
     return [json.loads(_record_file(out, t).read_text()) for t in trials]
+
+# %% ../../nbs/api/toy/05_trials.ipynb #55a057dc
+class _Line(dict):
+    "A method and its settings; two of equal content are one trial."
+    def __hash__(self): return hash(tuple(sorted(self.items())))
+
+# %% ../../nbs/api/toy/05_trials.ipynb #af9a4b1e
+_OF_THE_RUN = ('m', 'reward', 'noise', 'overlong')     # all else in a line is the method's
+
+def _run_settings(line:dict, budget:int):
+    "A line as a trial takes it."
+    own = {name: x for name, x in line.items() if name not in _OF_THE_RUN}
+    run = dict(m=6) | {name: x for name, x in line.items() if name in _OF_THE_RUN}
+    every = max(1, min(LESSON, budget)//(BATCH*run['m']))
+    return tuple((run | dict(method=_Line(own), responses=budget, eval_every=every)).items())
+
+# %% ../../nbs/api/toy/05_trials.ipynb #73a5a49a
+def line_trials(
+    lines:dict[str, dict],   # name → its method and settings
+    rates:dict[str, float],  # of each
+    regimes:Sequence[str],
+    starts:Sequence[int]=STARTS, seeds:Sequence[int]=(0, 1), budget:int=BUDGET)->list[Trial]:
+    "Every line in every regime, from every start, with every seed."
+    return [Trial(regime, name, _run_settings(line, budget), start, seed, rates[name], budget)
+            for regime in regimes for start in starts for seed in seeds
+            for name, line in lines.items()]
 
 # %% ../../nbs/api/toy/05_trials.ipynb #67bca243
 def end(record:dict)->float: return record['evals'][-1]['ila']     # of `run_trials`
