@@ -113,10 +113,17 @@ def kept_gallery(path:str|Path, budget:int=BUDGET)->list[dict]: # trials.jsonl o
 # %% ../../nbs/api/toy/07_gallery.ipynb #fc298344
 def _regime_title(regime): return regime.removeprefix('marked-')
 
+def _told_apart(records, name, base, metric):
+    "How a method differs from the base in every regime, in a line."
+    found = minus(records, name, base, metric)
+    told = [f'{_regime_title(regime)} {span(d, 3, "+")}' for regime, d in found.items()]
+    return f'{name} minus {base}, mean {metric.upper()}: {", ".join(told)}'
+
+# %% ../../nbs/api/toy/07_gallery.ipynb #18f382a2
 def beside(
-    path:str|Path, name:str, base:str='HiR' # of `kept_gallery`
+    path:str|Path, *names:str, base:str='HiR' # of `kept_gallery`; lines of the gallery
     )->Any: # a figure of matplotlib
-    "Curves of a method and of HiR in both regimes; prints how they differ."
+    "Curves of methods and of HiR in both regimes; prints how they differ from it."
     import matplotlib.pyplot as plt
     from hir.evaluation.plot import plot_curves
     records = kept_gallery(path)
@@ -124,12 +131,10 @@ def beside(
     fig, axs = plt.subplots(1, len(regimes), figsize=(7.2, 2.8), layout='constrained',
                             squeeze=False)
     for ax, regime in zip(axs[0], regimes):
-        rows = curve_rows(records, (base, name), regime)
+        rows = curve_rows(records, (base, *names), regime)
         plot_curves(rows, ax=ax).set_title(_regime_title(regime))
-    for metric in ('ila', 'cla'):
-        found = minus(records, name, base, metric)
-        told = [f'{_regime_title(regime)} {span(d, 3, "+")}' for regime, d in found.items()]
-        print(f'{name} minus {base}, mean {metric.upper()}:', ', '.join(told))
+    for name in names:
+        for metric in ('ila', 'cla'): print(_told_apart(records, name, base, metric))
     plt.close(fig)
     return fig
 
