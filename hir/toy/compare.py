@@ -44,11 +44,11 @@ def mean_until(record:dict, x:float, metric:str='ila', by:str='sampled')->float:
 # %% ../../nbs/api/toy/06_compare.ipynb #9163cef9
 def _by_question(record, weights, metric):
     "The weighted sum for each of the H held-out instructions, (H,)."
-    name, most = ('won', 1) if metric == 'ila' else ('met', _numbers(record['asked']))
-    counts = np.array([_numbers(e[name]) for e in record['evals']])         # (n,H)
+    name, most = ('won', 1) if metric == 'ila' else ('met', _read_digits(record['asked']))
+    counts = np.array([_read_digits(e[name]) for e in record['evals']])         # (n,H)
     return weights @ counts/(most*record['samples'])
 
-def _numbers(digits): return np.array([int(n, 36) for n in digits])
+def _read_digits(digits): return np.array([int(n, 36) for n in digits])
 
 # %% ../../nbs/api/toy/06_compare.ipynb #af78b448
 def crossed(
@@ -87,7 +87,7 @@ def best_rates(
 _COLUMNS = {f'{name} {metric.upper()}': (weights, metric) for metric in ('ila', 'cla')
             for name, weights in (('mean', _until), ('end', _at))}
 
-def _method_row(name, runs, budget, by):
+def _compared_row(name, runs, budget, by):
     "The cells of a method, first its name."
     found = [crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric))
              for weights, metric in _COLUMNS.values()]
@@ -100,7 +100,7 @@ def methods_table(
     first:str='mean ILA')->str:                                    # column of the best
     "A line for each method, the best first: mean and end, ILA and CLA, up to the budget."
     head = ['method', 'runs', 'lr', *_COLUMNS, 'CPU s']
-    rows = [_method_row(name, runs, budget, by) for name, runs in by_method(records).items()]
+    rows = [_compared_row(name, runs, budget, by) for name, runs in by_method(records).items()]
     at = head.index(first)
     return markdown_table([head] + sorted(rows, key=lambda row: -float(row[at].split()[0])))
 

@@ -54,7 +54,7 @@ COMBINED = {
 GALLERY |= COMBINED
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #71d72e5e
-_REGIMES, _SEEDS = ('marked-sparse', 'marked-zero'), (0, 1)
+_REGIMES = ('marked-sparse', 'marked-zero')
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #2283e1fb
 RATES = (2.5e-4, 5e-4, 1e-3)

@@ -173,14 +173,14 @@ class _Clock:
         return timed
 
 # %% ../../nbs/api/toy/05_trials.ipynb #e7e05fdf
-_DIGITS = string.digits + string.ascii_lowercase
+_BASE_36 = string.digits + string.ascii_lowercase
 
 def _each_of(report):
     "Of each instruction the answers that met everything, and the constraints met: a digit each."
     def told(metric):
         counts = [round(x*report.samples) for x in report.per_instruction(metric)]
-        if max(counts) >= len(_DIGITS): raise ValueError('too many answers: lower eval_samples')
-        return ''.join(_DIGITS[n] for n in counts)
+        if max(counts) >= len(_BASE_36): raise ValueError('too many answers: lower eval_samples')
+        return ''.join(_BASE_36[n] for n in counts)
     return dict(won=told(all), met=told(sum))
 
 # %% ../../nbs/api/toy/05_trials.ipynb #afe1bfac
@@ -245,7 +245,7 @@ def _train_trial(trial:Trial, out, cfg):
     log = read_log(Path(cfg.out)/'eval.jsonl')
     evals = [_timed(e, cpu) | told for e, told in zip(log, each, strict=True)]
     second = _second_set(trial, out, cfg, model, tokenizer)
-    asked = ''.join(_DIGITS[len(q)] for q in load_instructions(held))
+    asked = ''.join(_BASE_36[len(q)] for q in load_instructions(held))
     return dict(evals=evals, asked=asked, samples=cfg.eval_samples, second=second,
                 history=_thinned(history))
 
