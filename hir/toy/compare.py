@@ -44,6 +44,8 @@ def mean_until(record:dict, x:float, metric:str='ila', by:str='sampled')->float:
 # %% ../../nbs/api/toy/06_compare.ipynb #9163cef9
 def _by_question(record, weights, metric):
     "The weighted sum for each of the H held-out instructions, (H,)."
+    if metric not in ('ila', 'cla'):
+        raise ValueError(f'metric is {metric!r}; of single instructions "ila" and "cla" are kept')
     name, most = ('won', 1) if metric == 'ila' else ('met', _read_digits(record['asked']))
     counts = np.array([_read_digits(e[name]) for e in record['evals']])         # (n,H)
     return weights @ counts/(most*record['samples'])
