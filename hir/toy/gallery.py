@@ -141,16 +141,18 @@ def beside(
     path:str|Path, *names:str,      # of `kept_gallery`; lines of the gallery
     bases:Sequence[str]=('HiR',)    # further lines, with which these are compared
     )->Any:                         # a figure of matplotlib
-    "Curves in both regimes; prints how the methods differ from the bases."
+    "Curves in both regimes, with bands from the worst run to the best; prints the differences."
     import matplotlib.pyplot as plt
     from hir.evaluation.plot import plot_curves
     records = kept_gallery(path)
+    shown = list(dict.fromkeys((*bases, *names)))
     regimes = list(dict.fromkeys(r['regime'] for r in records))
-    fig, axs = plt.subplots(1, len(regimes), figsize=(7.2, 2.8), layout='constrained',
+    fig, axs = plt.subplots(1, len(regimes), figsize=(8.4, 2.8), layout='constrained',
                             squeeze=False)
     for ax, regime in zip(axs[0], regimes):
-        rows = curve_rows(records, dict.fromkeys((*bases, *names)), regime)
-        plot_curves(rows, ax=ax).set_title(_regime_title(regime))
+        plot_curves(curve_rows(records, shown, regime), ax=ax).set_title(_regime_title(regime))
+        ax.get_legend().remove()
+    fig.legend(ax.get_lines(), shown, frameon=False, loc='outside right center')
     pairs = [(name, base) for name in names for base in bases if name != base]
     print(told_apart(records, pairs))
     plt.close(fig)
