@@ -53,25 +53,31 @@ def _by_question(record, weights, metric):
 def _read_digits(digits): return np.array([int(n, 36) for n in digits])
 
 # %% ../../nbs/api/toy/06_compare.ipynb #af78b448
+def _standard_error(xs): return xs.std(ddof=1)/len(xs)**.5
+
 def crossed(
     records:Iterable[dict], f:Callable[[dict], np.ndarray], # record -> (H,)
-    n:int=2000)->tuple[float, float, float]:                # resamples
-    "Mean of the runs and its 95% interval over starts and instructions: (mean, low, high)."
+    level:float=.95,                                        # of the interval
+    n:int=100_000)->tuple[float, float, float]:             # errors drawn
+    "Mean of the runs and its interval over starts and instructions: (mean, low, high)."
     by = {}
     for r in records: by.setdefault(r['start'], []).append(f(r))
     table = np.array([np.mean(xs, 0) for xs in by.values()])                # (S,H)
-    if len(table) < 3: return float(table.mean()), math.nan, math.nan
-    rng = np.random.default_rng(0)
-    starts, questions = (rng.multinomial(k, [1/k]*k, n)/k for k in table.shape)
-    low, high = np.quantile((starts @ table*questions).sum(1), [.025, .975])
-    return float(table.mean()), float(low), float(high)
+    mean = float(table.mean())
+    if len(table) < 3: return mean, math.nan, math.nan
+    rng, margins = np.random.default_rng(0), (table.mean(1), table.mean(0))
+    errors = sum(_standard_error(xs)*rng.standard_t(len(xs) - 1, n) for xs in margins)
+    half = float(np.quantile(abs(errors), level))
+    return mean, mean - half, mean + half
 
 # %% ../../nbs/api/toy/06_compare.ipynb #5d1a2c05
+def _share(mean, low, high): return mean, max(low, 0.), min(high, 1.)
+
 def mean_over(
     records:Iterable[dict], x:float,                     # of runs of one method in one regime
     metric:str='ila', by:str='sampled')->tuple[float, float, float]: # as in `value_at`
-    "The mean of their curves up to x, and its interval: (mean, low, high)."
-    return crossed(records, lambda r: _by_question(r, _until(r, x, by), metric))
+    "The mean of their curves up to x, and its interval in 0..1: (mean, low, high)."
+    return _share(*crossed(records, lambda r: _by_question(r, _until(r, x, by), metric)))
 
 # %% ../../nbs/api/toy/06_compare.ipynb #5d623e80
 def best_rates(
@@ -91,7 +97,7 @@ _COLUMNS = {f'{name} {metric.upper()}': (weights, metric) for metric in ('ila', 
 
 def _compared_row(name, runs, budget, by):
     "The cells of a method, first its name."
-    found = [crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric))
+    found = [_share(*crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric)))
              for weights, metric in _COLUMNS.values()]
     cpu = sum(r['evals'][-1]['cpu'] for r in runs)/len(runs)
     return [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']

@@ -138,9 +138,9 @@ def told_apart(
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #18f382a2
 def beside(
-    path:str|Path, *names:str,      # of `kept_gallery`; lines of the gallery
-    bases:Sequence[str]=('HiR',)    # further lines, with which these are compared
-    )->Any:                         # a figure of matplotlib
+    path:str|Path, *names:str,            # of `kept_gallery`; lines of the gallery
+    bases:Sequence[str]=('HiR', 'RL-ILA') # further lines, with which these are compared
+    )->Any:                               # a figure of matplotlib
     "Curves in both regimes, with bands from the worst run to the best; prints the differences."
     import matplotlib.pyplot as plt
     from hir.evaluation.plot import plot_curves
