@@ -71,13 +71,13 @@ def crossed(
     return mean, mean - half, mean + half
 
 # %% ../../nbs/api/toy/06_compare.ipynb #5d1a2c05
-def _share(mean, low, high): return mean, max(low, 0.), min(high, 1.)
+def _as_share(mean, low, high): return mean, max(low, 0.), min(high, 1.)
 
 def mean_over(
     records:Iterable[dict], x:float,                     # of runs of one method in one regime
     metric:str='ila', by:str='sampled')->tuple[float, float, float]: # as in `value_at`
     "The mean of their curves up to x, and its interval in 0..1: (mean, low, high)."
-    return _share(*crossed(records, lambda r: _by_question(r, _until(r, x, by), metric)))
+    return _as_share(*crossed(records, lambda r: _by_question(r, _until(r, x, by), metric)))
 
 # %% ../../nbs/api/toy/06_compare.ipynb #5d623e80
 def best_rates(
@@ -97,7 +97,7 @@ _COLUMNS = {f'{name} {metric.upper()}': (weights, metric) for metric in ('ila', 
 
 def _compared_row(name, runs, budget, by):
     "The cells of a method, first its name."
-    found = [_share(*crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric)))
+    found = [_as_share(*crossed(runs, lambda r: _by_question(r, weights(r, budget, by), metric)))
              for weights, metric in _COLUMNS.values()]
     cpu = sum(r['evals'][-1]['cpu'] for r in runs)/len(runs)
     return [name, str(len(runs)), f'{runs[0]["lr"]:g}', *map(span, found), f'{cpu:.0f}']
