@@ -59,12 +59,12 @@ def crossed(
     records:Iterable[dict], f:Callable[[dict], np.ndarray], # record -> (H,)
     level:float=.95,                                        # of the interval
     n:int=100_000)->tuple[float, float, float]:             # errors drawn
-    "Mean of the runs and its interval over starts and instructions: (mean, low, high)."
+    "Mean of the runs, its interval over starts (three at least) and instructions (two), or nan."
     by = {}
     for r in records: by.setdefault(r['start'], []).append(f(r))
     table = np.array([np.mean(xs, 0) for xs in by.values()])                # (S,H)
     mean = float(table.mean())
-    if len(table) < 3: return mean, math.nan, math.nan
+    if len(table) < 3 or table.shape[1] < 2: return mean, math.nan, math.nan
     rng, margins = np.random.default_rng(0), (table.mean(1), table.mean(0))
     errors = sum(_standard_error(xs)*rng.standard_t(len(xs) - 1, n) for xs in margins)
     half = float(np.quantile(abs(errors), level))
