@@ -534,7 +534,7 @@ def _add_demo(sub):
     p.add_argument('--out', default='runs/demo', help='folder for the runs (default: %(default)s)')
     p.add_argument('--seeds', type=_at_least_1, default=3,
                    help='runs per method (default: %(default)s)')
-    p.add_argument('--budget', type=_at_least_1, default=15360,
+    p.add_argument('--budget', type=_at_least_1, default=9600,
                    help='responses sampled per run (default: %(default)s)')
     p.add_argument('--jobs', type=_at_least_1,
                    help='runs side by side (default: the number of cores)')
@@ -627,7 +627,7 @@ def _add_comparison(sub, name, call, what, does):
     p.set_defaults(call=call)
 
 def _add_study(sub):
-    _add_comparison(sub, 'study', _study, 'every method, ablation and variant on the toy',
+    _add_comparison(sub, 'study', _study, 'ten methods and the parts of HiR on the toy',
                     'Tunes, compares and ablates on the toy.')
 
 def _add_gallery(sub):

@@ -115,14 +115,16 @@ def methods_table(
 # %% ../../nbs/api/toy/06_compare.ipynb #c3c8c100
 def minus(
     records:Iterable[dict], name:str, base:str='HiR', metric:str='ila', # of `mean_until`
-    budget:float=BUDGET, by:str='sampled')->dict[str, tuple[float, float, float]]:
+    budget:float=BUDGET, by:str='sampled', level:float=.95 # of the interval
+    )->dict[str, tuple[float, float, float]]:
     "Regime → difference of means up to the budget, paired by start and seed: (mean, low, high)."
     def key(r): return r['method'], r['regime'], r['start'], r['seed']
-    mean = {key(r): _by_question(r, _until(r, budget, by), metric)
-            for r in records if r['method'] in (name, base)}
+    runs = [r for r in records if r['method'] in (name, base)]
+    mean = {key(r): _by_question(r, _until(r, budget, by), metric) for r in runs}
+    if len(mean) < len(runs): raise ValueError('two records of one method, regime, start and seed')
     away = [dict(regime=regime, start=start, away=mine - mean[base, regime, start, seed])
             for (method, regime, start, seed), mine in mean.items() if method == name]
-    return {regime: crossed([r for r in away if r['regime'] == regime], lambda r: r['away'])
+    return {regime: crossed([r for r in away if r['regime'] == regime], lambda r: r['away'], level)
             for regime in dict.fromkeys(r['regime'] for r in away)}
 
 # %% ../../nbs/api/toy/06_compare.ipynb #c1a1bacd

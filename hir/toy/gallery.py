@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GALLERY', 'COMBINED', 'RATES', 'rate_trials', 'noisy_lines', 'gap_trials', 'mixed_trials', 'kept_gallery',
-           'equal_seconds', 'told_apart', 'beside', 'run_gallery']
+           'equal_seconds', 'told_apart', 'beside', 'told_of', 'run_gallery']
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #d9430082
 from collections.abc import Callable, Iterable, Sequence
@@ -177,9 +177,13 @@ def _run_noise(run, rates, few):
 # %% ../../nbs/api/toy/07_gallery.ipynb #3292aad7
 _TOLD = ('rows', 'sampled', 'length', 'truncated', 'entropy')    # of the history
 
-def _told_of(record):
-    "A record with a short history."
-    history = {name: xs for name, xs in record['history'].items() if name in _TOLD}
+def told_of(
+    record:dict,           # of `run_trials`
+    more:Sequence[str]=()  # further columns of its history
+    )->dict:
+    "The record with a short history, as the collected files keep it."
+    kept = _TOLD + tuple(more)
+    history = {name: xs for name, xs in record['history'].items() if name in kept}
     return record | dict(history=history)
 
 # %% ../../nbs/api/toy/07_gallery.ipynb #86120b7c
@@ -204,5 +208,5 @@ def run_gallery(
     steps = min(r['evals'][-1]['step'] for r in gap)
     say(f'\nwhose pairs\n\n{methods_table(gap, steps, "step")}')
     records = chosen + found + noisy + gap
-    write_jsonl(Path(out)/'trials.jsonl', map(_told_of, records))
+    write_jsonl(Path(out)/'trials.jsonl', map(told_of, records))
     return records

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ToyWord', 'TOY_NOUNS', 'TOY_VERBS', 'TOY_ADJECTIVES', 'TOY_ADVERBS', 'TOY_STARTS', 'TOY_PHRASES', 'DETERMINERS',
-           'TASKS', 'TOY_DRAW', 'case', 'include', 'twice', 'toy_no_comma', 'toy_sentences', 'toy_end', 'toy_start',
-           'toy_at_most', 'toy_at_least', 'toy_quotes', 'toy_title', 'avoid', 'toy_mark', 'noun_phrase', 'spread',
-           'frame_words', 'place_words', 'finish', 'toy_witness', 'draw_instructions']
+           'TASKS', 'TOY_DRAW', 'REGIMES', 'case', 'include', 'twice', 'toy_no_comma', 'toy_sentences', 'toy_end',
+           'toy_start', 'toy_at_most', 'toy_at_least', 'toy_quotes', 'toy_title', 'avoid', 'toy_mark', 'noun_phrase',
+           'spread', 'frame_words', 'place_words', 'finish', 'toy_witness', 'draw_instructions']
 
 # %% ../../nbs/api/toy/00_toy.ipynb #fce2bd9e
 import random, re
@@ -314,3 +314,12 @@ def draw_instructions(
         seen.add(q)
         out.append(q)
     return out
+
+# %% ../../nbs/api/toy/00_toy.ipynb #9f1ac599
+_TWELVE = tuple(name for name in TOY_DRAW if name != 'twice')
+_CROWDED = ('at_most', 'sentences', 'start', 'end', 'include', 'twice', 'title')
+REGIMES = {
+    'easy': dict(low=4, high=6, names=_TWELVE),
+    'sparse': dict(low=7, high=8, names=_TWELVE),
+    'zero': dict(low=8, high=8, names=tuple(TOY_DRAW)),
+    'tight': dict(low=5, high=6, names=_CROWDED)}
