@@ -516,9 +516,9 @@ def _add_eval(sub):
 
 # %% ../nbs/api/92_cli.ipynb #15636766
 def _demo(args, rest):
-    "HiR against plain RL on the toy, with a table and a picture at the end."
+    "HiR and the study's best against plain RL on the toy, with tables and a picture at the end."
     from hir.toy.demo import run_demo, save_results
-    print(f'HiR and RL-ILA, seeds: {args.seeds} each, sampled responses: {args.budget} a run')
+    print(f'{args.seeds} seeds of each method, {args.budget} sampled responses a run')
     toy = Path(__file__).parent/'configs'/'toy.yaml'
     rows = run_demo(args.out, toy, seeds=args.seeds, budget=args.budget, jobs=args.jobs)
     print('\n\nOn the held-out instructions, mean over seeds [lowest, highest]:\n')
@@ -530,7 +530,8 @@ def _demo(args, rest):
 def _add_demo(sub):
     p = sub.add_parser(
         'demo', help='HiR against plain RL on the CPU toy, in minutes',
-        description='HiR and RL-ILA on the toy; ends with a table, curves.png, results.json.')
+        description='HiR, RL-ILA, hybrid achieved + GDPO on the toy; ends with two tables, '
+                    'curves.png, results.json.')
     p.add_argument('--out', default='runs/demo', help='folder for the runs (default: %(default)s)')
     p.add_argument('--seeds', type=_at_least_1, default=3,
                    help='runs per method (default: %(default)s)')

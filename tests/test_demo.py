@@ -17,12 +17,12 @@ def test_demo_leaves_a_table_a_picture_and_rows(tmp_path):
     rows = json.loads((out/'results.json').read_text())
     assert set(rows[0]) == {'method', 'seed', 'step', 'sampled', 'seconds', 'ila', 'cla'}
     last = {(r['method'], r['seed']): r for r in rows}
-    assert set(last) == {(m, s) for m in ('HiR', 'RL-ILA') for s in (0, 1)}
+    assert set(last) == {(m, s) for m in ('HiR', 'RL-ILA', 'hybrid achieved + GDPO') for s in (0, 1)}
     assert {r['sampled'] for r in last.values()} == {768}                # the same budget for everybody
     starts = {r['ila'] for r in rows if r['step'] == 0}
     assert len(starts) == 1                                              # the same start, the same held-out set
     assert (out/'curves.png').read_bytes()[:4] == b'\x89PNG'
-    for folder in ('hir-0', 'rl-ila-1'):
+    for folder in ('hir-0', 'rl-ila-1', 'hybrid-achieved-gdpo-0'):
         names = {p.name for p in (out/folder).iterdir()}
         assert {'config.yaml', 'history.jsonl', 'eval.jsonl', 'policy'} <= names
 
