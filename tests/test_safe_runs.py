@@ -292,3 +292,15 @@ def test_an_index_names_no_attribute_of_a_module():
     def word(x): return b'\x8c' + bytes([len(x)]) + x.encode()             # as protocol 4 writes it
     reached = b'\x80\x04' + word('torch.distributed.checkpoint.metadata') + word('os.system') + b'\x93.'
     with pytest.raises(pickle.UnpicklingError, match='os.system has no place'): _Index(io.BytesIO(reached)).load()
+
+
+@pytest.mark.parametrize('module, kind, name, fair', [('torch.distributed.checkpoint.metadata', '_MEM_FORMAT_ENCODING', 'TORCH_PRESERVE_FORMAT', True),
+    ('torch.distributed.checkpoint.metadata', '_MEM_FORMAT_ENCODING', '__init__', False), ('torch.distributed.checkpoint.metadata', 'os', 'system', False),
+    ('torch', 'Size', 'numel', False), ('collections', 'OrderedDict', 'fromkeys', False)])
+def test_an_index_takes_members_of_enumerations_by_getattr_and_nothing_else(module, kind, name, fair):
+    "Python 3.11.0 to 3.11.3 writes them so."
+    def word(x): return b'\x8c' + bytes([len(x)]) + x.encode()
+    written = b'\x80\x04' + word('builtins') + word('getattr') + b'\x93' + word(module) + word(kind) + b'\x93' + word(name) + b'\x86R.'
+    if fair: assert _Index(io.BytesIO(written)).load().name == name
+    else:
+        with pytest.raises(pickle.UnpicklingError, match='getattr of'): _Index(io.BytesIO(written)).load()

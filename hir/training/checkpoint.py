@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils.other import load as load_tensors
 from collections.abc import Callable
 from contextlib import suppress
+from enum import EnumMeta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,18 @@ def _in_an_index(module, name):
     kinds = torch.dtype, torch.layout, torch.memory_format
     return module == 'torch' and isinstance(getattr(torch, name, None), kinds)
 
+# %% ../../nbs/api/training/08_checkpoint.ipynb #cbc9f36e
+def _member(kind, name):
+    "The member of an enumeration, in the place of `getattr`."
+    if isinstance(kind, EnumMeta) and name in kind.__members__: return kind[name]
+    raise pickle.UnpicklingError(f'getattr of {kind} has no place in an index')
+
+
 # %% ../../nbs/api/training/08_checkpoint.ipynb #9270090b
 class _Index(pickle.Unpickler):
     "Reads the index of a sharded state, and makes nothing but what one is made of."
     def find_class(self, module, name):
+        if (module, name) == ('builtins', 'getattr'): return _member
         if not _in_an_index(module, name):
             raise pickle.UnpicklingError(f'{module}.{name} has no place in an index')
         return super().find_class(module, name)
