@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from changed import dotted
+from hir.files import shipped
+from hir.policies.policy import load_policy
 from hir.toy.gallery import GALLERY, noisy_lines
-from hir.toy.study import METHODS, PARTS, study_trials
-from hir.toy.toy import REGIMES
+from hir.toy.study import AGAIN, METHODS, PARTS, study_trials
+from hir.toy.toy import REGIMES, draw_instructions
 from hir.toy.trials import Trial, TrialError, run_trials
+from hir.training.config import make_config, read_config
+from hir.training.runlog import read_log
+from hir.training.trainer import fit
 
 MIXED = 'pairs of the policy, mixed'
 GAP = {'pairs of the policy', 'pairs of the start', MIXED}
@@ -28,7 +34,7 @@ def quick(out, what='study'):
 def test_quick_study(tmp_path):
     said = quick(tmp_path)
     records = [json.loads(line) for line in (tmp_path/'trials.jsonl').read_text().splitlines()]
-    assert {r['method'] for r in records} == {*METHODS, *PARTS}
+    assert {r['method'] for r in records} == {*METHODS, *AGAIN, *PARTS}
     assert {r['regime'] for r in records} == set(REGIMES) and all(g in said for g in REGIMES)
     for r in records:
         assert [e['step'] for e in r['evals']][0] == 0 and r['evals'][-1]['sampled'] >= 192, r['method']
@@ -83,3 +89,20 @@ def test_hir_real_trains_for_its_time_and_goes_on(tmp_path):
     assert steps == 1 and 'after step 0: [' in said and 'after step 1: [' in said and (tmp_path/'run'/'curves.png').stat().st_size > 1000
     said, steps = real(.01)
     assert steps > 1 and f'after step {steps}: [' in said and 'going on from' in said
+
+
+def test_a_row_that_is_learned_twice_pulls_twice(tmp_path):
+    "All rows twice is plain RL; some rows twice is another gradient from as many responses."
+    found = {}
+    for name, method in dict(plain=dict(name='hir', k=0, kl_coef=0.), some=dict(name='hir.toy.study:rows_again', k=2),
+                             all=dict(name='hir.toy.study:rows_again', k=6)).items():
+        cfg = make_config(dotted(model=str(shipped('toy/start')), batch=4, steps=1, m=6, minibatches=1, eval_every=0, cards_every=0, heldout='',
+                                 lr=1e-3, max_new_tokens=24, out=str(tmp_path/name)) | dict(method=method), base=read_config(TOY))
+        model, tokenizer = load_policy(cfg.model)
+        fit(cfg, model, tokenizer, draw_instructions(8, seed=3, low=1, high=2), progress=False)
+        found[name], = read_log(tmp_path/name/'history.jsonl')
+    plain, some, every = found['plain'], found['some'], found['all']
+    assert 0 < plain['reward'] < 1 and {r['sampled'] for r in found.values()} == {24}
+    assert [r['rows'] for r in (plain, some, every)] == [24, 32, 48]
+    assert every['grad_norm'] == pytest.approx(plain['grad_norm'], rel=2e-3)     # n - 1 tokens in a variance
+    assert some['grad_norm'] != pytest.approx(plain['grad_norm'], rel=2e-2) and 'kl' not in every
