@@ -11,7 +11,7 @@ from changed import dotted
 from hir.files import shipped
 from hir.policies.policy import load_policy
 from hir.toy.gallery import GALLERY, noisy_lines
-from hir.toy.study import AGAIN, METHODS, PARTS, study_trials
+from hir.toy.study import MORE_ROWS, METHODS, PARTS, study_trials
 from hir.toy.toy import REGIMES, draw_instructions
 from hir.toy.trials import Trial, TrialError, run_trials
 from hir.training.config import make_config, read_config
@@ -34,7 +34,7 @@ def quick(out, what='study'):
 def test_quick_study(tmp_path):
     said = quick(tmp_path)
     records = [json.loads(line) for line in (tmp_path/'trials.jsonl').read_text().splitlines()]
-    assert {r['method'] for r in records} == {*METHODS, *AGAIN, *PARTS}
+    assert {r['method'] for r in records} == {*METHODS, *MORE_ROWS, *PARTS}
     assert {r['regime'] for r in records} == set(REGIMES) and all(g in said for g in REGIMES)
     for r in records:
         assert [e['step'] for e in r['evals']][0] == 0 and r['evals'][-1]['sampled'] >= 192, r['method']
