@@ -134,7 +134,6 @@ def over_seeds(
     if len(grid) == 1: return bootstrap(grid[0])
     return crossed([dict(start=s, xs=xs) for s, xs in enumerate(grid)], lambda r: r['xs'])
 
-
 # %% ../../nbs/api/toy/08_real.ipynb #c76fd50b
 def _answered(runs, step, instructions):
     "(instruction, ones and zeros) of each sampled answer of an evaluation."

@@ -72,7 +72,6 @@ def rows_again(
     plain = hir(k=0, kl_coef=0.)
     return replace(plain, rows=partial(_with_some_again, plain, k), counts=lambda m: (m, m + k))
 
-
 # %% ../../nbs/api/toy/10_study.ipynb #bfceca46
 _TUNED_FROM = {'easy': 6, 'sparse': 8, 'zero': 6, 'tight': 8}      # regime -> start
 _STARTS = (10, 11, 12, 14, 15, 16)     # of the comparison
@@ -190,10 +189,9 @@ def _swapped(rates, times, regimes):
 
 # %% ../../nbs/api/toy/10_study.ipynb #f5a24386
 MORE_ROWS = dict.fromkeys(('rows again', 'rows again, rate of HiR'),
-                      dict(name='hir.toy.study:rows_again'))
+                          dict(name='hir.toy.study:rows_again'))
 
 def _again_rates(rates): return dict(zip(MORE_ROWS, (rates['RL-ILA'], rates['HiR'])))
-
 
 # %% ../../nbs/api/toy/10_study.ipynb #ae2d2eb7
 LONG = 4*BUDGET
@@ -242,7 +240,6 @@ def _quick_stages():
     rates = dict.fromkeys(lines, 5e-4)
     return {'quick': study_trials(lines, rates, ['zero'], **few),
             'regimes': study_trials(_lines_of(['HiR']), rates, REGIMES, **few)}
-
 
 # %% ../../nbs/api/toy/10_study.ipynb #00264ab3
 _CURVES = ('cla', 'ila', 'clip/original', 'zero_signal', 'replay/cla', 'replay/constraints',

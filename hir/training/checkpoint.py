@@ -121,7 +121,6 @@ def _member(kind, name):
     if isinstance(kind, EnumMeta) and name in kind.__members__: return kind[name]
     raise pickle.UnpicklingError(f'getattr of {kind} has no place in an index')
 
-
 # %% ../../nbs/api/training/08_checkpoint.ipynb #9270090b
 class _Index(pickle.Unpickler):
     "Reads the index of a sharded state, and makes nothing but what one is made of."
