@@ -24,7 +24,7 @@ from ..evaluation.plot import axes, label, plot_history, style
 from ..instructions.instruction import Instruction
 from ..policies.policy import Policy, encode_chat
 from ..policies.rollout import Rollout
-from .compare import crossed
+from .compare import as_share, crossed
 from .trials import span
 from ..training.config import read_settings
 from ..training.runlog import read_log
@@ -131,8 +131,7 @@ def over_seeds(
     grid:np.ndarray # (seeds, instructions)
     )->tuple[float, float, float]:
     "Mean, 95% interval: of one seed over instructions, of three or more over both, of two nan."
-    if len(grid) == 1: return bootstrap(grid[0])
-    return crossed([dict(start=s, xs=xs) for s, xs in enumerate(grid)], lambda r: r['xs'])
+    return bootstrap(grid[0]) if len(grid) == 1 else crossed(grid)
 
 # %% ../../nbs/api/toy/08_real.ipynb #c76fd50b
 def _answered(runs, step, instructions):
@@ -240,7 +239,7 @@ def evaluated_steps(run:Sequence[dict])->list[int]:
 def _spread(runs, step, greedy, metric):
     "Mean and interval of the metric, a share; None where nothing was kept."
     marks = marks_at(runs, step, greedy)
-    return np.clip(over_seeds(grid_of(marks, metric)), 0, 1) if all(marks) else None
+    return as_share(*over_seeds(grid_of(marks, metric))) if all(marks) else None
 
 def _kept_line(method, runs, step):
     "The line of a method in the table; the last step that all its runs have, unless one is named."
