@@ -235,7 +235,7 @@ hir.training.trainer._prepare_job = prepare
 hir.policies.policy.LOGITS = 203*50                                           # 50 tokens of the toy are projected at a time
 runs()
 sys.stdout.flush()
-os._exit(0)   # DTensor's caches keep the destroyed group, and a thread of gloo that outlives Python can abort the process
+os._exit(0)   # an operation of DTensors keeps the destroyed group, and a thread of gloo that outlives Python can abort the process
 '''
 
 
